@@ -1,0 +1,42 @@
+# `make serve` sets everything up and serves the built-in model; `make test` passes the tests.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+NATIVE := $(shell find native -name '*.cpp' -o -name '*.h' 2>/dev/null) CMakeLists.txt
+
+.PHONY: serve test lint compare native clean
+
+serve: $(VENV)/.installed
+	$(BIN)/trivet serve --host 0.0.0.0 --port 8080
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-test
+	$(BIN)/pip install -q -e '.[lint]'
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+compare: $(VENV)/.installed-test
+	$(BIN)/pip install -q -e '.[compare]'
+	$(BIN)/python -m pytest -m compare
+
+# For work on the native code: builds trivet/_native*.so in place, with the tools of the active environment.
+native:
+	cmake -S . -B build/native -G Ninja -DCMAKE_BUILD_TYPE=Release -DPython_EXECUTABLE=$$(command -v python)
+	cmake --build build/native
+	cmake --install build/native --prefix .
+
+$(VENV)/bin/pip:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --upgrade pip
+
+$(VENV)/.installed: $(VENV)/bin/pip pyproject.toml $(NATIVE)
+	$(BIN)/pip install -e .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(BIN)/pip install -e '.[test]'
+	touch $@
+
+clean:
+	rm -rf build dist $(VENV)

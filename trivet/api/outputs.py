@@ -1,0 +1,71 @@
+"""What generation returns: vLLM's `RequestOutput` family."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Logprob:
+    logprob: float
+    rank: int | None = None
+    decoded_token: str | None = None
+
+
+@dataclass(slots=True)
+class TokenText:
+    """One generated token with the text it released ("" while a character is incomplete or a stop may be near).
+
+    `special` tokens have their text here also when `skip_special_tokens` keeps it out of the output's text.
+    """
+
+    id: int
+    text: str
+    special: bool = False
+
+
+@dataclass(slots=True)
+class CompletionOutput:
+    """One sequence. In a stream of deltas, `text`, `token_ids`, `tokens` and `logprobs` hold what is new.
+
+    logprobs: one dict per token, the sampled token first, then the best by rank.
+    finish_reason: None, "stop", "length", "abort" or "error"; stop_reason: None for EOS, the id or string that stopped it.
+    """
+
+    index: int
+    text: str
+    token_ids: list[int]
+    cumulative_logprob: float | None = None
+    logprobs: list[dict[int, Logprob]] | None = None
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+    tokens: list[TokenText] = field(default_factory=list)
+
+    def finished(self) -> bool:
+        return self.finish_reason is not None
+
+
+@dataclass(slots=True)
+class RequestMetrics:
+    """Seconds of `time.monotonic`, except `arrival_time` (wall clock)."""
+
+    arrival_time: float = 0.0
+    queued_ts: float = 0.0
+    scheduled_ts: float = 0.0
+    first_token_ts: float = 0.0
+    last_token_ts: float = 0.0
+    num_generation_tokens: int = 0
+
+
+@dataclass(slots=True)
+class RequestOutput:
+    """`prompt_logprobs[0]` is None; the list is None where none were asked for."""
+
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: list[int]
+    prompt_logprobs: list[dict[int, Logprob] | None] | None
+    outputs: list[CompletionOutput]
+    finished: bool
+    metrics: RequestMetrics | None = None
+    num_cached_tokens: int = 0

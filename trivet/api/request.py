@@ -1,0 +1,26 @@
+"""The neutral request that every dialect and the Python API produce."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from trivet.sampling.params import SamplingParams
+
+
+@dataclass(slots=True)
+class GenerateRequest:
+    """`prompt` is text (encoded with `add_special_tokens`) or token ids (taken as they are).
+
+    truncate_prompt_tokens: keep only the last so many prompt tokens.
+    deltas: stream only what is new (else each output is cumulative).
+    """
+
+    prompt: str | list[int]
+    params: SamplingParams
+    request_id: str
+    add_special_tokens: bool = True
+    truncate_prompt_tokens: int | None = None
+    priority: int = 0
+    cache_salt: str = ""
+    deltas: bool = True
+    headers: dict[str, str] = field(default_factory=dict)

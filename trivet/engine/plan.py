@@ -1,0 +1,72 @@
+"""What one engine step does, as a value: it can be printed, logged and replayed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from trivet.sampling.params import SamplingParams
+
+
+@dataclass(slots=True)
+class SampleRow:
+    """How the logits of one row become a token.
+
+    `history` (int32) is prompt then output tokens, up to and with the row's own token; `prompt_len` of them are the
+    prompt. `position` is the number of tokens before the one drawn (== len(history)): with `seed` it fixes the random
+    number. `target` >= 0 draws nothing: it asks for the log-probability of that token (prompt log-probabilities).
+    """
+
+    params: SamplingParams
+    seed: int
+    position: int
+    prompt_len: int
+    history: np.ndarray
+    target: int = -1
+
+
+@dataclass(slots=True)
+class StepPlan:
+    """Sequences s = 0..S-1 bring tokens `query_starts[s]:query_starts[s+1]` of the T tokens of this step.
+
+    All arrays are int32 and C-contiguous.
+    """
+
+    token_ids: np.ndarray
+    """[T]"""
+    positions: np.ndarray
+    """[T] position of each token in its sequence."""
+    query_starts: np.ndarray
+    """[S + 1]"""
+    context_lens: np.ndarray
+    """[S] tokens of the sequence in the cache after this step."""
+    block_tables: np.ndarray
+    """[S, B] block ids in order, padded with -1; token p lives in block `table[p // block_size]`, slot `p % block_size`."""
+    logit_rows: np.ndarray
+    """[R] rows (0..T-1), ascending, whose logits are needed."""
+    samples: list[SampleRow]
+    """R entries, one for each of `logit_rows`."""
+
+
+@dataclass(slots=True)
+class TokenLogprobs:
+    """Log-probabilities (natural) at one position: the token's own and its 1-based rank, then the best `top`."""
+
+    token: int
+    logprob: float
+    rank: int
+    top: list[tuple[int, float]]
+
+
+@dataclass(slots=True)
+class StepOutput:
+    """`tokens[r]` answers `plan.samples[r]` (the target itself where one was given).
+
+    `logprobs[r]` is None where the row asked for none. `errors[r]` is a message where the row could not be sampled
+    ("non-finite logits"), else None.
+    """
+
+    tokens: np.ndarray
+    logprobs: list[TokenLogprobs | None]
+    errors: list[str | None]

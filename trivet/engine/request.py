@@ -1,0 +1,88 @@
+"""What crosses the border between the API, which holds text, and an engine, which holds tokens."""
+
+from __future__ import annotations
+
+import msgspec
+
+from trivet.sampling.params import SamplingParams
+
+
+class EngineRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One sequence to continue. `params.n` is 1 here: a request for n sequences is n of these sharing a `group`.
+
+    `seed` is always set (drawn by the API where the user gave none), so that a resubmitted request continues with the
+    same random numbers; `generated` holds the tokens it already has then. `eos_token_ids` end it unless
+    `params.ignore_eos`. Stop strings are the API's affair: it cancels.
+    """
+
+    request_id: str
+    prompt: list[int]
+    params: SamplingParams
+    seed: int
+    eos_token_ids: list[int] = []
+    generated: list[int] = []
+    group: str | None = None
+    priority: int = 0
+    cache_salt: str = ""
+
+
+class TokenLogprob(msgspec.Struct, array_like=True):
+    """`top` holds (token, logprob), best first; `rank` is the 1-based rank of `token` itself."""
+
+    token: int
+    logprob: float
+    rank: int
+    top: list[tuple[int, float]]
+
+
+class TokenChunk(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """New tokens of one request. The last chunk carries `finish_reason`; exactly one such chunk ends every request.
+
+    finish_reason: "stop" (`stop_token` is the EOS or stop id, the last of `tokens`), "length", "abort" (cancelled) or
+    "error" (`error` says why). `prompt_logprobs` (index 0 is None) and `cached_tokens` come with the first chunk.
+    Times are `time.monotonic` seconds of the engine process.
+    """
+
+    request_id: str
+    tokens: list[int] = []
+    logprobs: list[TokenLogprob] | None = None
+    prompt_logprobs: list[TokenLogprob | None] | None = None
+    cached_tokens: int = 0
+    finish_reason: str | None = None
+    stop_token: int | None = None
+    error: str | None = None
+    queued_at: float = 0.0
+    scheduled_at: float = 0.0
+    emitted_at: float = 0.0
+
+
+class EngineStats(msgspec.Struct, kw_only=True):
+    """A snapshot of the engine, published at most a few times a second. Counters never decrease."""
+
+    running: int = 0
+    waiting: int = 0
+    blocks_total: int = 0
+    blocks_used: int = 0
+    steps: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    cached_tokens: int = 0
+    queried_tokens: int = 0
+    preemptions: int = 0
+
+
+class ModelInfo(msgspec.Struct, kw_only=True):
+    """What an engine tells its client once it is ready."""
+
+    name: str
+    architecture: str
+    device: str
+    dtype: str
+    vocab_size: int
+    max_model_len: int
+    num_blocks: int
+    block_size: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    weight_bytes: int
+    cache_bytes: int

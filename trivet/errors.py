@@ -1,0 +1,32 @@
+"""The exceptions a caller may catch; each message says what was wrong, with the value, and what would be right."""
+
+
+class TrivetError(Exception):
+    """Root of all errors that Trivet raises on purpose; a command prints its text as one line."""
+
+
+class ModelError(TrivetError, ValueError):
+    """A model file or folder is damaged, incomplete or of an architecture or format that is not supported."""
+
+
+class RequestError(TrivetError, ValueError):
+    """A request asks for something invalid.
+
+    `parameter` names the offending field in the neutral (vLLM) spelling; dialects translate it.
+    """
+
+    def __init__(self, message: str, parameter: str | None = None) -> None:
+        super().__init__(message)
+        self.parameter = parameter
+
+
+class OverloadedError(TrivetError):
+    """The queue is full; the caller may try again after `retry_after` seconds."""
+
+    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class EngineError(TrivetError, RuntimeError):
+    """The engine failed at this request, or is gone."""

@@ -1,0 +1,26 @@
+"""How an engine is set up, as a value that crosses the process border."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class EngineConfig(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """`model` is a resolved path (a .gguf file or a Hugging Face folder).
+
+    num_blocks, else kv_cache_memory (bytes), else need (a few sequences of max_model_len, capped by free memory) size
+    the cache. threads 0 = one per usable core. kv_cache_dtype: "auto" (f32 for a float32 model, else bf16), "f32",
+    "f16" or "bf16". max_queue bounds the requests waiting; past it, submissions are refused.
+    """
+
+    model: str
+    max_model_len: int | None = None
+    max_num_seqs: int = 128
+    max_num_batched_tokens: int = 2048
+    block_size: int = 16
+    num_blocks: int | None = None
+    kv_cache_memory: int | None = None
+    kv_cache_dtype: str = "auto"
+    enable_prefix_caching: bool = True
+    threads: int = 0
+    max_queue: int = 1024

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from trivet.engine.request import TokenLogprob
 from trivet.sampling.params import SamplingParams
 
 
@@ -13,9 +14,11 @@ from trivet.sampling.params import SamplingParams
 class SampleRow:
     """How the logits of one row become a token.
 
-    `history` (int32) is prompt then output tokens, up to and with the row's own token; `prompt_len` of them are the
-    prompt. `position` is the number of tokens before the one drawn (== len(history)): with `seed` it fixes the random
-    number. `target` >= 0 draws nothing: it asks for the log-probability of that token (prompt log-probabilities).
+    `history` (int32) is prompt then output tokens, up to and with the row's own token; `prompt_len` of them
+    are the prompt. `position` is the number of tokens before the one drawn (== len(history)): with `seed` it
+    fixes the random number. `target` >= 0 draws nothing: it asks for the log-probability of that token, with
+    the best `params.prompt_logprobs` beside it (prompt log-probabilities). `suppressed` tokens are impossible
+    (end tokens before min_tokens).
     """
 
     params: SamplingParams
@@ -24,6 +27,7 @@ class SampleRow:
     prompt_len: int
     history: np.ndarray
     target: int = -1
+    suppressed: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -42,7 +46,7 @@ class StepPlan:
     context_lens: np.ndarray
     """[S] tokens of the sequence in the cache after this step."""
     block_tables: np.ndarray
-    """[S, B] block ids in order, padded with -1; token p lives in block `table[p // block_size]`, slot `p % block_size`."""
+    """[S, B] block ids in order, padded with -1: token p is in block `table[p // size]`, slot `p % size`."""
     logit_rows: np.ndarray
     """[R] rows (0..T-1), ascending, whose logits are needed."""
     samples: list[SampleRow]
@@ -50,23 +54,13 @@ class StepPlan:
 
 
 @dataclass(slots=True)
-class TokenLogprobs:
-    """Log-probabilities (natural) at one position: the token's own and its 1-based rank, then the best `top`."""
-
-    token: int
-    logprob: float
-    rank: int
-    top: list[tuple[int, float]]
-
-
-@dataclass(slots=True)
 class StepOutput:
     """`tokens[r]` answers `plan.samples[r]` (the target itself where one was given).
 
-    `logprobs[r]` is None where the row asked for none. `errors[r]` is a message where the row could not be sampled
-    ("non-finite logits"), else None.
+    `logprobs[r]` is None where the row asked for none. `errors[r]` is a message where the row could not be
+    sampled ("non-finite logits"), else None.
     """
 
     tokens: np.ndarray
-    logprobs: list[TokenLogprobs | None]
+    logprobs: list[TokenLogprob | None]
     errors: list[str | None]

@@ -8,11 +8,11 @@ from trivet.sampling.params import SamplingParams
 
 
 class EngineRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """One sequence to continue. `params.n` is 1 here: a request for n sequences is n of these sharing a `group`.
+    """One sequence to continue. A request for n sequences is n of these, sharing a `group`.
 
-    `seed` is always set (drawn by the API where the user gave none), so that a resubmitted request continues with the
-    same random numbers; `generated` holds the tokens it already has then. `eos_token_ids` end it unless
-    `params.ignore_eos`. Stop strings are the API's affair: it cancels.
+    `seed` is always set (drawn by the API where the user gave none), so that a resubmitted request continues
+    with the same random numbers; `generated` holds the tokens it already has then. `eos_token_ids` end it
+    unless `params.ignore_eos`. Stop strings are the API's affair: it cancels. Lower `priority` runs first.
     """
 
     request_id: str
@@ -27,7 +27,7 @@ class EngineRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class TokenLogprob(msgspec.Struct, array_like=True):
-    """`top` holds (token, logprob), best first; `rank` is the 1-based rank of `token` itself."""
+    """Natural log-probabilities at one position: the token's own with its 1-based rank; `top`, best first."""
 
     token: int
     logprob: float
@@ -36,11 +36,12 @@ class TokenLogprob(msgspec.Struct, array_like=True):
 
 
 class TokenChunk(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """New tokens of one request. The last chunk carries `finish_reason`; exactly one such chunk ends every request.
+    """New tokens of one request; exactly one chunk, the last, carries a `finish_reason`.
 
-    finish_reason: "stop" (`stop_token` is the EOS or stop id, the last of `tokens`), "length", "abort" (cancelled) or
-    "error" (`error` says why). `prompt_logprobs` (index 0 is None) and `cached_tokens` come with the first chunk.
-    Times are `time.monotonic` seconds of the engine process.
+    finish_reason: "stop" (`stop_token` is the EOS or stop id, the last of `tokens`), "length", "abort"
+    (cancelled) or "error" (`error` says why). `prompt_logprobs` (index 0 is None), `cached_tokens`,
+    `queued_at` and `scheduled_at` come with the first chunk. Times are `time.monotonic` seconds of the engine
+    process.
     """
 
     request_id: str

@@ -10,6 +10,14 @@ from trivet.engine.plan import StepOutput, StepPlan
 
 @dataclass(frozen=True, slots=True)
 class RuntimeInfo:
+    name: str
+    """The model's own name, else that of its file."""
+    architecture: str
+    """"llama", "qwen3", …"""
+    dtype: str
+    """What most weights are stored in: "f32", "q8_0", "q4_k", …"""
+    context_length: int
+    """Tokens that the model was made for."""
     device: str
     """For people: "cpu (avx2, 2 threads)"."""
     weight_bytes: int
@@ -31,11 +39,14 @@ class Runtime(Protocol):
         ...
 
     def allocate_cache(self, num_blocks: int, block_size: int) -> None:
-        """Reserve the cache. Called once, before the first `run`. Raises EngineError when memory does not suffice."""
+        """Reserve the cache, once, before the first `run`. Raises EngineError when memory is short."""
         ...
 
     def run(self, plan: StepPlan) -> StepOutput:
-        """Execute one step: write K and V of its tokens, compute the logits asked for, sample. Not re-entrant."""
+        """Execute one step: write K and V of its tokens, compute the logits asked for, sample.
+
+        Not re-entrant. A plan that failed may be run again, or in parts.
+        """
         ...
 
     def close(self) -> None:

@@ -162,9 +162,7 @@ def held_out_loss(model: Llama, ids: Tensor) -> float:
     return total / count
 
 
-def train(
-    model: Llama, ids: Tensor, starts: Tensor, held_out: Tensor, minutes: float, batch: int, lr: float
-) -> float:
+def train(model: Llama, ids: Tensor, starts: Tensor, held_out: Tensor, minutes: float, batch: int, lr: float) -> float:
     """Muon for the matrices, AdamW for the rest; the schedule runs over `minutes`. Returns the best loss."""
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
@@ -191,9 +189,7 @@ def train(
             step += 1
             if step % 50 == 0:
                 now = held_out_loss(model, held_out)
-                progress.console.print(
-                    f"step {step}: training loss {loss.item():.3f}, held-out loss {now:.3f}"
-                )
+                progress.console.print(f"step {step}: training loss {loss.item():.3f}, held-out loss {now:.3f}")
                 if now < best:
                     best, best_state = now, {n: p.clone() for n, p in model.state_dict().items()}
             progress.update(bar, completed=done)
@@ -264,9 +260,7 @@ def main() -> None:
     held_out = torch.tensor(tokenizer.encode(text[border:]).ids)
 
     model = Llama(shape)
-    print(
-        f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(ids):,} + {len(held_out):,} tokens"
-    )
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(ids):,} + {len(held_out):,} tokens")
     loss = train(model, ids, starts, held_out, a.minutes, a.batch, a.lr)
     per_byte = loss * len(held_out) / len(text[border:].encode()) / math.log(2)
     print(f"held-out loss {loss:.3f} nats per token, {per_byte:.3f} bits per byte")

@@ -29,7 +29,7 @@ class CompletionOutput:
     """One sequence. In a stream of deltas, `text`, `token_ids`, `tokens` and `logprobs` hold what is new.
 
     logprobs: one dict per token, the sampled token first, then the best by rank.
-    finish_reason: None, "stop", "length", "abort" or "error"; stop_reason: None for EOS, the id or string that stopped it.
+    finish_reason: None, "stop", "length", "abort" or "error". stop_reason: None for EOS, else the id or string.
     """
 
     index: int

@@ -53,9 +53,7 @@ class Format(Enum):
     def row_bytes(self, columns: int) -> int:
         """Bytes of one row. Raises ValueError when `columns` is not a whole number of blocks."""
         if columns % self.block_size:
-            raise ValueError(
-                f"a row of {columns} values is not a multiple of {self.name}'s block of {self.block_size}"
-            )
+            raise ValueError(f"a row of {columns} values is not a multiple of {self.name}'s block of {self.block_size}")
         return columns // self.block_size * self.block_bytes
 
     def num_bytes(self, shape: tuple[int, ...]) -> int:

@@ -1,0 +1,55 @@
+"""Every field of SamplingParams is checked, and the error names it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+import pytest
+
+from trivet.errors import RequestError
+from trivet.sampling.params import SamplingParams
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("n", [0, -1, 16385, 1.5, True, "2"]),
+        ("temperature", [-0.1, math.nan, math.inf, "hot"]),
+        ("top_p", [0, -1, 1.1, math.nan]),
+        ("top_k", [-2, 0.5]),
+        ("min_p", [-0.1, 1.1]),
+        ("typical_p", [0, 1.5]),
+        ("presence_penalty", [-2.1, 2.1, math.nan]),
+        ("frequency_penalty", [-2.1, 2.1, None]),
+        ("repetition_penalty", [0, -1, math.inf]),
+        ("penalty_last_n", [-2]),
+        ("seed", [2**64, 0.5]),
+        ("max_tokens", [0, -5]),
+        ("min_tokens", [-1, 17]),
+        ("logprobs", [-2, 5000]),
+        ("prompt_logprobs", [-2]),
+        ("stop", ["", ["a", ""], [1]]),
+        ("stop_token_ids", [[-1], ["a"], 5]),
+        ("allowed_token_ids", [[], [-1]]),
+        ("logit_bias", [{-1: 1.0}, {1: math.nan}]),
+        ("stages", [("top_q",)]),
+    ],
+)
+def test_bad_values_are_named(field: str, values: list[Any]) -> None:
+    for value in values:
+        with pytest.raises(RequestError, match=field) as caught:
+            SamplingParams(**{field: value})
+        assert caught.value.parameter == field
+
+
+def test_short_forms() -> None:
+    assert SamplingParams(stop="x").stop == ["x"]
+    assert SamplingParams(seed=-1).seed is None
+    assert SamplingParams(logprobs=True).logprobs == 1
+
+
+def test_round_trip() -> None:
+    params = SamplingParams(temperature=0.5, stop=["a"], logit_bias={3: 1.5}, seed=2**64 - 1)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(params), type=SamplingParams) == params

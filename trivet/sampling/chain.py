@@ -1,0 +1,23 @@
+"""Runs the native sampler over the rows of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from trivet import _native
+from trivet.engine.plan import SampleRow, StepOutput, TokenLogprobs
+
+
+def sample(logits: np.ndarray, rows: Sequence[SampleRow]) -> StepOutput:
+    """Draw (or score, where a row has a target) one token for each row of `logits` [R, V] float32.
+
+    A row's result depends on that row alone: its logits, parameters, seed, position and history.
+    """
+    samples = _native.sample(logits, rows)
+    return StepOutput(
+        tokens=np.array([token for token, _, _ in samples], dtype=np.int32),
+        logprobs=[TokenLogprobs(*logprobs) if logprobs else None for _, logprobs, _ in samples],
+        errors=[error for _, _, error in samples],
+    )

@@ -14,7 +14,7 @@ class Logprob:
 
 @dataclass(slots=True)
 class TokenText:
-    """One generated token with the text it released ("" while a character is incomplete or a stop may be near).
+    """One generated token with the text it released ("" while a character is incomplete or may begin a stop).
 
     `special` tokens have their text here also when `skip_special_tokens` keeps it out of the output's text.
     """
@@ -29,7 +29,8 @@ class CompletionOutput:
     """One sequence. In a stream of deltas, `text`, `token_ids`, `tokens` and `logprobs` hold what is new.
 
     logprobs: one dict per token, the sampled token first, then the best by rank.
-    finish_reason: None, "stop", "length", "abort" or "error". stop_reason: None for EOS, else the id or string.
+    finish_reason: None, "stop", "length", "abort" or "error".
+    stop_reason: the string or id that stopped it; None for an end-of-sequence token.
     """
 
     index: int

@@ -1,0 +1,99 @@
+"""One sequence as text: an engine's tokens, detokenised and cut at stop strings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from trivet.api.outputs import CompletionOutput, Logprob, TokenText
+from trivet.engine.request import TokenChunk, TokenLogprob
+from trivet.sampling.params import SamplingParams
+from trivet.text.detokenizer import Detokenizer
+from trivet.text.stop import StopStrings
+
+if TYPE_CHECKING:
+    from trivet.text.tokenizer import Tokenizer
+
+
+class Completion:
+    """Grows by `extend`; `output` reports the whole, or what came since the last report.
+
+    Left out of the text: the token that ended it, and a stop string, unless `include_stop_str_in_output`. A
+    stop string sets `finish_reason`; tokens after the one that completed it are dropped, and the caller cancels
+    the rest.
+    """
+
+    def __init__(self, index: int, tokenizer: Tokenizer, prompt: Sequence[int], params: SamplingParams) -> None:
+        self.index = index
+        self.finish_reason: str | None = None
+        self.stop_reason: int | str | None = None
+        self.text = ""
+        self.tokens: list[TokenText] = []
+        self.logprobs: list[dict[int, Logprob]] = []
+        self.cumulative_logprob = 0.0
+        self.changed = False
+        self._params = params
+        self._tokenizer = tokenizer
+        self._detokenizer = Detokenizer(tokenizer, prompt, params.skip_special_tokens)
+        stops = [params.stop] if isinstance(params.stop, str) else params.stop or []
+        self._stops = StopStrings(stops, params.include_stop_str_in_output)
+        self._reported = (0, 0)
+        """Tokens and characters."""
+
+    def extend(self, chunk: TokenChunk) -> None:
+        """Take an engine's new tokens. Call no more once `finish_reason` is set."""
+        for i, token in enumerate(chunk.tokens):
+            ends = chunk.stop_token is not None and i == len(chunk.tokens) - 1
+            self._append(token, silent=ends and not self._params.include_stop_str_in_output)
+            if chunk.logprobs is not None:
+                self.logprobs.append(describe(chunk.logprobs[i], self._tokenizer))
+                self.cumulative_logprob += chunk.logprobs[i].logprob
+            if self._stops.matched is not None:
+                self.finish_reason, self.stop_reason = "stop", self._stops.matched
+                return
+        if chunk.finish_reason is not None:
+            self.finish_reason = chunk.finish_reason
+            if chunk.stop_token in (self._params.stop_token_ids or ()):
+                self.stop_reason = chunk.stop_token
+            self._release(self._stops.push(self._detokenizer.flush()) + self._stops.flush())
+
+    def output(self, delta: bool) -> CompletionOutput:
+        """Report everything, or only what is new."""
+        tokens, chars = self._reported if delta else (0, 0)
+        self._reported = (len(self.tokens), len(self.text))
+        self.changed = False
+        return CompletionOutput(
+            index=self.index,
+            text=self.text[chars:],
+            token_ids=[token.id for token in self.tokens[tokens:]],
+            cumulative_logprob=self.cumulative_logprob if self._params.logprobs is not None else None,
+            logprobs=self.logprobs[tokens:] if self._params.logprobs is not None else None,
+            finish_reason=self.finish_reason,
+            stop_reason=self.stop_reason,
+            tokens=self.tokens[tokens:],
+        )
+
+    def _append(self, token: int, silent: bool) -> None:
+        self.changed = True
+        special = self._tokenizer.is_special(token)
+        self.tokens.append(TokenText(token, self._tokenizer.token_text(token) if special else "", special))
+        if silent or not self._params.detokenize:
+            return
+        text = self._detokenizer.push(token)
+        if len(self.tokens) > self._params.min_tokens:
+            text = self._stops.push(text)
+        self._release(text)
+
+    def _release(self, text: str) -> None:
+        self.changed = True
+        self.text += text
+        if text and self.tokens and not self.tokens[-1].special:
+            self.tokens[-1].text += text
+
+
+def describe(entry: TokenLogprob, tokenizer: Tokenizer) -> dict[int, Logprob]:
+    """vLLM's shape of one token's log-probabilities: the token itself first, then the best by rank."""
+    found = {entry.token: Logprob(entry.logprob, entry.rank, tokenizer.token_text(entry.token))}
+    for rank, (token, logprob) in enumerate(entry.top, 1):
+        found.setdefault(token, Logprob(logprob, rank, tokenizer.token_text(token)))
+    return found

@@ -1,0 +1,108 @@
+"""The command `trivet`: a table of commands, loaded on use, and one way to report errors."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from trivet.errors import TrivetError
+
+COMMANDS = {
+    "run": ("trivet.cli.run:run", "Complete a prompt and stream the text."),
+    "chat": ("trivet.cli.chat:chat", "Talk with a model in the terminal."),
+    "serve": ("trivet.cli.serve:serve", "Serve a model over HTTP (OpenAI, TGI and llama.cpp APIs)."),
+    "bench": ("trivet.cli.bench:bench", "Measure prefill and decode speed."),
+    "inspect": ("trivet.cli.inspect:inspect", "Show what a model file holds and what it needs."),
+    "tokenize": ("trivet.cli.tokenize:tokenize", "Turn text into token ids."),
+    "quantize": ("trivet.cli.quantize:quantize", "Write a model in a smaller format."),
+    "convert": ("trivet.cli.convert:convert", "Turn a Hugging Face folder into a GGUF file."),
+}
+"""Name -> (module:function, help). A command's module, and all it imports, is loaded only when it runs."""
+
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+"""Root of typer's complaints about the command line, which it does not export."""
+
+
+class LazyGroup(TyperGroup):
+    """Lists stand-ins for the commands; the real one is loaded when it is called."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        name, stand_in, rest = super().resolve_command(ctx, args)
+        return name, load(name) if name else stand_in, rest
+
+
+def load(name: str) -> Any:
+    """Import a command's function and make a typer command of it."""
+    module, function = COMMANDS[name][0].split(":")
+    command = typer.Typer(add_completion=False, rich_markup_mode=None)
+    command.command(name)(getattr(importlib.import_module(module), function))
+    return typer.main.get_command(command)
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _name, (_, _help) in COMMANDS.items():
+    app.command(_name, help=_help)(lambda: None)
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        from trivet import __version__
+
+        print(f"trivet {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def trivet(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+) -> None:
+    """Trivet runs and serves large language models.
+
+    MODEL is a .gguf file, a Hugging Face folder or a hub id (org/name, org/name:Q4_K_M); left out, a small
+    built-in model is used.
+    """
+
+
+def main() -> None:
+    """Run a command; a failure is one line on stderr. Exit codes: 1 failed, 2 wrong use, 130 interrupted."""
+    try:
+        code = app(sys.argv[1:] or ["--help"], prog_name="trivet", standalone_mode=False) or 0
+    except UsageError as error:
+        code = fail(usage_message(error), 2)
+    except TrivetError as error:
+        code = fail(str(error))
+    except OSError as error:
+        code = fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except MemoryError:
+        code = fail("not enough memory")
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    if code == 130:
+        print("trivet: interrupted", file=sys.stderr)
+    sys.exit(code)
+
+
+def fail(message: str, code: int = 1) -> int:
+    print(f"trivet: error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def usage_message(error: Any) -> str:
+    """typer's message, with the nearest option where one was misspelt, and where to read on."""
+    near = getattr(error, "possibilities", None)
+    text = f"{error.message}, did you mean {near[0]}?" if near else error.format_message().removesuffix(".")
+    path = error.ctx.command_path if error.ctx else "trivet"
+    return f"{text[:1].lower()}{text[1:]} (see `{path} --help`)"

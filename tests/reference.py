@@ -193,9 +193,7 @@ def select(step: Step, op: Op, x: Array) -> Array:
 
 
 def logits(step: Step, op: Op, x: Array) -> Array:
-    return softcapped(
-        x @ step.load(op.weights[0]).T * step.dtype.type(op.attrs["scale"]), op.attrs["softcap"]
-    )
+    return softcapped(x @ step.load(op.weights[0]).T * step.dtype.type(op.attrs["scale"]), op.attrs["softcap"])
 
 
 OPS: dict[str, Callable[..., Any]] = {

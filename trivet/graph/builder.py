@@ -46,28 +46,13 @@ class GraphBuilder:
             "rms_norm", (x,), width, (self.weight(f"{name}.weight", (group or width,)),), eps=eps, group=group
         )
 
-    def linear(self, x: Value, name: str, rows: int) -> Value:
-        return self.linears(x, [name], [rows], fused="")[0]
+    def linear(self, x: Value, name: str, rows: int, bias: bool = False) -> Value:
+        """`bias` requires one; else it is added where the checkpoint has it."""
+        return self._linears(x, name, [self.weight(f"{name}.weight", (rows, self.graph.widths[x]))], bias)[0]
 
-    def linears(self, x: Value, names: list[str], rows: list[int], fused: str) -> list[Value]:
-        """`linear` for each name; where the checkpoint has `fused` instead, by its rows in that order."""
-        columns = self.graph.widths[x]
-        biases: Sequence[Weight | None]
-        if f"{fused}.weight" in self.tensors:
-            weights = self._parts(f"{fused}.weight", rows, columns)
-            biases = (
-                self._parts(f"{fused}.bias", rows) if f"{fused}.bias" in self.tensors else [None] * len(rows)
-            )
-        else:
-            weights = [self.weight(f"{n}.weight", (r, columns)) for n, r in zip(names, rows, strict=True)]
-            biases = [
-                self.weight(f"{n}.bias", (r,)) if f"{n}.bias" in self.tensors else None
-                for n, r in zip(names, rows, strict=True)
-            ]
-        return [
-            self._op("linear", (x,), w.shape[0], (w,), bias=(bias,))
-            for w, bias in zip(weights, biases, strict=True)
-        ]
+    def fused_linear(self, x: Value, name: str, rows: Sequence[int], bias: bool = False) -> list[Value]:
+        """`linear` with each of the parts, of so many rows each, that are stacked in one tensor."""
+        return self._linears(x, name, self._parts(f"{name}.weight", rows, (self.graph.widths[x],)), bias)
 
     def rope(self, x: Value, rotary: Rotary, head_dim: int) -> Value:
         if rotary not in self.graph.rotaries:
@@ -120,7 +105,7 @@ class GraphBuilder:
         router = self.weight(f"{layer}.ffn_gate_inp.weight", (experts, width))
         fused = f"{layer}.ffn_gate_up_exps.weight"
         if fused in self.tensors:
-            gate, up = self._parts(fused, [rows, rows], width, experts)
+            gate, up = self._parts(fused, [rows, rows], (width,), (experts,))
         else:
             gate = self.weight(f"{layer}.ffn_gate_exps.weight", (experts, rows, width))
             up = self.weight(f"{layer}.ffn_up_exps.weight", (experts, rows, width))
@@ -144,15 +129,23 @@ class GraphBuilder:
         head = self.weight(f"{name}.weight", (vocab_size, self.graph.widths[x]))
         return self._op("logits", (x,), vocab_size, (head,), softcap=softcap, scale=scale)
 
-    def _parts(self, name: str, rows: list[int], columns: int = 0, experts: int = 0) -> list[Weight]:
-        """Split the rows of a fused tensor [rows], [rows, columns] or [experts, rows, columns]."""
+    def _linears(self, x: Value, name: str, weights: list[Weight], bias: bool) -> list[Value]:
+        biases: Sequence[Weight | None] = [None] * len(weights)
+        if bias or f"{name}.bias" in self.tensors:
+            biases = self._parts(f"{name}.bias", [w.shape[0] for w in weights])
+        return [
+            self._op("linear", (x,), w.shape[0], (w,), bias=(part,)) for w, part in zip(weights, biases, strict=True)
+        ]
 
-        def shape(count: int) -> tuple[int, ...]:
-            return (*([experts] if experts else []), count, *([columns] if columns else []))
-
-        self.weight(name, shape(sum(rows)))
+    def _parts(
+        self, name: str, rows: Sequence[int], after: tuple[int, ...] = (), before: tuple[int, ...] = ()
+    ) -> list[Weight]:
+        """Split a tensor of shape [*before, sum of rows, *after]; the whole of it where there is one part."""
+        whole = self.weight(name, (*before, sum(rows), *after))
+        if len(rows) == 1:
+            return [whole]
         starts = [sum(rows[:i]) for i in range(len(rows))]
-        return [Weight(name, shape(r), start, start + r) for start, r in zip(starts, rows, strict=True)]
+        return [Weight(name, (*before, r, *after), start, start + r) for start, r in zip(starts, rows, strict=True)]
 
     def _op(
         self, kind: str, inputs: tuple[Value, ...], width: int, weights: tuple[Weight, ...] = (), **attrs: Any

@@ -9,7 +9,8 @@ are those of `StepPlan.logit_rows`. The kinds of operation (attrs in parentheses
     linear      x           -> y0, ...  [W0, ...] (bias: tuple of Weight | None)   y_i = x W_i^T + b_i
     rope        x           -> y        (head_dim, rotary: index into Graph.rotaries)
     attention   q, k, v     -> y        [sinks?] (layer, heads, kv_heads, head_dim, scale, window, softcap)
-                                        writes k, v to the cache of `layer`, then attends causally; `window` 0 = all
+                                        writes k, v to the cache of `layer`, then attends causally, to the last
+                                        `window` positions, its own among them (0 = all)
     act_mul     gate, up    -> y        (act: "silu" | "gelu_tanh" | "gelu")       y = act(gate) * up
     add         a, b        -> y
     scale       x           -> y        (factor)

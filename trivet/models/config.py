@@ -16,20 +16,20 @@ MAX_WIDTH = 2**20
 class Experts:
     """A mixture's feed-forward: of `count` experts with `ffn_size` hidden units each, a token uses `used`.
 
-    `dense_layers` have one plain feed-forward instead.
+    `dense_layers` have one plain feed-forward instead; with a count of 0, all have.
     """
 
-    count: int
-    used: int
-    ffn_size: int
-    normalize: bool
+    count: int = 0
+    used: int = 0
+    ffn_size: int = 0
+    normalize: bool = True
     scale: float = 1.0
     dense_layers: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """`rotaries` and `windows` (sliding windows in tokens) hold one entry a layer. Window or soft cap 0 = none."""
+    """One entry a layer: `rotaries`, and `windows` in tokens. A window or soft cap of 0 is none."""
 
     architecture: str
     vocab_size: int
@@ -51,7 +51,7 @@ class ModelConfig:
     embedding_scale: float
     tied: bool
     """The output matrix is the embedding table."""
-    experts: Experts | None = None
+    experts: Experts = Experts()
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint, max_context: int | None = None) -> ModelConfig:
@@ -75,32 +75,21 @@ class ModelConfig:
     def kv_size(self) -> int:
         return self.num_kv_heads * self.head_dim
 
-    @property
-    def head(self) -> str:
-        """Name of the output matrix."""
-        return "token_embd" if self.tied else "output"
-
     def _check(self, path: str) -> None:
         if self.num_heads % self.num_kv_heads:
             raise ModelError(
                 f"{path}: {self.num_heads} attention heads cannot share {self.num_kv_heads} key-value heads, "
                 "expected a divisor"
             )
-        if self.experts is not None and self.experts.used > self.experts.count:
-            raise ModelError(
-                f"{path}: {self.experts.used} experts used of {self.experts.count}, expected at most as many"
-            )
+        if self.experts.used > self.experts.count:
+            raise ModelError(f"{path}: a token uses {self.experts.used} of {self.experts.count} experts")
 
 
 def vocab_size_of(checkpoint: Checkpoint) -> int:
     """Rows of the embedding table."""
     info = checkpoint.tensors.get("token_embd.weight")
     if info is None:
-        raise ModelError(
-            f"{checkpoint.path}: tensor token_embd.weight is missing; is this only a vocabulary?"
-        )
+        raise ModelError(f"{checkpoint.path}: tensor token_embd.weight is missing; is this only a vocabulary?")
     if len(info.shape) != 2:
-        raise ModelError(
-            f"{checkpoint.path}: tensor token_embd.weight has shape {list(info.shape)}, expected a matrix"
-        )
+        raise ModelError(f"{checkpoint.path}: tensor token_embd.weight has shape {list(info.shape)}, expected a matrix")
     return info.shape[0]

@@ -35,13 +35,9 @@ class Fields:
             raise self.error(key, value, expected)
         return int(value)
 
-    def number(
-        self, key: str, default: float | None = None, low: float = -math.inf, high: float = math.inf
-    ) -> float:
+    def number(self, key: str, default: float | None = None, low: float = -math.inf, high: float = math.inf) -> float:
         """A finite number with low <= number <= high."""
-        expected = "a finite number" + (
-            f" from {low:g} to {high:g}" if (low, high) != (-math.inf, math.inf) else ""
-        )
+        expected = "a finite number" + (f" from {low:g} to {high:g}" if (low, high) != (-math.inf, math.inf) else "")
         value = self._get(key, default, expected)
         if not _is_number(value) or not low <= value <= high:
             raise self.error(key, value, expected)

@@ -23,9 +23,7 @@ def read(checkpoint: Checkpoint, max_context: int | None) -> ModelConfig:
     """Raises ModelError when the architecture is unknown or a value is missing or absurd."""
     name = checkpoint.metadata["general.architecture"]
     if name not in ARCHITECTURES:
-        raise ModelError(
-            f"{checkpoint.path}: architecture {name!r} is not supported, only {', '.join(ARCHITECTURES)}"
-        )
+        raise ModelError(f"{checkpoint.path}: architecture {name!r} is not supported, only {', '.join(ARCHITECTURES)}")
     fields = Fields(checkpoint.path, checkpoint.metadata, prefix=f"{name}.")
     gemma = name.startswith("gemma")
     layers = fields.integer("block_count", high=MAX_LAYERS)
@@ -51,15 +49,13 @@ def read(checkpoint: Checkpoint, max_context: int | None) -> ModelConfig:
         local = rope.rotary(rope.default(rotated, base), interleaved=False)
 
     scale_dim = hidden / heads if layers == LAYERS_OF_27B.get(name) else head_dim
-    experts = _experts(fields, layers)
+    experts = _experts(fields, name, layers)
     return ModelConfig(
-        architecture="mixtral" if name == "llama" and experts else name,
+        architecture="mixtral" if name == "llama" and experts.count else name,
         vocab_size=fields.integer("vocab_size", vocab_size_of(checkpoint)),
         context_length=context,
         hidden_size=hidden,
-        ffn_size=fields.per_layer(
-            "feed_forward_length", layers, 0 if experts else None, low=0 if experts else 1
-        ),
+        ffn_size=_ffn_size(fields, layers, required=not experts.count),
         num_layers=layers,
         num_heads=heads,
         num_kv_heads=fields.per_layer("attention.head_count_kv", layers, heads),
@@ -77,6 +73,10 @@ def read(checkpoint: Checkpoint, max_context: int | None) -> ModelConfig:
     )
 
 
+def _ffn_size(fields: Fields, layers: int, required: bool) -> int:
+    return fields.per_layer("feed_forward_length", layers, None if required else 0, low=1 if required else 0)
+
+
 def _windows(fields: Fields, name: str, layers: int) -> tuple[int, ...]:
     window = fields.integer("attention.sliding_window", DEFAULT_WINDOW.get(name, 0), low=0)
     key = "attention.sliding_window_pattern"
@@ -89,18 +89,18 @@ def _windows(fields: Fields, name: str, layers: int) -> tuple[int, ...]:
     return tuple(window if not period or i % period < period - 1 else 0 for i in range(layers))
 
 
-def _experts(fields: Fields, layers: int) -> Experts | None:
-    count = fields.integer("expert_count", 0, low=0, high=MAX_WIDTH)
+def _experts(fields: Fields, name: str, layers: int) -> Experts:
+    moe = name == "qwen3moe"
+    count = fields.integer("expert_count", None if moe else 0, low=1 if moe else 0, high=MAX_WIDTH)
     if not count:
-        return None
+        return Experts()
     softmax = 1
     if fields.integer("expert_gating_func", softmax, low=0) not in (0, softmax):
         raise fields.error("expert_gating_func", fields.integer("expert_gating_func"), "1, softmax")
-    ffn_size = fields.per_layer("feed_forward_length", layers, 0, low=0)
     return Experts(
         count=count,
         used=fields.integer("expert_used_count"),
-        ffn_size=fields.integer("expert_feed_forward_length", ffn_size, high=2**24),
+        ffn_size=fields.integer("expert_feed_forward_length", _ffn_size(fields, layers, False), high=2**24),
         normalize=fields.boolean("expert_weights_norm", True),
         scale=fields.number("expert_weights_scale", 1.0, low=0) or 1.0,
     )

@@ -131,7 +131,7 @@ def _rotaries(fields: Fields, name: str, head_dim: int, max_context: int) -> tup
     return rotary, read(parameters.section("sliding_attention"), base)
 
 
-def _experts(fields: Fields, name: str, layers: int) -> Experts | None:
+def _experts(fields: Fields, name: str, layers: int) -> Experts:
     if name == "mixtral":
         return Experts(
             count=fields.integer("num_local_experts", 8, high=MAX_WIDTH),
@@ -140,7 +140,7 @@ def _experts(fields: Fields, name: str, layers: int) -> Experts | None:
             normalize=True,
         )
     if name != "qwen3moe":
-        return None
+        return Experts()
     step = fields.integer("decoder_sparse_step", 1)
     dense = {i for i in range(layers) if (i + 1) % step}
     listed = fields.values.get("mlp_only_layers") or []

@@ -20,9 +20,7 @@ def default(dim: int, base: float) -> Array:
     return base ** -(np.arange(0, dim, 2) / dim)
 
 
-def llama3(
-    inv_freq: Array, factor: float, low_freq_factor: float, high_freq_factor: float, original: int
-) -> Array:
+def llama3(inv_freq: Array, factor: float, low_freq_factor: float, high_freq_factor: float, original: int) -> Array:
     """Llama 3.1: wavelengths over original/low_freq_factor are stretched by `factor`, those under
     original/high_freq_factor kept, and the rest blended.
     """
@@ -80,9 +78,7 @@ def from_gguf(
     scaling = fields.choice(
         "rope.scaling.type", {name: name for name in ("none", "linear", "yarn", "longrope")}, "linear"
     )
-    factor = (
-        fields.number("rope.scaling.factor", fields.number("rope.scale_linear", 0.0, low=0), low=0) or 1.0
-    )
+    factor = fields.number("rope.scaling.factor", fields.number("rope.scale_linear", 0.0, low=0), low=0) or 1.0
     if scaling == "none":
         factor = 1.0
     magnitude = fields.positive("rope.scaling.attn_factor", 1.0)
@@ -158,8 +154,7 @@ def _factors(checkpoint: Checkpoint, name: str, count: int) -> Array:
     info = checkpoint.tensors[name]
     if info.shape != (count,) or info.format is not Format.F32:
         raise ModelError(
-            f"{checkpoint.path}: tensor {name} is {info.format.name} {list(info.shape)}, "
-            f"expected F32 [{count}]"
+            f"{checkpoint.path}: tensor {name} is {info.format.name} {list(info.shape)}, expected F32 [{count}]"
         )
     factors = np.asarray(checkpoint.load(name).data).view(np.float32).astype(np.float64)
     if not np.isfinite(factors).all() or not (factors > 0).all():

@@ -1,0 +1,25 @@
+"""Gemma 3 (text): Gemma 2 with normed heads instead of soft caps, and another rotary base in sliding layers."""
+
+from __future__ import annotations
+
+from trivet.graph.builder import GraphBuilder
+from trivet.models.blocks import gated_ffn, head, qkv
+from trivet.models.config import ModelConfig
+
+
+def gemma3(b: GraphBuilder, c: ModelConfig) -> None:
+    x = b.embed("token_embd", c.vocab_size, c.hidden_size, c.embedding_scale)
+    for i in range(c.num_layers):
+        layer = f"blk.{i}"
+        h = b.rms_norm(x, f"{layer}.attn_norm", c.rms_eps)
+        q, k, v = qkv(b, c, layer, h)
+        q = b.rms_norm(q, f"{layer}.attn_q_norm", c.rms_eps, group=c.head_dim)
+        k = b.rms_norm(k, f"{layer}.attn_k_norm", c.rms_eps, group=c.head_dim)
+        q, k = b.rope(q, c.rotaries[i], c.head_dim), b.rope(k, c.rotaries[i], c.head_dim)
+        h = b.attention(q, k, v, c.head_dim, c.attention_scale, c.windows[i])
+        h = b.linear(h, f"{layer}.attn_output", c.hidden_size)
+        x = b.add(x, b.rms_norm(h, f"{layer}.post_attention_norm", c.rms_eps))
+        h = b.rms_norm(x, f"{layer}.ffn_norm", c.rms_eps)
+        h = gated_ffn(b, c, layer, h)
+        x = b.add(x, b.rms_norm(h, f"{layer}.post_ffw_norm", c.rms_eps))
+    head(b, c, x)

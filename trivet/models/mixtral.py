@@ -1,0 +1,21 @@
+"""Mixtral: Llama with experts in place of the feed-forward. In a GGUF file it goes by the name of llama."""
+
+from __future__ import annotations
+
+from trivet.graph.builder import GraphBuilder
+from trivet.models.blocks import head, moe_ffn, qkv
+from trivet.models.config import ModelConfig
+
+
+def mixtral(b: GraphBuilder, c: ModelConfig) -> None:
+    x = b.embed("token_embd", c.vocab_size, c.hidden_size)
+    for i in range(c.num_layers):
+        layer = f"blk.{i}"
+        h = b.rms_norm(x, f"{layer}.attn_norm", c.rms_eps)
+        q, k, v = qkv(b, c, layer, h)
+        q, k = b.rope(q, c.rotaries[i], c.head_dim), b.rope(k, c.rotaries[i], c.head_dim)
+        h = b.attention(q, k, v, c.head_dim, c.attention_scale, c.windows[i])
+        x = b.add(x, b.linear(h, f"{layer}.attn_output", c.hidden_size))
+        h = b.rms_norm(x, f"{layer}.ffn_norm", c.rms_eps)
+        x = b.add(x, moe_ffn(b, c, layer, h))
+    head(b, c, x)

@@ -140,6 +140,33 @@ def train_tokenizer(text: str, vocab: int) -> Tokenizer:
     return tokenizer
 
 
+class Muon(torch.optim.Optimizer):
+    """Orthogonalised momentum for matrices (Jordan et al. 2024), with AdamW's update size (Liu et al. 2025).
+
+    In float32: torch.optim.Muon works in bfloat16, which most CPUs emulate.
+    """
+
+    def __init__(self, matrices: list[nn.Parameter], lr: float, weight_decay: float) -> None:
+        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                momentum.lerp_(p.grad, 0.05)
+                x = p.grad.lerp(momentum, 0.95)
+                tall = x.shape[0] > x.shape[1]
+                x = x.T if tall else x
+                x = x / (x.norm() + 1e-7)
+                for _ in range(5):  # quintic Newton-Schulz towards U V^T
+                    a = x @ x.T
+                    x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+                x = x.T if tall else x
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(x, alpha=-group["lr"] * 0.2 * max(x.shape) ** 0.5)
+
+
 def windows(ids: Tensor, starts: Tensor, count: int, length: int) -> Tensor:
     """[count, length + 1] token ids; each begins with the end-of-text token and then a speech of the play."""
     first = starts[torch.randint(len(starts), (count,))]
@@ -167,13 +194,13 @@ def train(model: Llama, ids: Tensor, starts: Tensor, held_out: Tensor, minutes: 
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     optimizers = [
-        torch.optim.Muon(matrices, lr=lr, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+        Muon(matrices, lr=lr, weight_decay=0.1),
         torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.95), weight_decay=0.01),
     ]
     begin, step, best = time.monotonic(), 0, math.inf
     best_state = model.state_dict()
     with Progress() as progress:
-        bar = progress.add_task("training", total=1.0)
+        bar = progress.add_task("training", total=1.0)  # the schedule's share that is done
         while (done := (time.monotonic() - begin) / (60 * minutes)) < 1:
             rate = lr * min(1.0, (step + 1) / 50) * (0.5 + 0.5 * math.cos(math.pi * done))
             for optimizer in optimizers:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from trivet import _native
-from trivet.engine.plan import SampleRow, StepOutput, TokenLogprobs
+from trivet.engine.plan import SampleRow, StepOutput
+from trivet.engine.request import TokenLogprob
 
 
 def sample(logits: np.ndarray, rows: Sequence[SampleRow]) -> StepOutput:
@@ -18,6 +19,6 @@ def sample(logits: np.ndarray, rows: Sequence[SampleRow]) -> StepOutput:
     samples = _native.sample(logits, rows)
     return StepOutput(
         tokens=np.array([token for token, _, _ in samples], dtype=np.int32),
-        logprobs=[TokenLogprobs(*logprobs) if logprobs else None for _, logprobs, _ in samples],
+        logprobs=[TokenLogprob(*logprobs) if logprobs else None for _, logprobs, _ in samples],
         errors=[error for _, _, error in samples],
     )

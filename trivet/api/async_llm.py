@@ -16,6 +16,7 @@ import msgspec
 
 from trivet.api.args import EngineArgs
 from trivet.api.completion import Completion, describe
+from trivet.api.defaults import recommended
 from trivet.api.outputs import Logprob, RequestMetrics, RequestOutput
 from trivet.api.request import GenerateRequest
 from trivet.engine.client import EngineClient, TokenStream
@@ -63,6 +64,8 @@ class AsyncLLM:
     tokenizer: Tokenizer
     chat_template: ChatTemplate | None
     """None where the model has none."""
+    default_params: dict[str, Any]
+    """What the model's makers recommend, as keywords of SamplingParams."""
 
     def __init__(self, args: EngineArgs, client: EngineClient | None = None) -> None:
         self.args = args
@@ -88,6 +91,7 @@ class AsyncLLM:
     async def start(self) -> None:
         """Load tokenizer and model. Raises ModelError or EngineError."""
         self.tokenizer = await asyncio.to_thread(Tokenizer.load, self.args.tokenizer or self._config.model)
+        self.default_params = recommended(self._config.model)
         source = read_template(self.args.chat_template) or self.tokenizer.chat_template
         self.chat_template = ChatTemplate(source, self.tokenizer) if source else None
         await self._client.start()
@@ -106,12 +110,14 @@ class AsyncLLM:
         messages: list[dict[str, Any]],
         tools: list[dict[str, Any]] | None = None,
         add_generation_prompt: bool = True,
+        template: ChatTemplate | None = None,
         **kwargs: Any,
     ) -> str:
-        """The prompt of a conversation, to be sent with `add_special_tokens=False`. Raises RequestError."""
-        if self.chat_template is None:
+        """The prompt of a chat, to be sent with `add_special_tokens=False`. Raises RequestError."""
+        template = template or self.chat_template
+        if template is None:
             raise RequestError(f"{self.info.name} has no chat template: give one with chat_template", "messages")
-        return self.chat_template.render(messages, tools, add_generation_prompt, **kwargs)
+        return template.render(messages, tools, add_generation_prompt, **kwargs)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput, None]:
         """Stream outputs, each with the sequences that changed; the last is `finished`. Closing it cancels.

@@ -1,0 +1,37 @@
+"""What a model's makers recommend for sampling."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from trivet.errors import ModelError
+
+NAMES = {
+    "repetition_penalty": "repetition_penalty",
+    "temperature": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "typical_p": "typical_p",
+    "max_new_tokens": "max_tokens",
+}
+"""generation_config.json -> SamplingParams."""
+
+
+def recommended(model: str) -> dict[str, Any]:
+    """Sampling parameters from the `generation_config.json` of a Hugging Face folder; empty when there is none.
+
+    Raises ModelError when the file is not JSON.
+    """
+    path = Path(model) / "generation_config.json"
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise ModelError(f"{path} must hold an object, not {type(found).__name__}")
+    return {ours: found[theirs] for theirs, ours in NAMES.items() if found.get(theirs) is not None}

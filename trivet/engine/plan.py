@@ -52,6 +52,20 @@ class StepPlan:
     samples: list[SampleRow]
     """R entries, one for each of `logit_rows`."""
 
+    def part(self, index: int) -> StepPlan:
+        """What sequence `index` brings, as a plan of its own."""
+        start, stop = self.query_starts[index : index + 2]
+        first, last = np.searchsorted(self.logit_rows, (start, stop))
+        return StepPlan(
+            token_ids=self.token_ids[start:stop],
+            positions=self.positions[start:stop],
+            query_starts=np.array([0, stop - start], np.int32),
+            context_lens=self.context_lens[index : index + 1],
+            block_tables=self.block_tables[index : index + 1],
+            logit_rows=self.logit_rows[first:last] - start,
+            samples=self.samples[first:last],
+        )
+
 
 @dataclass(slots=True)
 class StepOutput:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from trivet.errors import RequestError
 from trivet.sampling.params import SamplingParams
 
 
@@ -87,3 +88,35 @@ class ModelInfo(msgspec.Struct, kw_only=True):
     max_num_batched_tokens: int
     weight_bytes: int
     cache_bytes: int
+
+    def check(self, request: EngineRequest) -> None:
+        """Raises RequestError when this engine can never serve the request."""
+        length, params = len(request.prompt), request.params
+        if length == 0:
+            raise RequestError("the prompt must hold at least one token", "prompt")
+        if length >= self.max_model_len:
+            raise RequestError(
+                f"the prompt has {length} tokens; with max_model_len {self.max_model_len} it may have"
+                f" {self.max_model_len - 1}, as at least one is generated",
+                "prompt",
+            )
+        if params.max_tokens is not None and length + params.max_tokens > self.max_model_len:
+            raise RequestError(
+                f"the prompt's {length} tokens and max_tokens {params.max_tokens} make"
+                f" {length + params.max_tokens}, more than max_model_len {self.max_model_len};"
+                f" max_tokens may be {self.max_model_len - length}",
+                "max_tokens",
+            )
+        for name, ids in (
+            ("prompt", request.prompt),
+            ("generated", request.generated),
+            ("eos_token_ids", request.eos_token_ids),
+            ("stop_token_ids", params.stop_token_ids),
+            ("allowed_token_ids", params.allowed_token_ids),
+            ("logit_bias", params.logit_bias),
+        ):
+            if ids and not 0 <= min(ids) <= max(ids) < self.vocab_size:
+                wrong = next(i for i in ids if not 0 <= i < self.vocab_size)
+                raise RequestError(
+                    f"{name} holds {wrong}; token ids go from 0 to {self.vocab_size - 1}", name
+                )

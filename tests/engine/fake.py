@@ -1,0 +1,150 @@
+"""A runtime without a model: the next token is a hash of all before it, as its own paged cache holds them.
+
+A wrong block table, a block shared wrongly or reused too early, a token not computed: each changes the hash.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from zlib import crc32
+
+import msgspec
+import numpy as np
+
+from trivet.engine.config import EngineConfig
+from trivet.engine.plan import SampleRow, StepOutput, StepPlan
+from trivet.engine.request import EngineRequest, TokenLogprob
+from trivet.errors import EngineError, ModelError
+from trivet.runtime.base import RuntimeInfo
+from trivet.sampling.params import SamplingParams
+
+VOCAB = 97
+
+
+class Options(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What goes wrong, and when; `EngineConfig.model` may hold it as JSON.
+
+    crash, hang, fail, nan: token ids; a step that computes that token kills the process, sleeps, raises an
+    exception, gives no finite logits.
+    """
+
+    step_seconds: float = 0.0
+    crash: int = -1
+    hang: int = -1
+    fail: int = -1
+    nan: int = -1
+    damaged: bool = False
+    context_length: int = 256
+    memory: int = 1 << 20
+
+
+class FakeRuntime:
+    def __init__(self, options: Options | None = None) -> None:
+        self.options = options or Options()
+        self.info = RuntimeInfo(
+            name="fake",
+            architecture="hash",
+            dtype="i64",
+            context_length=self.options.context_length,
+            device="none",
+            weight_bytes=0,
+            vocab_size=VOCAB,
+            num_layers=1,
+        )
+        self.plans: list[StepPlan] = []
+
+    def block_bytes(self, block_size: int) -> int:
+        return 8 * block_size
+
+    def available_bytes(self) -> int:
+        return self.options.memory
+
+    def allocate_cache(self, num_blocks: int, block_size: int) -> None:
+        self.block_size = block_size
+        self.cache = np.full(num_blocks * block_size, -1, np.int64)
+
+    def run(self, plan: StepPlan) -> StepOutput:
+        self._misbehave(plan)
+        self.plans.append(plan)
+        assert len(plan.token_ids) == plan.query_starts[-1] == len(plan.positions)
+        for field in ("token_ids", "positions", "query_starts", "context_lens", "block_tables", "logit_rows"):
+            array = getattr(plan, field)
+            assert array.dtype == np.int32 and array.flags.c_contiguous, field
+        rows = np.searchsorted(plan.query_starts, np.arange(len(plan.token_ids)), side="right") - 1
+        written = self._slots(plan, rows, plan.positions)
+        assert len(set(written.tolist())) == len(written), "two tokens of a step share a slot"
+        self.cache[written] = plan.token_ids
+        assert (np.diff(plan.logit_rows) > 0).all()
+        output = StepOutput(np.zeros(len(plan.samples), np.int32), [], [])
+        for index, (row, sample) in enumerate(zip(plan.logit_rows, plan.samples, strict=True)):
+            positions = np.arange(plan.positions[row] + 1)
+            seen = self.cache[self._slots(plan, np.full_like(positions, rows[row]), positions)]
+            assert sample.position == len(seen) == len(sample.history)
+            assert seen.tolist() == sample.history.tolist()
+            output.tokens[index] = token = draw(seen.tolist(), sample)
+            logprob = TokenLogprob(token, -crc32(seen.tobytes()) / 2**32, 1, [])
+            wanted = sample.params.prompt_logprobs if sample.target >= 0 else sample.params.logprobs
+            output.logprobs.append(None if wanted is None else logprob)
+            output.errors.append("non-finite logits" if self.options.nan in seen else None)
+        return output
+
+    def _slots(self, plan: StepPlan, sequences: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        blocks = plan.block_tables[sequences, positions // self.block_size]
+        assert (blocks >= 0).all(), "a token without a block"
+        return blocks * self.block_size + positions % self.block_size
+
+    def _misbehave(self, plan: StepPlan) -> None:
+        time.sleep(self.options.step_seconds)
+        if self.options.crash in plan.token_ids:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.options.hang in plan.token_ids:
+            time.sleep(60)
+        if self.options.fail in plan.token_ids:
+            raise EngineError(f"cannot compute token {self.options.fail}")
+
+    def close(self) -> None:
+        pass
+
+
+def make(config: EngineConfig) -> FakeRuntime:
+    options = msgspec.json.decode(config.model, type=Options)
+    if options.damaged:
+        raise ModelError(f"{config.model}: wrong magic b'XXXX', expected b'GGUF'")
+    return FakeRuntime(options)
+
+
+def draw(seen: list[int], sample: SampleRow) -> int:
+    if sample.target >= 0:
+        return sample.target
+    return next_token(seen, 0 if sample.params.greedy else sample.seed, sample.suppressed)
+
+
+def next_token(tokens: list[int], seed: int, suppressed: tuple[int, ...]) -> int:
+    token = crc32(np.array([seed, *tokens], np.int64).tobytes()) % VOCAB
+    while token in suppressed:
+        token = (token + 1) % VOCAB
+    return token
+
+
+def expected(request: EngineRequest, max_model_len: int = 256) -> tuple[list[int], str]:
+    """All the tokens of a request and its finish reason, without an engine."""
+    params = request.params
+    stops = set(params.stop_token_ids or ()) | (set() if params.ignore_eos else set(request.eos_token_ids))
+    generated = list(request.generated)
+    while True:
+        suppressed = tuple(sorted(stops)) if len(generated) < params.min_tokens else ()
+        seed = 0 if params.greedy else request.seed
+        generated.append(next_token(request.prompt + generated, seed, suppressed))
+        if generated[-1] in stops and len(generated) >= params.min_tokens:
+            return generated, "stop"
+        if len(generated) == params.max_tokens or len(request.prompt) + len(generated) == max_model_len:
+            return generated, "length"
+
+
+def request(prompt: list[int], request_id: str = "r", **fields: object) -> EngineRequest:
+    """A request for the fake runtime; fields of EngineRequest or of SamplingParams."""
+    of_request = {name: fields.pop(name) for name in EngineRequest.__struct_fields__ if name in fields}
+    of_request.setdefault("seed", 7)
+    return EngineRequest(request_id=request_id, prompt=prompt, params=SamplingParams(**fields), **of_request)

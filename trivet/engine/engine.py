@@ -1,0 +1,100 @@
+"""A runtime and a scheduler, and the step that joins them."""
+
+from __future__ import annotations
+
+import logging
+import pkgutil
+from collections.abc import Callable
+
+import msgspec
+import numpy as np
+
+from trivet.engine.config import EngineConfig
+from trivet.engine.memory import size_cache
+from trivet.engine.plan import StepOutput, StepPlan
+from trivet.engine.request import EngineRequest, EngineStats, ModelInfo, TokenChunk
+from trivet.engine.scheduler import Scheduler
+from trivet.runtime.base import Runtime
+
+logger = logging.getLogger(__name__)
+
+RuntimeLoader = Callable[[EngineConfig], Runtime]
+
+LOAD_RUNTIME = "trivet.runtime.loader:load_runtime"
+"""The RuntimeLoader, as module:function, that an engine uses unless told otherwise."""
+
+
+class Engine:
+    """Not thread-safe: one thread adds, cancels and steps; only `stats` may be called from others."""
+
+    def __init__(self, config: EngineConfig, load: RuntimeLoader | str = LOAD_RUNTIME) -> None:
+        """Loads the model. Raises ModelError, or EngineError when the cache does not fit."""
+        loader: RuntimeLoader = pkgutil.resolve_name(load) if isinstance(load, str) else load
+        self.runtime = loader(config)
+        max_model_len, num_blocks = size_cache(config, self.runtime)
+        self.runtime.allocate_cache(num_blocks, config.block_size)
+        self.scheduler = Scheduler(msgspec.structs.replace(config, max_model_len=max_model_len), num_blocks)
+        model = self.runtime.info
+        self.info = ModelInfo(
+            name=model.name,
+            architecture=model.architecture,
+            device=model.device,
+            dtype=model.dtype,
+            vocab_size=model.vocab_size,
+            max_model_len=max_model_len,
+            num_blocks=num_blocks,
+            block_size=config.block_size,
+            max_num_seqs=config.max_num_seqs,
+            max_num_batched_tokens=config.max_num_batched_tokens,
+            weight_bytes=model.weight_bytes,
+            cache_bytes=num_blocks * self.runtime.block_bytes(config.block_size),
+        )
+
+    @property
+    def busy(self) -> bool:
+        """Whether a `step` has anything to do."""
+        return self.scheduler.busy
+
+    def add(self, request: EngineRequest) -> None:
+        """Queue a request. Raises RequestError when it can never run here."""
+        self.info.check(request)
+        self.scheduler.add(request)
+
+    def cancel(self, request_id: str) -> TokenChunk | None:
+        """End a request before the next step; None if it is not there."""
+        return self.scheduler.cancel(request_id)
+
+    def step(self) -> list[TokenChunk]:
+        """Compute one step; what it brought to whom."""
+        plan = self.scheduler.schedule()
+        if plan is None:
+            return []
+        failures: dict[int, str] = {}
+        try:
+            output = self.runtime.run(plan)
+        except Exception:
+            logger.exception("a step of %d sequences failed; trying each alone", len(plan.context_lens))
+            output = self._run_apart(plan, failures)
+        return self.scheduler.commit(plan, output, failures)
+
+    def stats(self) -> EngineStats:
+        return self.scheduler.stats()
+
+    def close(self) -> None:
+        self.runtime.close()
+
+    def _run_apart(self, plan: StepPlan, failures: dict[int, str]) -> StepOutput:
+        """Run each sequence of a failed plan alone, so that only the guilty one fails."""
+        joined = StepOutput(np.empty(0, np.int32), [], [])
+        for index in range(len(plan.context_lens)):
+            part = plan.part(index)
+            rows = len(part.samples)
+            try:
+                output = self.runtime.run(part)
+            except Exception as error:
+                failures[index] = f"the engine failed at this request: {error}"
+                output = StepOutput(np.zeros(rows, np.int32), [None] * rows, [None] * rows)
+            joined.tokens = np.concatenate([joined.tokens, output.tokens])
+            joined.logprobs += output.logprobs
+            joined.errors += output.errors
+        return joined

@@ -1,0 +1,311 @@
+"""Decides what each step computes, and takes in what it brought."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from bisect import insort
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from operator import attrgetter
+
+import msgspec
+import numpy as np
+
+from trivet.engine.blocks import BlockPool
+from trivet.engine.config import EngineConfig
+from trivet.engine.plan import SampleRow, StepOutput, StepPlan
+from trivet.engine.prefixes import Prefixes
+from trivet.engine.request import EngineRequest, EngineStats, TokenChunk, TokenLogprob
+from trivet.engine.sequence import Sequence
+from trivet.engine.tables import BlockTables
+from trivet.errors import RequestError
+
+PROMPT_SHARES = 4
+"""While sequences decode, prompts take at most one part in this many of a step, so that streams do not stall
+for long; and so many prompts progress side by side, so that a short one does not wait for a long one."""
+
+
+@dataclass(slots=True)
+class _Part:
+    """What one sequence brings to the step in flight: tokens, and rows that the runtime answers."""
+
+    sequence: Sequence
+    tokens: int
+    rows: int = 0
+
+
+class Scheduler:
+    """Runs many sequences over one budget of tokens a step and one pool of blocks.
+
+    `schedule` and `commit` alternate; requests are added and cancelled between a `commit` and the next
+    `schedule`. `config.max_model_len` must be set.
+    """
+
+    def __init__(self, config: EngineConfig, num_blocks: int) -> None:
+        assert config.max_model_len is not None
+        self.config = config
+        self.block_size = config.block_size
+        self.max_len = min(config.max_model_len, num_blocks * config.block_size)
+        self.max_running = min(config.max_num_seqs, config.max_num_batched_tokens)
+        self.pool = BlockPool(num_blocks)
+        self.prefixes = Prefixes(self.pool, config.block_size, self._enqueue)
+        self.tables = BlockTables(self.max_running)
+        self.waiting: list[Sequence] = []
+        """By `Sequence.order`, like `running`. Parked sequences are in neither."""
+        self.running: list[Sequence] = []
+        self._sequences: dict[str, Sequence] = {}
+        self._arrivals = itertools.count()
+        self._parts: list[_Part] = []
+        self._counts = EngineStats(blocks_total=num_blocks)
+
+    @property
+    def busy(self) -> bool:
+        """Whether any request is unfinished."""
+        return bool(self._sequences)
+
+    def stats(self) -> EngineStats:
+        """A snapshot; may be taken from any thread."""
+        running = len(self.running)
+        return msgspec.structs.replace(
+            self._counts,
+            running=running,
+            waiting=max(0, len(self._sequences) - running),
+            blocks_used=self.pool.used,
+        )
+
+    def add(self, request: EngineRequest) -> None:
+        """Queue a request that `ModelInfo.check` has passed. Raises RequestError when its id is in use."""
+        if request.request_id in self._sequences:
+            raise RequestError(f"request id {request.request_id!r} is in use", "request_id")
+        max_len = self.max_len
+        if request.params.max_tokens is not None:
+            max_len = min(max_len, len(request.prompt) + request.params.max_tokens)
+        # Without prefix caching, the sequences of a group still share their prompt, under a salt of their
+        # own.
+        salt: str | None = f"salt:{request.cache_salt}"
+        if not self.config.enable_prefix_caching:
+            salt = None if request.group is None else f"group:{request.group}"
+        sequence = Sequence(request, next(self._arrivals), max_len, salt)
+        self._sequences[request.request_id] = sequence
+        self._enqueue(sequence)
+
+    def cancel(self, request_id: str) -> TokenChunk | None:
+        """End a request and free its blocks; returns its last chunk, or None if it is not there."""
+        sequence = self._sequences.get(request_id)
+        if sequence is None:
+            return None
+        self._remove(sequence)
+        return TokenChunk(request_id=request_id, finish_reason="abort", emitted_at=time.monotonic())
+
+    def schedule(self) -> StepPlan | None:
+        """The next step, or None when nothing is to be done."""
+        parts: list[_Part] = []
+        prompts: list[Sequence] = []
+        preemptions = self._counts.preemptions
+        index = 0
+        while index < len(self.running):  # preemption shortens the list from its end
+            sequence = self.running[index]
+            if sequence.num_tokens - sequence.computed > 1:
+                prompts.append(sequence)
+            elif self._make_room(sequence):
+                parts.append(_Part(sequence, 1))
+            index += 1
+        budget = self.config.max_num_batched_tokens - len(parts)
+        if parts:
+            budget = min(budget, max(1, self.config.max_num_batched_tokens // PROMPT_SHARES))
+        parts += self._share(budget, prompts, admit=self._counts.preemptions == preemptions)
+        self._parts = parts
+        return self._plan(parts) if parts else None
+
+    def commit(
+        self, plan: StepPlan, output: StepOutput, failures: Mapping[int, str] | None = None
+    ) -> list[TokenChunk]:
+        """Take in what the scheduled `plan` brought; `failures` says why, for each sequence it failed for."""
+        failures = failures or {}
+        chunks: list[TokenChunk] = []
+        tokens: list[int] = output.tokens.tolist()
+        now = time.monotonic()
+        row = 0
+        for index, part in enumerate(self._parts):
+            sequence = part.sequence
+            rows = slice(row, row + part.rows)
+            row += part.rows
+            error = failures.get(index) or next(filter(None, output.errors[rows]), None)
+            if error is not None:
+                chunks.append(self._fail(sequence, error, now))
+                continue
+            done = sequence.computed // self.block_size
+            sequence.computed += part.tokens
+            if sequence.computed // self.block_size > done:
+                self.prefixes.publish(sequence, done, sequence.computed // self.block_size)
+            drawn = sequence.computed == sequence.num_tokens
+            if sequence.prompt_logprobs is not None:
+                sequence.prompt_logprobs += output.logprobs[rows][: part.rows - drawn]
+            if drawn:
+                chunks.append(self._extend(sequence, tokens[row - 1], output.logprobs[row - 1], now))
+        self._counts.steps += 1
+        self._parts = []
+        return chunks
+
+    def check_integrity(self) -> None:
+        """Raises EngineError when the blocks in use are not those of the running sequences."""
+        self.pool.check_integrity(sequence.blocks for sequence in self.running)
+
+    def _enqueue(self, sequence: Sequence) -> None:
+        insort(self.waiting, sequence, key=attrgetter("order"))
+
+    def _make_room(self, sequence: Sequence) -> bool:
+        """Have a block for the next token; False if the sequence itself had to give way."""
+        if sequence.computed < len(sequence.blocks) * self.block_size:
+            return True
+        while not self.pool.available:
+            victim = self.running[-1]
+            self._preempt(victim)
+            if victim is sequence:
+                return False
+        self._append_blocks(sequence, [self.pool.allocate()])
+        return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Free the blocks of a running sequence; it waits, with its tokens, to compute them again."""
+        self._stop(sequence)
+        self._enqueue(sequence)
+        self._counts.preemptions += 1
+
+    def _share(self, budget: int, prompts: list[Sequence], admit: bool) -> list[_Part]:
+        """Divide the budget among running prompts and new ones; what short ones leave goes to the first."""
+        places = min(len(self.waiting), self.max_running - len(self.running)) if admit else 0
+        share = -(-budget // min(max(len(prompts) + places, 1), PROMPT_SHARES))
+        parts: list[_Part] = []
+        for sequence in itertools.chain(prompts, self._admissions() if admit else ()):
+            parts.append(_Part(sequence, min(share, sequence.remaining, budget)))
+            budget -= parts[-1].tokens
+            if budget == 0:
+                break
+        for part in parts:
+            more = min(budget, part.sequence.remaining - part.tokens)
+            part.tokens += more
+            budget -= more
+        return parts
+
+    def _admissions(self) -> Iterator[Sequence]:
+        """Start waiting sequences, in order, while there is room for the whole of the next one."""
+        while self.waiting and len(self.running) < self.max_running:
+            sequence = self.waiting[0]
+            hits = self.prefixes.lookup(sequence)
+            if self.prefixes.park(sequence, len(hits)):
+                del self.waiting[0]
+                continue
+            missing = -(-sequence.num_tokens // self.block_size) - len(hits)
+            unused = sum(not self.pool.is_used(block) for block in hits)
+            # A block to spare for each of the running: or else the newcomer would soon be preempted again.
+            if missing + unused + len(self.running) > self.pool.available:
+                return
+            del self.waiting[0]
+            self._start(sequence, hits, missing)
+            yield sequence
+
+    def _start(self, sequence: Sequence, hits: list[int], missing: int) -> None:
+        for block in hits:
+            self.pool.share(block)
+        insort(self.running, sequence, key=attrgetter("order"))
+        sequence.row = self.tables.acquire()
+        self._append_blocks(sequence, hits + [self.pool.allocate() for _ in range(missing)])
+        sequence.computed = len(hits) * self.block_size
+        self.prefixes.promise(sequence, len(hits))
+        if sequence.scheduled_at == 0.0:
+            sequence.scheduled_at = time.monotonic()
+            sequence.cached_tokens = sequence.computed
+            self._counts.prompt_tokens += sequence.prompt_len
+            self._counts.queried_tokens += sequence.num_tokens
+            self._counts.cached_tokens += sequence.computed
+
+    def _append_blocks(self, sequence: Sequence, blocks: list[int]) -> None:
+        self.tables.put(sequence.row, len(sequence.blocks), blocks)
+        sequence.blocks += blocks
+
+    def _stop(self, sequence: Sequence) -> None:
+        """Take a running sequence's blocks away."""
+        self.running.remove(sequence)
+        self.prefixes.retract(sequence)
+        self.tables.release(sequence.row)
+        self.pool.release(sequence.blocks)
+        sequence.blocks = []
+        sequence.computed = 0
+        sequence.row = -1
+
+    def _remove(self, sequence: Sequence) -> None:
+        if sequence.row >= 0:
+            self._stop(sequence)
+        elif sequence.awaited is not None:
+            self.prefixes.unpark(sequence)
+        else:
+            self.waiting.remove(sequence)
+        del self._sequences[sequence.request.request_id]
+
+    def _fail(self, sequence: Sequence, error: str, now: float) -> TokenChunk:
+        self._remove(sequence)
+        return TokenChunk(
+            request_id=sequence.request.request_id, finish_reason="error", error=error, emitted_at=now
+        )
+
+    def _extend(self, sequence: Sequence, token: int, logprob: TokenLogprob | None, now: float) -> TokenChunk:
+        """Append a drawn token, and end the sequence where it is the last."""
+        sequence.append(token)
+        self._counts.generated_tokens += 1
+        chunk = TokenChunk(request_id=sequence.request.request_id, tokens=[token], emitted_at=now)
+        if sequence.params.logprobs is not None and logprob is not None:
+            chunk.logprobs = [logprob]
+        if not sequence.reported:
+            sequence.reported = True
+            chunk.prompt_logprobs, sequence.prompt_logprobs = sequence.prompt_logprobs, None
+            chunk.cached_tokens = sequence.cached_tokens
+            chunk.queued_at = sequence.queued_at
+            chunk.scheduled_at = sequence.scheduled_at
+        if token in sequence.stops and sequence.num_tokens >= sequence.min_len:
+            chunk.finish_reason = "stop"
+            chunk.stop_token = token
+        elif sequence.num_tokens >= sequence.max_len:
+            chunk.finish_reason = "length"
+        if chunk.finish_reason is not None:
+            self._remove(sequence)
+        return chunk
+
+    def _plan(self, parts: list[_Part]) -> StepPlan:
+        counts = [part.tokens for part in parts]
+        query_starts = np.zeros(len(parts) + 1, np.int32)
+        np.cumsum(counts, out=query_starts[1:])
+        stops = [part.sequence.computed + part.tokens for part in parts]
+        context_lens = np.array(stops, np.int32)
+        positions = np.arange(query_starts[-1], dtype=np.int32)
+        positions += np.repeat(context_lens - query_starts[1:], counts)
+        logit_rows: list[int] = []
+        samples: list[SampleRow] = []
+        for part, start, stop in zip(parts, query_starts.tolist(), stops, strict=False):
+            sequence = part.sequence
+            before = len(samples)
+            if sequence.prompt_logprobs is not None:
+                for length in range(len(sequence.prompt_logprobs), min(stop + 1, sequence.prompt_len)):
+                    logit_rows.append(start + length - 1 - sequence.computed)
+                    samples.append(sequence.target_row(length))
+            if stop == sequence.num_tokens:
+                logit_rows.append(start + part.tokens - 1)
+                samples.append(sequence.sample_row())
+            part.rows = len(samples) - before
+        return StepPlan(
+            token_ids=np.concatenate(
+                [
+                    part.sequence.tokens(part.sequence.computed, stop)
+                    for part, stop in zip(parts, stops, strict=True)
+                ]
+            ),
+            positions=positions,
+            query_starts=query_starts,
+            context_lens=context_lens,
+            block_tables=self.tables.gather(
+                [part.sequence.row for part in parts], max(len(part.sequence.blocks) for part in parts)
+            ),
+            logit_rows=np.array(logit_rows, np.int32),
+            samples=samples,
+        )

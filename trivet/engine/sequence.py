@@ -1,0 +1,99 @@
+"""One request on its way through the scheduler."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from trivet.engine.blocks import block_key, root_key
+from trivet.engine.plan import SampleRow
+from trivet.engine.request import EngineRequest, TokenLogprob
+
+
+class Sequence:
+    """Tokens of a request (prompt, then output) and how much of them is in the cache.
+
+    `computed` tokens have their K and V in the cache, in `blocks`; the scheduler drives it towards
+    `num_tokens`. `keys` name the content of the leading full blocks, as far as they were needed; it is None
+    where nothing may be shared.
+    """
+
+    def __init__(self, request: EngineRequest, arrival: int, max_len: int, salt: str | None) -> None:
+        params = request.params
+        self.request = request
+        self.params = params
+        self.order = (request.priority, arrival)
+        """Least first: what is served first, and preempted last."""
+        self.prompt_len = len(request.prompt)
+        self.num_tokens = self.prompt_len + len(request.generated)
+        self.max_len = max_len
+        """Length, prompt included, at which the sequence ends."""
+        self.min_len = self.prompt_len + params.min_tokens
+        """Length before which no token ends it."""
+        self.stops = frozenset(params.stop_token_ids or ())
+        if not params.ignore_eos:
+            self.stops |= frozenset(request.eos_token_ids)
+        self.suppressed = tuple(sorted(self.stops)) if params.min_tokens else ()
+        self._tokens = np.empty(self.num_tokens + 64, np.int32)
+        self._tokens[: self.prompt_len] = request.prompt
+        self._tokens[self.prompt_len : self.num_tokens] = request.generated
+
+        self.computed = 0
+        self.blocks: list[int] = []
+        self.row = -1
+        """In the scheduler's block tables, while running."""
+        self.keys: list[bytes] | None = None if salt is None else []
+        self._parent = b"" if salt is None else root_key(salt)
+        self.awaited: bytes | None = None
+        """The key of a block that another sequence is computing, while this one waits for it."""
+        self.promised: set[bytes] = set()
+        """The keys of the blocks that others wait for while this one has yet to compute them."""
+
+        self.prompt_logprobs: list[TokenLogprob | None] | None = None
+        """What is known of those still to be reported; entry i belongs to token i, the first is None."""
+        if params.prompt_logprobs is not None and not request.generated:
+            self.prompt_logprobs = [None]
+        self.reported = bool(request.generated)
+        """Whether the first chunk was sent, if only by an engine before this one."""
+        self.cached_tokens = 0
+        self.queued_at = time.monotonic()
+        self.scheduled_at = 0.0
+
+    @property
+    def remaining(self) -> int:
+        return self.num_tokens - self.computed
+
+    def tokens(self, start: int, stop: int) -> np.ndarray:
+        """A view, int32; what it shows never changes."""
+        return self._tokens[start:stop]
+
+    def append(self, token: int) -> None:
+        if self.num_tokens == len(self._tokens):
+            self._tokens = np.concatenate([self._tokens, np.empty_like(self._tokens)])
+        self._tokens[self.num_tokens] = token
+        self.num_tokens += 1
+
+    def sample_row(self) -> SampleRow:
+        """Draw the next token."""
+        return SampleRow(
+            self.params,
+            self.request.seed,
+            self.num_tokens,
+            self.prompt_len,
+            self._tokens[: self.num_tokens],
+            suppressed=self.suppressed if self.num_tokens < self.min_len else (),
+        )
+
+    def target_row(self, length: int) -> SampleRow:
+        """Give the log-probability of the token after the first `length`."""
+        history = self._tokens[:length]
+        target = int(self._tokens[length])
+        return SampleRow(self.params, self.request.seed, length, self.prompt_len, history, target)
+
+    def extend_keys(self, count: int, block_size: int) -> None:
+        """Have the keys of the first `count` blocks, all full."""
+        assert self.keys is not None
+        for index in range(len(self.keys), count):
+            self._parent = block_key(self._parent, self.tokens(index * block_size, (index + 1) * block_size))
+            self.keys.append(self._parent)

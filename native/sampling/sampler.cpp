@@ -13,29 +13,30 @@ namespace {
 
 constexpr float kImpossible = -std::numeric_limits<float>::infinity();
 
-bool all_finite(const float* x, std::int32_t count) {
-  // x * 0 is 0 for finite values and NaN for others; the sum keeps a NaN.
-  float lanes[8] = {};
-  std::int32_t i = 0;
-  for (; i + 8 <= count; i += 8) {
-    for (int j = 0; j < 8; ++j) lanes[j] += x[i + j] * 0.0f;
-  }
-  for (; i < count; ++i) lanes[0] += x[i] * 0.0f;
-  float sum = 0;
-  for (float lane : lanes) sum += lane;
-  return sum == 0.0f;
+bool penalizes(const SamplerParams& p) {
+  return p.repetition_penalty != 1 || p.frequency_penalty != 0 || p.presence_penalty != 0;
+}
+
+// Whether the best logit wins as it stands.
+bool plainly_greedy(const SampleRow& row) {
+  const SamplerParams& p = row.params;
+  return p.temperature < SamplerParams::kGreedy && !penalizes(p) && p.logit_bias.empty() && p.allowed.empty() &&
+         row.suppressed.empty();
 }
 
 }  // namespace
 
 Sample Sampler::sample(const float* logits, const SampleRow& row) {
   Sample out;
-  if (!all_finite(logits, vocab_size_)) {
+  const float max = finite_max(logits, static_cast<std::size_t>(vocab_size_));
+  if (std::isnan(max)) {
     out.error = "non-finite logits";
     return out;
   }
   if (row.target >= 0) {
     out.token = row.target;
+  } else if (plainly_greedy(row)) {
+    out.token = static_cast<std::int32_t>(std::find(logits, logits + vocab_size_, max) - logits);
   } else {
     const std::span<const Candidate> left = candidates(logits, row);
     if (left.empty()) {
@@ -44,7 +45,7 @@ Sample Sampler::sample(const float* logits, const SampleRow& row) {
     }
     out.token = left.size() == 1 ? left.front().id : draw(left, draw_key(row.seed, row.position));
   }
-  if (row.params.logprobs != SamplerParams::kNoLogprobs && known(out.token)) report(logits, row, out);
+  if (row.params.logprobs != SamplerParams::kNoLogprobs && known(out.token)) report(logits, max, row, out);
   return out;
 }
 
@@ -107,7 +108,7 @@ void Sampler::adjust(const SampleRow& row) {
 
 void Sampler::count(const SampleRow& row) {
   const SamplerParams& p = row.params;
-  if (p.repetition_penalty == 1 && p.frequency_penalty == 0 && p.presence_penalty == 0) return;
+  if (!penalizes(p)) return;
   seen_.resize(static_cast<std::size_t>(vocab_size_));
   output_.resize(static_cast<std::size_t>(vocab_size_));
   std::span<const std::int32_t> window = row.history;
@@ -151,8 +152,7 @@ std::int32_t Sampler::draw(std::span<const Candidate> candidates, std::uint64_t 
   return winner;
 }
 
-void Sampler::report(const float* logits, const SampleRow& row, Sample& out) {
-  const float max = *std::max_element(logits, logits + vocab_size_);
+void Sampler::report(const float* logits, float max, const SampleRow& row, Sample& out) {
   const double log_sum = max + std::log(sum_exp(logits, static_cast<std::size_t>(vocab_size_), max));
   const auto logprob = [&](float logit) { return static_cast<float>(logit - log_sum); };
   const float own = logits[out.token];

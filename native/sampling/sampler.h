@@ -66,7 +66,7 @@ class Sampler {
   void count(const SampleRow& row);
   float penalized(float logit, std::int32_t id, const SamplerParams& params) const;
   void run_stages(const SamplerParams& params);
-  void report(const float* logits, const SampleRow& row, Sample& out);
+  void report(const float* logits, float max, const SampleRow& row, Sample& out);
   std::int32_t draw(std::span<const Candidate> candidates, std::uint64_t key) const;
 
   std::int32_t vocab_size_;

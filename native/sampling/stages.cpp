@@ -14,13 +14,28 @@ float max_logit(const std::vector<Candidate>& candidates) {
   return max;
 }
 
-// Unnormalised probabilities in candidate order and their sum.
-double weights(const std::vector<Candidate>& candidates, float max, std::vector<float>& out) {
-  out.resize(candidates.size());
-  for (std::size_t i = 0; i < candidates.size(); ++i) out[i] = exp_nonpositive(candidates[i].logit - max);
+// Keeps the fewest best candidates whose summed weight(c) satisfies reached(sum), in no particular order.
+// A histogram over the logits finds the border, so that only one bucket has to be sorted.
+template <typename Weight, typename Reached>
+void keep_best(std::vector<Candidate>& candidates, float max, Weight weight, Reached reached) {
+  constexpr int kBuckets = 2048;
+  constexpr float kPerNat = 64;
+  const auto bucket = [max](const Candidate& c) {
+    return static_cast<int>(std::min((max - c.logit) * kPerNat, static_cast<float>(kBuckets - 1)));
+  };
+  double mass[kBuckets] = {};
+  for (const Candidate& c : candidates) mass[bucket(c)] += weight(c);
+  int border = 0;
   double sum = 0;
-  for (float w : out) sum += w;
-  return sum;
+  while (border < kBuckets - 1 && !reached(sum + mass[border])) sum += mass[border++];
+
+  const auto first = std::partition(candidates.begin(), candidates.end(),
+                                    [&](const Candidate& c) { return bucket(c) < border; });
+  const auto last = std::partition(first, candidates.end(), [&](const Candidate& c) { return bucket(c) == border; });
+  std::sort(first, last, better);
+  auto end = first;
+  while (end != last && !reached(sum)) sum += weight(*end++);
+  candidates.erase(end, candidates.end());
 }
 
 // Whether `mass` of `sum` reaches p; in float32, as p was given, so that .4 + .3 reaches .7.
@@ -30,32 +45,19 @@ bool reaches(double mass, double sum, float p) { return static_cast<float>(mass 
 
 void keep_top_k(std::vector<Candidate>& candidates, std::int64_t k) {
   if (k <= 0 || k >= static_cast<std::int64_t>(candidates.size())) return;
-  std::nth_element(candidates.begin(), candidates.begin() + k - 1, candidates.end(), better);
-  candidates.resize(static_cast<std::size_t>(k));
+  keep_best(
+      candidates, max_logit(candidates), [](const Candidate&) { return 1.0; },
+      [k](double count) { return count >= static_cast<double>(k); });
 }
 
 void keep_top_p(std::vector<Candidate>& candidates, float p) {
   if (p >= 1) return;
   const float max = max_logit(candidates);
-  std::vector<float> w;
-  const double sum = weights(candidates, max, w);
-  // Sorting a growing head finds the nucleus without sorting the whole vocabulary.
-  std::size_t sorted = 0, head = 64;
-  double mass = 0;
-  while (sorted < candidates.size()) {
-    head = std::min(head, candidates.size());
-    const auto begin = candidates.begin() + static_cast<std::ptrdiff_t>(sorted);
-    const auto end = candidates.begin() + static_cast<std::ptrdiff_t>(head);
-    std::partial_sort(begin, end, candidates.end(), better);
-    for (; sorted < head; ++sorted) {
-      mass += exp_nonpositive(candidates[sorted].logit - max);
-      if (reaches(mass, sum, p)) {
-        candidates.resize(sorted + 1);
-        return;
-      }
-    }
-    head *= 4;
-  }
+  const auto weight = [max](const Candidate& c) { return static_cast<double>(exp_nonpositive(c.logit - max)); };
+  double sum = 0;
+  for (const Candidate& c : candidates) sum += weight(c);
+  // A p under the best one's share still keeps the best one.
+  keep_best(candidates, max, weight, [&](double mass) { return mass > 0 && reaches(mass, sum, p); });
 }
 
 void keep_min_p(std::vector<Candidate>& candidates, float p) {
@@ -67,11 +69,12 @@ void keep_min_p(std::vector<Candidate>& candidates, float p) {
 void keep_typical_p(std::vector<Candidate>& candidates, float p) {
   if (p >= 1) return;
   const float max = max_logit(candidates);
-  std::vector<float> w;
-  const double sum = weights(candidates, max, w);
+  const auto weight = [max](const Candidate& c) { return static_cast<double>(exp_nonpositive(c.logit - max)); };
+  double sum = 0;
+  for (const Candidate& c : candidates) sum += weight(c);
   const double log_sum = max + std::log(sum);
   double entropy = 0;
-  for (std::size_t i = 0; i < w.size(); ++i) entropy += w[i] / sum * (log_sum - candidates[i].logit);
+  for (const Candidate& c : candidates) entropy += weight(c) / sum * (log_sum - c.logit);
   const auto distance = [&](const Candidate& c) { return std::abs(log_sum - c.logit - entropy); };
   std::sort(candidates.begin(), candidates.end(), [&](const Candidate& a, const Candidate& b) {
     const double x = distance(a), y = distance(b);
@@ -79,7 +82,7 @@ void keep_typical_p(std::vector<Candidate>& candidates, float p) {
   });
   double mass = 0;
   for (std::size_t i = 0; i < candidates.size(); ++i) {
-    mass += exp_nonpositive(candidates[i].logit - max);
+    mass += weight(candidates[i]);
     if (reaches(mass, sum, p)) {
       candidates.resize(i + 1);
       return;

@@ -31,6 +31,8 @@ class PackedMatrix {
   static constexpr int kPanel = 16;
 
   PackedMatrix(Format format, std::int64_t rows, std::int64_t columns);
+  PackedMatrix(PackedMatrix&&) = default;
+  PackedMatrix& operator=(PackedMatrix&&) = default;
 
   // Repacks GGUF rows [panel_begin * kPanel, ...) from `rows`, the first byte of row 0. Thread-safe on disjoint ranges.
   void pack(const std::byte* rows, std::int64_t panel_begin, std::int64_t panel_end);
@@ -46,12 +48,10 @@ class PackedMatrix {
   std::size_t bytes() const { return bytes_; }
 
  private:
-  struct Free { void operator()(std::byte* p) const; };
-
   Format format_;
   std::int64_t rows_, columns_;
   std::size_t panel_bytes_, bytes_;
-  std::unique_ptr<std::byte[], Free> data_;
+  std::shared_ptr<std::byte> data_;
 };
 
 }  // namespace trivet

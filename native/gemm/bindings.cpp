@@ -1,0 +1,146 @@
+// Python's view of formats and matrix products, for tests, benchmarks and `trivet inspect --system`.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "gemm/matrix.h"
+#include "isa.h"
+
+namespace nb = nanobind;
+
+namespace trivet {
+namespace {
+
+using Bytes = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+template <std::size_t N>
+nb::ndarray<nb::numpy, float> to_numpy(std::unique_ptr<float[]> data, const std::size_t (&shape)[N]) {
+  float* values = data.release();
+  nb::capsule owner(values, [](void* p) noexcept { delete[] static_cast<float*>(p); });
+  return {values, N, shape, owner};
+}
+
+Format check_format(int type_id) {
+  const Format format = static_cast<Format>(type_id);
+  if (format_info(format) == nullptr) {
+    throw std::invalid_argument("tensor type " + std::to_string(type_id) +
+                                " does not compute; use F32, F16, BF16, Q8_0, Q4_0, Q4_K or Q6_K");
+  }
+  return format;
+}
+
+void check_size(Format format, std::int64_t rows, std::int64_t columns, std::size_t bytes) {
+  const FormatInfo& info = *format_info(format);
+  const std::string name = info.name;
+  if (rows < 0 || columns < 0 || columns % info.block_size != 0) {
+    throw std::invalid_argument(std::to_string(rows) + " rows of " + std::to_string(columns) + " columns are not whole " +
+                                name + " blocks of " + std::to_string(info.block_size));
+  }
+  const std::size_t row = row_bytes(format, columns);
+  if (row == 0 ? bytes != 0 : bytes % row != 0 || bytes / row != static_cast<std::size_t>(rows)) {
+    throw std::invalid_argument("got " + std::to_string(bytes) + " bytes for " + std::to_string(rows) + " rows of " +
+                                std::to_string(row) + " bytes (" + name + ")");
+  }
+}
+
+// Calls work(begin, end) on `threads` parts of [0, count).
+template <class Work>
+void split(std::int64_t count, int threads, Work work) {
+  std::vector<std::jthread> team;
+  for (int t = 1; t < threads; ++t) team.emplace_back(work, count * t / threads, count * (t + 1) / threads);
+  work(0, count / threads);
+}
+
+nb::ndarray<nb::numpy, float> dequantize_array(int type_id, Bytes blocks, std::int64_t count) {
+  const Format format = check_format(type_id);
+  check_size(format, 1, count, blocks.size());
+  auto out = std::make_unique_for_overwrite<float[]>(static_cast<std::size_t>(count));
+  {
+    nb::gil_scoped_release release;
+    dequantize(format, reinterpret_cast<const std::byte*>(blocks.data()), count, out.get());
+  }
+  return to_numpy(std::move(out), {static_cast<std::size_t>(count)});
+}
+
+std::unique_ptr<PackedMatrix> pack_matrix(int type_id, Bytes data, std::int64_t rows, std::int64_t columns) {
+  const Format format = check_format(type_id);
+  check_size(format, rows, columns, data.size());
+  nb::gil_scoped_release release;
+  auto matrix = std::make_unique<PackedMatrix>(format, rows, columns);
+  matrix->pack(reinterpret_cast<const std::byte*>(data.data()), 0, matrix->panels());
+  return matrix;
+}
+
+nb::ndarray<nb::numpy, float> multiply(const PackedMatrix& w, Matrix x, int threads) {
+  const std::size_t m = x.shape(0), rows = static_cast<std::size_t>(w.rows());
+  if (static_cast<std::int64_t>(x.shape(1)) != w.columns() || threads < 1) {
+    throw std::invalid_argument("x has " + std::to_string(x.shape(1)) + " columns, the matrix " +
+                                std::to_string(w.columns()) + "; threads is " + std::to_string(threads) +
+                                " and must be at least 1");
+  }
+  auto y = std::make_unique_for_overwrite<float[]>(m * rows);
+  {
+    nb::gil_scoped_release release;
+    const ActivationFormat format = activation_format(w.format());
+    const std::size_t row = activation_row_bytes(format, w.columns());
+    // A multiple of 64 bytes, so that every row starts on a cache line.
+    std::unique_ptr<std::byte[], void (*)(void*)> packed(
+        static_cast<std::byte*>(std::aligned_alloc(64, std::max<std::size_t>(m * row, 64))), std::free);
+    if (!packed) throw std::bad_alloc();
+    const std::int64_t count = static_cast<std::int64_t>(m);
+    pack_activations(format, x.data(), w.columns(), 0, count, w.columns(), packed.get());
+    split(w.panels(), threads, [&](std::int64_t begin, std::int64_t end) {
+      w.multiply(packed.get(), count, begin, end, y.get(), w.rows());
+    });
+  }
+  return to_numpy(std::move(y), {m, rows});
+}
+
+nb::dict system_info() {
+  nb::dict info;
+  std::vector<std::string> available;
+  for (Isa isa : available_isas()) available.push_back(isa_name(isa));
+  info["isa"] = isa_name(active_isa());
+  info["available"] = available;
+  info["cores"] = std::max(1u, std::thread::hardware_concurrency());
+#ifdef _SC_LEVEL1_DCACHE_SIZE
+  info["l1_bytes"] = sysconf(_SC_LEVEL1_DCACHE_SIZE);
+  info["l2_bytes"] = sysconf(_SC_LEVEL2_CACHE_SIZE);
+  info["l3_bytes"] = sysconf(_SC_LEVEL3_CACHE_SIZE);
+#endif
+  return info;
+}
+
+}  // namespace
+
+void bind_gemm(nb::module_& m) {
+  active_isa();  // a wrong TRIVET_ISA fails the import
+
+  m.def("system_info", &system_info,
+        "Instruction set in use (`isa`), `available` ones, `cores`, cache sizes of a core in bytes where known.");
+  m.def("dequantize", &dequantize_array, nb::arg("type_id"), nb::arg("blocks"), nb::arg("count"),
+        "Exact float32 values [count] of GGUF blocks (uint8). ValueError when sizes or type do not fit.");
+  nb::class_<PackedMatrix>(m, "PackedMatrix", "A weight matrix [rows, columns] repacked for multiplication.")
+      .def(nb::new_(&pack_matrix), nb::arg("type_id"), nb::arg("data"), nb::arg("rows"), nb::arg("columns"))
+      .def("multiply", &multiply, nb::arg("x"), nb::arg("threads") = 1, "x [m, columns] W^T -> float32 [m, rows].")
+      .def_prop_ro("bytes", &PackedMatrix::bytes);
+  m.def(
+      "matmul",
+      [](int type_id, Bytes data, std::int64_t rows, std::int64_t columns, Matrix x, int threads) {
+        return multiply(*pack_matrix(type_id, data, rows, columns), x, threads);
+      },
+      nb::arg("type_id"), nb::arg("data"), nb::arg("rows"), nb::arg("columns"), nb::arg("x"), nb::arg("threads") = 1,
+      "x [m, columns] times the transpose of GGUF rows `data` (uint8) -> float32 [m, rows].");
+}
+
+}  // namespace trivet

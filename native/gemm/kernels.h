@@ -1,0 +1,49 @@
+// The routines that exist once per instruction set, and the set in use.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "gemm/matrix.h"
+#include "gemm/panel.h"
+
+namespace trivet {
+
+// A packed matrix as kernels see it.
+struct Panels {
+  const std::byte* data;
+  PanelLayout layout;
+  std::int64_t rows, columns;
+};
+
+struct Kernels {
+  // One row of `columns` floats to ActivationStep32 or ActivationStep256.
+  void (*quantize_q8_32)(const float* x, std::int64_t columns, std::byte* out);
+  void (*quantize_q8_256)(const float* x, std::int64_t columns, std::byte* out);
+
+  // PackedMatrix::multiply; rows of x are `stride` bytes apart.
+  using Multiply = void (*)(const Panels& w, const std::byte* x, std::size_t stride, std::int64_t m,
+                            std::int64_t panel_begin, std::int64_t panel_end, float* y, std::int64_t ldy);
+  Multiply f32, f16, bf16, q4_0, q8_0, q4_k, q6_k;
+
+  Multiply multiply(Format format) const {
+    switch (format) {
+      case Format::F32: return f32;
+      case Format::F16: return f16;
+      case Format::BF16: return bf16;
+      case Format::Q4_0: return q4_0;
+      case Format::Q8_0: return q8_0;
+      case Format::Q4_K: return q4_k;
+      case Format::Q6_K: return q6_k;
+    }
+    return nullptr;
+  }
+};
+
+extern const Kernels kGenericKernels;
+extern const Kernels kAvx2Kernels;
+
+// Those of active_isa().
+const Kernels& kernels();
+
+}  // namespace trivet

@@ -1,0 +1,88 @@
+#include "gemm/matrix.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "gemm/activations.h"
+#include "gemm/kernels.h"
+#include "gemm/memory.h"
+
+namespace trivet {
+namespace {
+
+std::int64_t steps(std::int64_t columns) { return (columns + kStep - 1) / kStep; }
+
+}  // namespace
+
+ActivationFormat activation_format(Format weights) {
+  switch (weights) {
+    case Format::F32:
+    case Format::F16:
+    case Format::BF16: return ActivationFormat::f32;
+    case Format::Q4_0:
+    case Format::Q8_0: return ActivationFormat::q8_32;
+    case Format::Q4_K:
+    case Format::Q6_K: return ActivationFormat::q8_256;
+  }
+  return ActivationFormat::f32;
+}
+
+std::size_t activation_row_bytes(ActivationFormat format, std::int64_t columns) {
+  switch (format) {
+    case ActivationFormat::f32: return (static_cast<std::size_t>(columns) * sizeof(float) + 63) / 64 * 64;
+    case ActivationFormat::q8_32: return static_cast<std::size_t>(steps(columns)) * sizeof(ActivationStep32);
+    case ActivationFormat::q8_256: return static_cast<std::size_t>(steps(columns)) * sizeof(ActivationStep256);
+  }
+  return 0;
+}
+
+void pack_activations(ActivationFormat format, const float* x, std::int64_t ldx, std::int64_t begin,
+                      std::int64_t end, std::int64_t columns, std::byte* out) {
+  const std::size_t stride = activation_row_bytes(format, columns);
+  for (std::int64_t i = begin; i < end; ++i) {
+    const float* row = x + i * ldx;
+    std::byte* packed = out + static_cast<std::size_t>(i) * stride;
+    switch (format) {
+      case ActivationFormat::f32: {
+        const std::size_t bytes = static_cast<std::size_t>(columns) * sizeof(float);
+        std::memcpy(packed, row, bytes);
+        std::memset(packed + bytes, 0, stride - bytes);
+        break;
+      }
+      case ActivationFormat::q8_32: kernels().quantize_q8_32(row, columns, packed); break;
+      case ActivationFormat::q8_256: kernels().quantize_q8_256(row, columns, packed); break;
+    }
+  }
+}
+
+PackedMatrix::PackedMatrix(Format format, std::int64_t rows, std::int64_t columns)
+    : format_(format),
+      rows_(rows),
+      columns_(columns),
+      panel_bytes_(panel_layout(format, columns).bytes),
+      bytes_(static_cast<std::size_t>(panels()) * panel_bytes_),
+      data_(allocate_weights(bytes_)) {}
+
+void PackedMatrix::pack(const std::byte* rows, std::int64_t panel_begin, std::int64_t panel_end) {
+  const std::size_t stride = row_bytes(format_, columns_);
+  std::vector<std::byte> zeros;
+  for (std::int64_t p = panel_begin; p < panel_end; ++p) {
+    const std::byte* sources[kPanel];
+    for (std::int64_t r = 0; r < kPanel; ++r) {
+      const std::int64_t row = p * kPanel + r;
+      if (row >= rows_ && zeros.empty()) zeros.resize(stride);
+      sources[r] = row < rows_ ? rows + static_cast<std::size_t>(row) * stride : zeros.data();
+    }
+    pack_panel(format_, sources, columns_, data_.get() + static_cast<std::size_t>(p) * panel_bytes_);
+  }
+}
+
+void PackedMatrix::multiply(const std::byte* activations, std::int64_t m, std::int64_t panel_begin,
+                            std::int64_t panel_end, float* y, std::int64_t ldy) const {
+  const Panels panels = {data_.get(), panel_layout(format_, columns_), rows_, columns_};
+  const std::size_t stride = activation_row_bytes(activation_format(format_), columns_);
+  kernels().multiply(format_)(panels, activations, stride, m, panel_begin, panel_end, y, ldy);
+}
+
+}  // namespace trivet

@@ -64,7 +64,7 @@ class AsyncLLM:
     tokenizer: Tokenizer
     chat_template: ChatTemplate | None
     """None where the model has none."""
-    default_params: dict[str, Any]
+    recommended_params: dict[str, Any]
     """What the model's makers recommend, as keywords of SamplingParams."""
 
     def __init__(self, args: EngineArgs, client: EngineClient | None = None) -> None:
@@ -91,7 +91,7 @@ class AsyncLLM:
     async def start(self) -> None:
         """Load tokenizer and model. Raises ModelError or EngineError."""
         self.tokenizer = await asyncio.to_thread(Tokenizer.load, self.args.tokenizer or self._config.model)
-        self.default_params = recommended(self._config.model)
+        self.recommended_params = recommended(self._config.model)
         source = read_template(self.args.chat_template) or self.tokenizer.chat_template
         self.chat_template = ChatTemplate(source, self.tokenizer) if source else None
         await self._client.start()

@@ -76,9 +76,14 @@ class LLM:
     def get_tokenizer(self) -> Tokenizer:
         return self._llm.tokenizer
 
+    @property
+    def recommended_params(self) -> dict[str, Any]:
+        """What the model's `generation_config.json` says, as keywords of SamplingParams."""
+        return self._llm.recommended_params
+
     def get_default_sampling_params(self) -> SamplingParams:
-        """vLLM's defaults, changed by what the model's `generation_config.json` says."""
-        return SamplingParams(**self._llm.default_params)
+        """vLLM's defaults, changed by what the model's makers recommend."""
+        return SamplingParams(**self.recommended_params)
 
     def generate(
         self,
@@ -135,11 +140,16 @@ class LLM:
         [request] = self._requests([prompt], sampling_params)
         request.add_special_tokens = add_special_tokens
         outputs = self._llm.generate(request)
+
+        async def following() -> RequestOutput | None:
+            return await anext(outputs, None)
+
         try:
-            while (output := self._run(anext(outputs, None))) is not None:
+            while (output := self._run(following())) is not None:
                 yield output
-        finally:
+        except GeneratorExit:
             self._run(outputs.aclose())
+            raise
 
     def render_chat(self, messages: Sequence[Message], **kwargs: Any) -> str:
         """The prompt that `chat` makes of a conversation. Raises RequestError when the model has no template."""
@@ -230,7 +240,7 @@ def _listed(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
 def _plain(prompt: Prompt) -> str | list[int]:
     """Raises RequestError when it is none of the forms of `Prompt`."""
     plain: Any = prompt
-    if isinstance(prompt, dict) and len(prompt) == 1:
+    if isinstance(prompt, dict) and prompt.keys() <= {"prompt", "prompt_token_ids"}:
         plain = prompt.get("prompt_token_ids", prompt.get("prompt"))
     if isinstance(plain, str) or (isinstance(plain, list) and all(isinstance(token, int) for token in plain)):
         return plain

@@ -86,6 +86,8 @@ def main() -> None:
         code = fail(str(error))
     except OSError as error:
         code = fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except ImportError as error:
+        code = fail(f"this installation does not work: {error}")
     except MemoryError:
         code = fail("not enough memory")
     except (KeyboardInterrupt, typer.Abort):

@@ -25,6 +25,15 @@ def size(text: str) -> int:
         raise typer.BadParameter(str(error)) from None
 
 
+def cache_dtype(text: str) -> str:
+    """A type of the KV cache, by any of its names."""
+    from trivet.api.args import CACHE_DTYPES
+
+    if text not in CACHE_DTYPES:
+        raise typer.BadParameter(f"must be one of {', '.join(CACHE_DTYPES)}, got {text!r}")
+    return CACHE_DTYPES[text]
+
+
 Model = Annotated[
     str | None,
     typer.Argument(
@@ -46,8 +55,15 @@ ContextSize = Annotated[
         show_default="the model's own",
     ),
 ]
+StepTokens = Annotated[
+    int,
+    typer.Option("--max-num-batched-tokens", parser=size, metavar="N", help="Most tokens of one step."),
+]
 CacheDtype = Annotated[
-    str, typer.Option("--kv-cache-dtype", metavar="TYPE", help="Of the KV cache: auto, f32, f16 or bf16.")
+    str,
+    typer.Option(
+        "--kv-cache-dtype", parser=cache_dtype, metavar="TYPE", help="Of the KV cache: auto, f32, f16 or bf16."
+    ),
 ]
 
 Temperature = Annotated[

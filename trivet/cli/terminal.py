@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.table import Table
 
-from trivet.api.llm import LLM
-from trivet.api.outputs import RequestOutput
+if TYPE_CHECKING:
+    from trivet.api.llm import LLM
+    from trivet.api.outputs import RequestOutput
 
 console = Console(highlight=False, markup=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
@@ -17,6 +19,8 @@ errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 def load(model: str | None, **args: Any) -> LLM:
     """Load a model for one sequence at a time."""
+    from trivet.api.llm import LLM
+
     with errors.status("Loading the model …"):
         return LLM(model, max_num_seqs=1, seed=None, **args)
 
@@ -54,3 +58,23 @@ def speed(output: RequestOutput) -> str:
     if (spent := metrics.last_token_ts - metrics.first_token_ts) > 0:
         line += f" · {made} tokens, {(made - 1) / spent:.1f} tok/s"
     return line
+
+
+def pairs(rows: Iterable[tuple[str, str]]) -> None:
+    """Print names and values side by side."""
+    grid = Table.grid("", "", padding=(0, 2))
+    grid.columns[0].style = "bold"
+    grid.columns[1].overflow = "fold"
+    for row in rows:
+        grid.add_row(*row)
+    console.print(grid)
+
+
+def table(columns: Iterable[str], rows: Iterable[Iterable[str]], **options: Any) -> None:
+    """Print rows of text; all columns but the first are aligned to the right."""
+    grid = Table(*columns, **options)
+    for column in grid.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        grid.add_row(*row)
+    console.print(grid)

@@ -1,0 +1,126 @@
+"""What a model holds and needs, as plain data."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from trivet.errors import ModelError
+from trivet.models.config import ModelConfig
+from trivet.models.registry import build
+from trivet.text.tokenizer import Tokenizer
+from trivet.weights import open_checkpoint
+from trivet.weights.hub import resolve
+from trivet.weights.tensor import Checkpoint
+
+CACHE_BYTES = {"f32": 4, "f16": 2, "bf16": 2}
+
+
+def describe(model: str | None, context: int | None, cache_dtype: str, tensors: bool) -> dict[str, Any]:
+    """All that `trivet inspect` shows, ready for JSON. What cannot be read or run here has its reason in `problem`.
+
+    context: tokens to size the KV cache for; None is the model's own length. tensors: list each.
+
+    Raises ModelError when the file itself cannot be read.
+    """
+    checkpoint = open_checkpoint(resolve(model))
+    metadata = checkpoint.metadata
+    found: dict[str, Any] = {
+        "path": checkpoint.path,
+        "name": metadata.get("general.name", metadata.get("_name_or_path")),
+        "architecture": metadata.get("general.architecture", metadata.get("model_type")),
+        "parameters": sum(math.prod(info.shape) for info in checkpoint.tensors.values()),
+        "weights": weights(checkpoint),
+        "config": None,
+        "memory": None,
+        "tokenizer": None,
+        "chat_template": None,
+        "problems": [],
+    }
+    try:
+        config = ModelConfig.from_checkpoint(checkpoint)
+        found["config"] = sizes(config)
+        found["memory"] = memory(checkpoint, config, context, cache_dtype)
+        build(config, checkpoint)
+    except ModelError as error:
+        found["problems"].append(str(error))
+    try:
+        tokenizer = Tokenizer.load(checkpoint.path)
+        found["tokenizer"] = special_tokens(tokenizer)
+        found["chat_template"] = tokenizer.chat_template
+    except ModelError as error:
+        found["problems"].append(str(error))
+    if tensors:
+        found["tensors"] = [
+            {
+                "name": info.name,
+                "shape": list(info.shape),
+                "format": info.format.name,
+                "bytes": info.num_bytes,
+            }
+            for info in checkpoint.tensors.values()
+        ]
+    return found
+
+
+def weights(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Tensors, parameters and bytes of each format, the biggest first."""
+    formats: dict[str, dict[str, int]] = {}
+    for info in checkpoint.tensors.values():
+        entry = formats.setdefault(info.format.name, {"tensors": 0, "parameters": 0, "bytes": 0})
+        entry["tensors"] += 1
+        entry["parameters"] += math.prod(info.shape)
+        entry["bytes"] += info.num_bytes
+    return dict(sorted(formats.items(), key=lambda item: -item[1]["bytes"]))
+
+
+def sizes(config: ModelConfig) -> dict[str, Any]:
+    """The numbers that people compare models by."""
+    found: dict[str, Any] = {
+        "layers": config.num_layers,
+        "hidden_size": config.hidden_size,
+        "ffn_size": config.ffn_size,
+        "heads": config.num_heads,
+        "kv_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "context_length": config.context_length,
+        "vocab_size": config.vocab_size,
+        "sliding_window": max(config.windows, default=0) or None,
+        "tied_embeddings": config.tied,
+    }
+    if config.experts.count:
+        found["experts"] = config.experts.count
+        found["experts_used"] = config.experts.used
+        found["expert_ffn_size"] = config.experts.ffn_size
+    return found
+
+
+def memory(checkpoint: Checkpoint, config: ModelConfig, context: int | None, dtype: str) -> dict[str, Any]:
+    """Bytes of the weights, and of the keys and values of one sequence of `context` tokens."""
+    infos = checkpoint.tensors.values()
+    if dtype == "auto":
+        dtype = "f32" if all(info.format.name == "F32" for info in infos) else "bf16"
+    context = context or config.context_length
+    token = 2 * config.num_layers * config.kv_size * CACHE_BYTES[dtype]
+    weight_bytes = sum(info.num_bytes for info in infos)
+    return {
+        "weight_bytes": weight_bytes,
+        "kv_cache_dtype": dtype,
+        "kv_bytes_per_token": token,
+        "context": context,
+        "kv_bytes": token * context,
+        "total_bytes": weight_bytes + token * context,
+    }
+
+
+def special_tokens(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Its size, and the tokens that begin and end a text."""
+
+    def named(token: int) -> dict[str, Any]:
+        return {"id": token, "text": tokenizer.token_text(token)}
+
+    return {
+        "vocab_size": tokenizer.vocab_size,
+        "bos": None if tokenizer.bos_id is None else named(tokenizer.bos_id),
+        "eos": [named(token) for token in tokenizer.eos_ids],
+    }

@@ -1,0 +1,133 @@
+"""`trivet inspect`: what a model holds, and what it needs."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from trivet.cli import options
+
+UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
+
+
+def inspect(
+    model: options.Model = None,
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
+    context: Annotated[
+        int | None,
+        typer.Option(
+            "--context",
+            "--ctx-size",
+            "-c",
+            parser=options.size,
+            metavar="N",
+            help="Tokens to size the KV cache for.",
+            show_default="the model's own",
+        ),
+    ] = None,
+    kv_cache_dtype: options.CacheDtype = "auto",
+    system: Annotated[bool, typer.Option("--system", help="Show the processor and the installation instead.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Show what a model holds (architecture, sizes, formats, tokenizer, chat template) and the memory it needs.
+
+    No weights are read, so this is quick for models of any size.
+    """
+    from trivet.cli import terminal
+
+    if system:
+        from trivet.cli.system import system_info
+
+        found = system_info()
+    else:
+        from trivet.cli.describe import describe
+
+        found = describe(model, context, kv_cache_dtype, tensors)
+    if as_json:
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+    elif system:
+        terminal.pairs(system_rows(found))
+    else:
+        show_model(found)
+
+
+def show_model(found: dict[str, Any]) -> None:
+    from trivet.cli import terminal
+
+    terminal.pairs(model_rows(found))
+    weights = [
+        (name, f"{entry['tensors']:,}", f"{entry['parameters']:,}", amount(entry["bytes"]))
+        for name, entry in found["weights"].items()
+    ]
+    terminal.table(("format", "tensors", "parameters", "size"), weights)
+    if "tensors" in found:
+        rows = [
+            (entry["name"], " x ".join(map(str, entry["shape"])), entry["format"], amount(entry["bytes"]))
+            for entry in found["tensors"]
+        ]
+        terminal.table(("tensor", "shape", "format", "size"), rows)
+    for problem in found["problems"]:
+        terminal.errors.print(f"cannot run here: {problem}", style="red")
+
+
+def model_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = [
+        ("model", found["path"]),
+        ("name", found["name"] or "-"),
+        ("architecture", found["architecture"] or "-"),
+        ("parameters", f"{found['parameters']:,}"),
+    ]
+    if config := found["config"]:
+        rows += [
+            (name.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value))
+            for name, value in config.items()
+            if value is not None
+        ]
+    if tokenizer := found["tokenizer"]:
+        begin, ends = tokenizer["bos"], tokenizer["eos"]
+        rows += [
+            ("tokens", f"{tokenizer['vocab_size']:,}"),
+            ("text begins with", token(begin) if begin else "-"),
+            ("text ends with", ", ".join(map(token, ends)) or "-"),
+        ]
+    template = found["chat_template"]
+    rows.append(("chat template", f"{len(template):,} characters" if template else "-"))
+    if memory := found["memory"]:
+        kind, size = memory["kv_cache_dtype"], memory["kv_bytes_per_token"]
+        rows += [
+            ("weights", amount(memory["weight_bytes"])),
+            (
+                "KV cache",
+                f"{amount(memory['kv_bytes'])} for {memory['context']:,} tokens ({kind}, {amount(size)} each)",
+            ),
+            ("memory", amount(memory["total_bytes"])),
+        ]
+    return rows
+
+
+def system_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = []
+    for name, value in found.items():
+        if isinstance(value, dict):
+            text = ", ".join(f"{key} {entry}" for key, entry in value.items())
+        elif isinstance(value, list):
+            text = ", ".join(map(str, value))
+        else:
+            text = amount(value) if name.endswith("_bytes") else str(value)
+        rows.append((name.removesuffix("_bytes").replace("_", " "), text))
+    return rows
+
+
+def token(entry: dict[str, Any]) -> str:
+    return f"{entry['text']!r} ({entry['id']})"
+
+
+def amount(size: float) -> str:
+    """Bytes, for people."""
+    unit = 0
+    while size >= 1024 and unit + 1 < len(UNITS):
+        size /= 1024
+        unit += 1
+    return f"{size:,.{2 if unit else 0}f} {UNITS[unit]}"

@@ -1,0 +1,37 @@
+"""What this machine and installation are, for `trivet inspect --system` and beside measurements."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("numpy", "tokenizers", "safetensors", "huggingface-hub", "starlette", "uvicorn")
+
+
+def system_info() -> dict[str, Any]:
+    """Processor, the instruction sets that kernels use and could use, memory in bytes, versions; ready for JSON."""
+    from trivet import __version__, _native
+
+    native = _native.system_info()
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else native["cores"]
+    return {
+        "processor": processor(),
+        **native,
+        "usable_cores": usable,
+        "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        "os": platform.platform(),
+        "python": platform.python_version(),
+        "trivet": __version__,
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+
+
+def processor() -> str:
+    """Its name, for people."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -7,7 +7,7 @@ import numpy as np
 from trivet.errors import ModelError
 from trivet.models import rope
 from trivet.models.config import MAX_LAYERS, MAX_WIDTH, Experts, ModelConfig, vocab_size_of
-from trivet.models.fields import Fields
+from trivet.weights.fields import Fields
 from trivet.weights.tensor import Checkpoint
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "qwen3moe", "gemma2", "gemma3", "phi3")

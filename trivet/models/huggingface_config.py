@@ -6,7 +6,7 @@ from trivet.errors import ModelError
 from trivet.graph.ops import Rotary
 from trivet.models import rope
 from trivet.models.config import MAX_LAYERS, MAX_WIDTH, Experts, ModelConfig, vocab_size_of
-from trivet.models.fields import Fields
+from trivet.weights.fields import Fields
 from trivet.weights.tensor import Checkpoint
 
 ARCHITECTURES = {

@@ -8,7 +8,7 @@ import numpy as np
 
 from trivet.errors import ModelError
 from trivet.graph.ops import Rotary
-from trivet.models.fields import Fields
+from trivet.weights.fields import Fields
 from trivet.weights.formats import Format
 from trivet.weights.tensor import Checkpoint
 

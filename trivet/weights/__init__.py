@@ -35,6 +35,6 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 def gguf_models(folder: Path) -> list[Path]:
     """The GGUF files of a folder, sorted; of a model in splits, only the first."""
-    from trivet.weights.gguf import split_number
+    from trivet.weights.gguf import split_of
 
-    return sorted(p for p in folder.glob("*.gguf") if split_number(p) in (None, 1))
+    return sorted(p for p in folder.glob("*.gguf") if (split_of(p) or ("", 1, 1))[1] == 1)

@@ -25,7 +25,7 @@ MAX_DIMENSIONS = 4
 MAX_SPLITS = 65535
 
 _FORMATS = {fmt.type_id: fmt for fmt in Format}
-_SPLIT_NAME = re.compile(r"(?P<prefix>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+_SPLIT_NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 _SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
 _MIN_KEY_BYTES = 8 + 1 + 4 + 1
 _MIN_INFO_BYTES = 8 + 4 + 4 + 8
@@ -69,10 +69,10 @@ class GGUFFile:
         return Tensor(info, self._data[name].reshape(*info.shape[:-1], info.format.row_bytes(info.shape[-1])))
 
 
-def split_number(path: str | Path) -> int | None:
-    """The number, from 1, that a file's name gives it among the splits of a model; None for other names."""
+def split_of(path: str | Path) -> tuple[str, int, int] | None:
+    """Of a file named as a split of a model: the names' common prefix, the split's number from 1, and their count."""
     match = _SPLIT_NAME.fullmatch(str(path))
-    return int(match["number"]) if match else None
+    return (match[1], int(match[2]), int(match[3])) if match else None
 
 
 class _Part:
@@ -176,13 +176,13 @@ def _other_splits(first: _Part) -> list[_Part]:
         raise ModelError(f"{first.path}: split.no is {number!r} and split.count {count!r}, which cannot be")
     if count < 2:
         return []
-    match = _SPLIT_NAME.fullmatch(first.path)
-    if match is None or int(match["number"]) != number + 1 or int(match["count"]) != count:
+    split = split_of(first.path)
+    if split is None or split[1:] != (number + 1, count):
         raise ModelError(
             f"{first.path}: this is split {number + 1} of {count}, so its name must end in "
             f"-{number + 1:05}-of-{count:05}.gguf for the others to be found"
         )
-    names = [f"{match['prefix']}-{i + 1:05}-of-{count:05}.gguf" for i in range(count)]
+    names = [f"{split[0]}-{i + 1:05}-of-{count:05}.gguf" for i in range(count)]
     if number != 0:
         raise ModelError(f"{first.path}: this is split {number + 1} of {count}; name the first, {names[0]}")
     missing = [name for name in names if not Path(name).is_file()]

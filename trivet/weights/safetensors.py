@@ -20,10 +20,12 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 _FORMATS = {name: Format[name] for name in ("F32", "F16", "BF16", "F64", "I8", "I16", "I32", "I64")}
+_ALIGNMENT = 8
+"""What readers of the data may count on; the files promise nothing."""
 
 
 class SafetensorsFolder:
-    """The weights of a Hugging Face folder under their own names; tensors are read-only views of the mapped files.
+    """The weights of a Hugging Face folder under their own names; tensors are views of the mapped files.
 
     config: `config.json`.
     tensors: those of all shards; where there is an index, the ones it names.
@@ -48,8 +50,10 @@ class SafetensorsFolder:
     def load(self, name: str) -> Tensor:
         if name not in self.tensors:
             raise ModelError(f"{self.path}: there is no tensor {name!r} among the {len(self.tensors)} of this model")
-        info = self.tensors[name]
-        return Tensor(info, self._data[name].reshape(*info.shape[:-1], info.format.row_bytes(info.shape[-1])))
+        info, data = self.tensors[name], self._data[name]
+        if data.ctypes.data % _ALIGNMENT:
+            data = data.copy()
+        return Tensor(info, data.reshape(*info.shape[:-1], info.format.row_bytes(info.shape[-1])))
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -112,7 +116,7 @@ def _read_shard(path: Path) -> dict[str, tuple[TensorInfo, np.ndarray]]:
         info = TensorInfo(name, tuple(entry["shape"]) or (1,), _FORMATS[entry["dtype"]])
         if end - start != info.num_bytes:
             raise ModelError(
-                f"{path}: tensor {name!r} has {end - start} bytes; {list(info.shape)} of {info.format.name} need {info.num_bytes}"
+                f"{path}: tensor {name!r} has {end - start} bytes; its shape {list(info.shape)} needs {info.num_bytes}"
             )
         tensors[name] = info, data[base + start : base + end]
     return tensors

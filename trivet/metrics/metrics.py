@@ -1,0 +1,225 @@
+"""Counts what happens to requests, and exports it with the engine's statistics for Prometheus."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from types import TracebackType
+
+import prometheus_client
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from trivet.api.outputs import RequestMetrics, RequestOutput
+from trivet.api.request import GenerateRequest
+from trivet.engine.request import EngineStats, ModelInfo
+from trivet.errors import OverloadedError, RequestError
+from trivet.metrics import table
+
+
+class Metrics:
+    """All metrics of one application, in a registry of their own."""
+
+    def __init__(self, model_name: str, info: ModelInfo, stats: Callable[[], EngineStats]) -> None:
+        self._vllm_labels = {"model_name": model_name, "engine": "0"}
+        self._counts: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
+        self._registry = CollectorRegistry()
+        self._histograms = {
+            key: [
+                self._histogram(name, metric.help, buckets, info.max_model_len)
+                for name, buckets in metric.names.items()
+            ]
+            for key, metric in table.HISTOGRAMS.items()
+        }
+        self._registry.register(_Snapshot(self._counts, self._vllm_labels, info, stats))
+        prometheus_client.ProcessCollector(registry=self._registry)
+
+    def count(self, key: str, amount: float = 1, label: str = "") -> None:
+        """Add to a row of `table.COUNTERS`."""
+        self._counts[key][label] += amount
+
+    def observe(self, key: str, value: float) -> None:
+        """Add an observation to a row of `table.HISTOGRAMS`."""
+        for histogram in self._histograms[key]:
+            histogram.observe(value)
+
+    def watch(self, request: GenerateRequest) -> RequestWatch:
+        """A context manager around one request; tell it each output."""
+        return RequestWatch(self, request)
+
+    def expose(self) -> bytes:
+        """Prometheus' text format, version 0.0.4."""
+        text = prometheus_client.generate_latest(self._registry)
+        # The library ends every counter's name in _total; those without it pass through it as untyped.
+        return text.replace(b" untyped\n", b" counter\n")
+
+    def _histogram(
+        self, name: str, help: str, buckets: tuple[float, ...] | str, max_len: int
+    ) -> prometheus_client.Histogram:
+        labels = self._vllm_labels if name.startswith("vllm:") else {}
+        bounds = _length_buckets(buckets, max_len) if isinstance(buckets, str) else buckets
+        histogram = prometheus_client.Histogram(
+            name, help, labelnames=list(labels), buckets=bounds, registry=self._registry
+        )
+        return histogram.labels(**labels) if labels else histogram
+
+
+class RequestWatch:
+    """Follows one request of the engine's from its arrival to its end, whatever that is.
+
+    What is refused before, or by the engine as invalid, is counted where it is answered.
+    """
+
+    def __init__(self, metrics: Metrics, request: GenerateRequest) -> None:
+        self._metrics = metrics
+        self._request = request
+        self._arrival = time.perf_counter()
+        self._last_tokens: dict[int, float] = {}
+        self._generated = 0
+        self._finished = False
+
+    def __enter__(self) -> RequestWatch:
+        return self
+
+    def output(self, output: RequestOutput) -> None:
+        """Count what a delta brings. The prompt counts once it has been processed, that is at the first token."""
+        now = time.perf_counter()
+        metrics = self._metrics
+        for sequence in output.outputs:
+            if not sequence.token_ids:
+                continue
+            if not self._last_tokens:
+                metrics.observe("first_token", now - self._arrival)
+                self._count_prompt(output)
+            previous = self._last_tokens.get(sequence.index)
+            if previous is not None:
+                metrics.observe("inter_token", now - previous)
+            self._last_tokens[sequence.index] = now
+            self._generated += len(sequence.token_ids)
+            metrics.count("generation_tokens", len(sequence.token_ids))
+        for sequence in output.outputs:
+            if sequence.finish_reason is not None:
+                metrics.count("finished", label=sequence.finish_reason)
+        if output.finished:
+            metrics.count("success")
+            self._finished = True
+            self._finish(output, now)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._finished:
+            return
+        match error:
+            case RequestError():
+                return
+            case OverloadedError():
+                self._metrics.count("failure", label="overloaded")
+            case Exception():
+                self._metrics.count("failure", label="generation")
+                self._metrics.count("finished", label="error")
+            case _:
+                self._metrics.count("failure", label="dropped")
+                self._metrics.count("finished", label="abort")
+
+    def _count_prompt(self, output: RequestOutput) -> None:
+        length, cached = len(output.prompt_token_ids), output.num_cached_tokens
+        self._metrics.count("prompt_tokens", length)
+        self._metrics.count("prompt_tokens_cached", cached)
+        self._metrics.count("prompt_tokens_computed", length - cached)
+
+    def _finish(self, output: RequestOutput, now: float) -> None:
+        metrics, params = self._metrics, self._request.params
+        metrics.observe("latency", now - self._arrival)
+        metrics.observe("prompt_length", len(output.prompt_token_ids))
+        metrics.observe("generation_length", self._generated)
+        metrics.observe("choices", params.n)
+        if params.max_tokens is not None:
+            metrics.observe("max_tokens", params.max_tokens)
+        if output.metrics is not None and self._generated:
+            self._observe_phases(output.metrics)
+
+    def _observe_phases(self, times: RequestMetrics) -> None:
+        metrics = self._metrics
+        prefill = times.first_token_ts - times.scheduled_ts
+        decode = times.last_token_ts - times.first_token_ts
+        metrics.observe("queue", times.scheduled_ts - times.queued_ts)
+        metrics.observe("prefill", prefill)
+        metrics.observe("decode", decode)
+        metrics.observe("inference", prefill + decode)
+        metrics.observe("mean_time_per_token", (prefill + decode) / self._generated)
+        if self._generated > 1:
+            metrics.observe("time_per_output_token", decode / (self._generated - 1))
+        metrics.count("prompt_seconds", prefill)
+        metrics.count("generation_seconds", decode)
+
+
+class _Snapshot(Collector):
+    """Yields the counters, and what the engine says of itself now."""
+
+    def __init__(
+        self,
+        counts: defaultdict[str, defaultdict[str, float]],
+        vllm_labels: dict[str, str],
+        info: ModelInfo,
+        stats: Callable[[], EngineStats],
+    ) -> None:
+        self._counts = counts
+        self._vllm_labels = vllm_labels
+        self._info = info
+        self._stats = stats
+
+    def collect(self) -> Iterator[Metric]:
+        for key, row in table.COUNTERS.items():
+            unseen: dict[str, float] = {} if row.label else {"": 0}
+            yield from self._counter(row, self._counts[key] or unseen)
+        stats, info = self._stats(), self._info
+        for key, row in table.ENGINE_COUNTERS.items():
+            yield from self._counter(row, {"": getattr(stats, key)})
+        values = {
+            "running": stats.running,
+            "waiting": stats.waiting,
+            "cache_usage": stats.blocks_used / stats.blocks_total if stats.blocks_total else 0.0,
+            "cache_tokens_used": stats.blocks_used * info.block_size,
+            "cache_tokens": info.num_blocks * info.block_size,
+        }
+        for key, gauge in table.ENGINE_GAUGES.items():
+            for name in gauge.names:
+                labels = self._labels(name)
+                family = GaugeMetricFamily(name, gauge.help, labels=list(labels))
+                family.add_metric(list(labels.values()), values[key])
+                yield family
+        yield self._cache_config()
+
+    def _counter(self, row: table.Counter, counts: dict[str, float]) -> Iterator[Metric]:
+        for name in row.names:
+            plain = not name.endswith("_total")
+            family = Metric(name.removesuffix("_total"), row.help, "unknown" if plain else "counter")
+            for label, count in counts.items():
+                family.add_sample(name, self._labels(name) | ({row.label: label} if row.label else {}), count)
+            yield family
+
+    def _cache_config(self) -> Metric:
+        info = self._info
+        facts = {
+            "block_size": info.block_size,
+            "num_gpu_blocks": info.num_blocks,
+            "kv_cache_size_tokens": info.num_blocks * info.block_size,
+            "kv_cache_max_concurrency": info.num_blocks * info.block_size / info.max_model_len,
+            "cache_bytes": info.cache_bytes,
+        }
+        labels = self._vllm_labels | {key: str(value) for key, value in facts.items()}
+        family = GaugeMetricFamily("vllm:cache_config_info", "How the KV cache is set up.", labels=list(labels))
+        family.add_metric(list(labels.values()), 1)
+        return family
+
+    def _labels(self, name: str) -> dict[str, str]:
+        return self._vllm_labels if name.startswith("vllm:") else {}
+
+
+def _length_buckets(rule: str, max_len: int) -> list[float]:
+    if rule == table.TGI_LENGTH:
+        return [max_len * step / 100 for step in range(1, 101)]
+    bounds = [float(m * 10**e) for e in range(len(str(max_len))) for m in (1, 2, 5)]
+    return [bound for bound in bounds if bound <= max_len]

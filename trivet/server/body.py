@@ -1,0 +1,66 @@
+"""Request bodies: bounded, JSON, of a declared shape."""
+
+from __future__ import annotations
+
+import re
+from typing import TypeVar
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+
+from trivet.server.errors import ClientGone, Kind, Problem
+
+T = TypeVar("T")
+_PATH = re.compile(r" - at `\$\.?(.*)`$")
+
+
+async def read_json(request: Request, limit: int, shape: type[T]) -> T:
+    """A body of at most `limit` bytes that is declared as JSON, parsed as `shape`."""
+    require_json(request)
+    return decode(await read_body(request, limit), shape)
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The whole body. Raises Problem when it is longer than `limit` bytes.
+
+    A longer body is still read (not kept) up to twice the limit: a client that is cut off while it sends never sees
+    why.
+    """
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size <= limit:
+                chunks.append(chunk)
+            elif size > 2 * limit:
+                break
+    except ClientDisconnect as error:
+        raise ClientGone from error
+    if size > limit:
+        raise Problem(Kind.BODY_TOO_LARGE, f"the request body is larger than the limit of {limit} bytes")
+    return b"".join(chunks)
+
+
+def require_json(request: Request) -> None:
+    """Refuse a body that is not declared as JSON."""
+    given = request.headers.get("content-type", "")
+    media_type = given.partition(";")[0].strip().lower()
+    if media_type != "application/json" and not media_type.endswith("+json"):
+        raise Problem(
+            Kind.CONTENT_TYPE, f"Expected request with `Content-Type: application/json`, got {given or 'none'!r}"
+        )
+
+
+def decode(body: bytes, shape: type[T]) -> T:
+    """Parse `body` as `shape`. Raises Problem: SYNTAX for what is not JSON, SCHEMA naming the field otherwise."""
+    try:
+        return msgspec.json.decode(body, type=shape)
+    except msgspec.ValidationError as error:
+        where = _PATH.search(str(error))
+        parameter = where.group(1) if where else None
+        raise Problem(Kind.SCHEMA, str(error), parameter or None) from None
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise Problem(Kind.SYNTAX, f"the body is not valid JSON: {error}") from None
+    except RecursionError:
+        raise Problem(Kind.SYNTAX, "the body is not valid JSON: it is nested too deeply") from None

@@ -1,0 +1,55 @@
+"""The routes of llama.cpp's own API."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from trivet.api.outputs import RequestOutput
+from trivet.api.request import GenerateRequest
+from trivet.server import sse
+from trivet.server.body import decode, read_body
+from trivet.server.collect import collect_all
+from trivet.server.connection import while_connected
+from trivet.server.dialects.llamacpp.answer import Answer
+from trivet.server.dialects.llamacpp.errors import DIALECT
+from trivet.server.dialects.llamacpp.parameters import sampling_params, settings
+from trivet.server.dialects.llamacpp.prompts import encode_prompt, split_prompts
+from trivet.server.dialects.llamacpp.schemas import CompletionBody
+from trivet.server.endpoint import endpoint
+from trivet.server.service import Service
+from trivet.server.streams import merged
+
+
+def routes(service: Service) -> list[Route]:
+    run = endpoint(service, DIALECT, completion, generates=True)
+    return [Route(path, run, methods=["POST"]) for path in ("/completion", "/completions")]
+
+
+async def completion(service: Service, request: Request) -> Response:
+    """The answer is an object, or a list of them where there were several prompts or sequences to make."""
+    body = decode(await read_body(request, service.options.payload_limit), CompletionBody)
+    prompts, as_list = split_prompts(body.prompt)
+    given = settings(service, body)
+    n = next((n for n in (body.n_cmpl, body.n) if n is not None), 1)
+    requests = []
+    for prompt in prompts:
+        ids = await encode_prompt(service, prompt)
+        service.check_length(ids)
+        params = sampling_params(service, given, n, len(ids))
+        salt = secrets.token_hex(8) if body.cache_prompt is False else ""
+        requests.append(GenerateRequest(ids, params, request.state.request_id, cache_salt=salt))
+    answer = Answer(service, given, n, bool(body.return_tokens), body.response_fields or [])
+    outputs = merged([service.generate(one) for one in requests])
+    if given.stream:
+        return await sse.event_stream(request, answer.events(outputs), DIALECT.error_event)
+    whole = await while_connected(request.receive, collect_all(outputs, len(requests)))
+    results = [result for index, output in enumerate(whole) for result in answer.whole(index, output)]
+    content = results if as_list or len(results) > 1 else results[0]
+    return Response(msgspec.json.encode(content), media_type="application/json")

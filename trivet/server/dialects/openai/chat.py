@@ -1,0 +1,241 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+from starlette.requests import Request
+from starlette.responses import Response
+
+from trivet.api.outputs import CompletionOutput, RequestOutput
+from trivet.api.request import GenerateRequest
+from trivet.server import sse
+from trivet.server.body import read_json
+from trivet.server.collect import collect
+from trivet.server.connection import while_connected
+from trivet.server.dialects.openai.errors import DIALECT
+from trivet.server.dialects.openai.logprobs import LogprobsWriter, prompt_logprobs
+from trivet.server.dialects.openai.reply import Reply
+from trivet.server.dialects.openai.requests import (
+    check_logprobs,
+    check_request,
+    fit_prompt,
+    max_output_tokens,
+    sampling_params,
+)
+from trivet.server.dialects.openai.schemas import (
+    AnswerMessage,
+    ChatBody,
+    ChatChoice,
+    ChatChunk,
+    ChatChunkChoice,
+    ChatCompletion,
+    ChatLogprobs,
+    Delta,
+    Message,
+)
+from trivet.server.errors import Kind, Problem
+from trivet.server.service import Service
+
+
+async def chat_completions(service: Service, request: Request) -> Response:
+    body = await read_json(request, service.options.payload_limit, ChatBody)
+    check_request(service, body)
+    check_logprobs(service, body.top_logprobs, "top_logprobs")
+    if body.top_logprobs and not body.logprobs:
+        raise Problem(Kind.INVALID, "when using `top_logprobs`, `logprobs` must be set to true.", "top_logprobs")
+    prompt = await service.encode(render(service, body), add_special=bool(body.add_special_tokens))
+    prompt = fit_prompt(service, prompt, body.truncate_prompt_tokens)
+    field = "max_completion_tokens" if body.max_completion_tokens is not None else "max_tokens"
+    max_tokens = max_output_tokens(service, getattr(body, field), field, len(prompt))
+    logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    reply = Reply.to(service, request, body, "chatcmpl")
+    outputs = service.generate(
+        GenerateRequest(
+            prompt=prompt,
+            params=sampling_params(service, body, max_tokens, logprobs),
+            request_id=reply.id,
+            priority=body.priority or 0,
+            cache_salt=body.cache_salt or "",
+        )
+    )
+    answer = ChatAnswer(service, body, reply)
+    if body.stream:
+        return await sse.event_stream(request, answer.chunks(outputs), DIALECT.error_event)
+    whole = await while_connected(request.receive, collect(outputs))
+    return Response(msgspec.json.encode(answer.whole(whole)), media_type="application/json")
+
+
+def render(service: Service, body: ChatBody) -> str:
+    """The conversation as the model's template writes it."""
+    template = service.llm.chat_template
+    if template is None:
+        raise Problem(
+            Kind.NO_TEMPLATE,
+            "this model has no chat template: use /v1/completions, or start the server with --chat-template",
+            "messages",
+        )
+    if not body.messages:
+        raise Problem(Kind.INVALID, "messages must hold at least one message", "messages")
+    kwargs: dict[str, Any] = dict(body.chat_template_kwargs or {})
+    if body.documents is not None:
+        kwargs["documents"] = body.documents
+    if body.reasoning_effort is not None:
+        kwargs["reasoning_effort"] = body.reasoning_effort
+        kwargs.setdefault("enable_thinking", body.reasoning_effort != "none")
+    messages = [template_message(message, index) for index, message in enumerate(body.messages)]
+    return template.render(messages, add_generation_prompt=body.add_generation_prompt is not False, **kwargs)
+
+
+def template_message(message: Message, index: int) -> dict[str, Any]:
+    """A message as templates expect it: text content, parsed tool arguments, no empty fields."""
+    fields: dict[str, Any] = {"role": message.role, "content": _text(message.content, index)}
+    for name in ("name", "tool_call_id"):
+        if (value := getattr(message, name)) is not None:
+            fields[name] = value
+    if message.tool_calls:
+        fields["tool_calls"] = [_parsed_arguments(call, index) for call in message.tool_calls]
+    if reasoning := message.reasoning or message.reasoning_content:
+        fields |= {"reasoning": reasoning, "reasoning_content": reasoning}
+    return fields
+
+
+def _text(content: str | list[dict[str, Any]] | None, index: int) -> str:
+    if not isinstance(content, list):
+        return content or ""
+    texts = []
+    for number, part in enumerate(content):
+        where = f"messages[{index}].content[{number}]"
+        kind = part.get("type", "text")
+        if kind not in ("text", "input_text", "output_text", "refusal"):
+            raise Problem(Kind.INVALID, f"content of type {kind!r} is not supported, only text", where)
+        text = part.get("refusal" if kind == "refusal" else "text")
+        if not isinstance(text, str):
+            raise Problem(Kind.INVALID, f"{where} must have a `text` that is a string", where)
+        texts.append(text)
+    return "\n".join(texts)
+
+
+def _parsed_arguments(call: dict[str, Any], index: int) -> dict[str, Any]:
+    function = call.get("function")
+    if not isinstance(function, dict):
+        raise Problem(Kind.INVALID, "a tool call must have a `function`", f"messages[{index}].tool_calls")
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments) if arguments else {}
+        except ValueError:
+            arguments = {}
+    return call | {"function": function | {"arguments": arguments}}
+
+
+class ChatAnswer:
+    """Writes the engine's outputs as a completion, or as the chunks of one."""
+
+    def __init__(self, service: Service, body: ChatBody, reply: Reply) -> None:
+        self._body = body
+        self._reply = reply
+        self._n = body.n or 1
+        options = body.stream_options
+        self._usage_at_end = bool(options and options.include_usage)
+        self._usage_always = bool(options and options.continuous_usage_stats)
+        self._logprobs = LogprobsWriter(
+            service.llm.tokenizer, body.top_logprobs or 0, bool(body.return_tokens_as_token_ids)
+        )
+
+    def whole(self, output: RequestOutput) -> ChatCompletion:
+        self._reply.count(output)
+        return ChatCompletion(
+            id=self._reply.id,
+            created=self._reply.created,
+            model=self._reply.model,
+            choices=[
+                ChatChoice(
+                    sequence.index,
+                    AnswerMessage("assistant", sequence.text),
+                    self._written(sequence),
+                    sequence.finish_reason,
+                    sequence.stop_reason,
+                    sequence.token_ids if self._body.return_token_ids else None,
+                )
+                for sequence in output.outputs
+            ],
+            system_fingerprint=self._reply.fingerprint,
+            usage=self._reply.usage(in_stream=False),
+            prompt_logprobs=prompt_logprobs(output.prompt_logprobs),
+            prompt_token_ids=output.prompt_token_ids if self._body.return_token_ids else None,
+        )
+
+    async def chunks(self, outputs: AsyncGenerator[RequestOutput, None]) -> AsyncGenerator[bytes, None]:
+        begun = False
+        async with aclosing(outputs):
+            async for output in outputs:
+                self._reply.count(output)
+                if not begun:
+                    begun = True
+                    for index in range(self._n):
+                        yield self._role_chunk(index, output)
+                for sequence in output.outputs:
+                    if (choice := self._delta(sequence)) is not None:
+                        yield self._chunk(choice)
+        if self._usage_at_end:
+            yield self._encode(
+                ChatChunk(
+                    **self._reply.head,
+                    choices=[],
+                    usage=self._reply.usage(in_stream=True),
+                    system_fingerprint=self._reply.fingerprint,
+                )
+            )
+        yield sse.DONE
+
+    def _role_chunk(self, index: int, output: RequestOutput) -> bytes:
+        return self._encode(
+            ChatChunk(
+                **self._reply.head,
+                choices=[ChatChunkChoice(index, Delta("assistant", ""), None, None)],
+                usage=self._reply.usage(in_stream=True) if self._usage_always else UNSET,
+                prompt_token_ids=output.prompt_token_ids if self._body.return_token_ids else None,
+                prompt_text=None,
+            )
+        )
+
+    def _delta(self, sequence: CompletionOutput) -> ChatChunkChoice | None:
+        """None when there is nothing to tell yet, as when half a character has come."""
+        tells_tokens = self._body.logprobs or self._body.return_token_ids
+        ended = sequence.finish_reason is not None
+        if not (sequence.text or ended or (tells_tokens and sequence.token_ids)):
+            return None
+        return ChatChunkChoice(
+            sequence.index,
+            Delta(content=sequence.text),
+            self._written(sequence),
+            sequence.finish_reason,
+            sequence.stop_reason if ended else UNSET,
+            sequence.token_ids if self._body.return_token_ids else None,
+        )
+
+    def _chunk(self, choice: ChatChunkChoice) -> bytes:
+        signed = choice.finish_reason is not None and not self._usage_at_end
+        return self._encode(
+            ChatChunk(
+                **self._reply.head,
+                choices=[choice],
+                usage=self._reply.usage(in_stream=True) if self._usage_always else UNSET,
+                system_fingerprint=self._reply.fingerprint if signed else UNSET,
+            )
+        )
+
+    def _written(self, sequence: CompletionOutput) -> ChatLogprobs | None:
+        if sequence.logprobs is None or not self._body.logprobs:
+            return None
+        return self._logprobs.chat(sequence.token_ids, sequence.logprobs)
+
+    @staticmethod
+    def _encode(chunk: ChatChunk) -> bytes:
+        return sse.event(msgspec.json.encode(chunk))

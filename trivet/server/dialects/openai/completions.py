@@ -1,0 +1,220 @@
+"""POST /v1/completions."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+import msgspec
+from msgspec import UNSET
+from starlette.requests import Request
+from starlette.responses import Response
+
+from trivet.api.outputs import CompletionOutput, Logprob, RequestOutput
+from trivet.api.request import GenerateRequest
+from trivet.server import sse
+from trivet.server.body import read_json
+from trivet.server.collect import collect_all
+from trivet.server.connection import while_connected
+from trivet.server.dialects.openai.errors import DIALECT
+from trivet.server.dialects.openai.logprobs import LogprobsWriter, prompt_logprobs
+from trivet.server.dialects.openai.reply import Reply
+from trivet.server.dialects.openai.requests import (
+    check_logprobs,
+    check_request,
+    fit_prompt,
+    max_output_tokens,
+    sampling_params,
+)
+from trivet.server.dialects.openai.schemas import (
+    Completion,
+    CompletionBody,
+    CompletionChoice,
+    CompletionChunk,
+    CompletionChunkChoice,
+    CompletionLogprobs,
+)
+from trivet.server.errors import Kind, Problem
+from trivet.server.service import Service
+from trivet.server.streams import merged
+
+DEFAULT_MAX_TOKENS = 16
+
+
+async def completions(service: Service, request: Request) -> Response:
+    body = await read_json(request, service.options.payload_limit, CompletionBody)
+    check_request(service, body)
+    check_logprobs(service, body.logprobs, "logprobs")
+    reply = Reply.to(service, request, body, "cmpl")
+    given = prompts(service, body)
+    requests = [await generate_request(service, body, prompt, reply) for prompt in given]
+    decode = service.llm.tokenizer.decode
+    echoes = [prompt if isinstance(prompt, str) else decode(prompt) for prompt in given] if body.echo else []
+    answer = CompletionAnswer(service, body, reply, echoes)
+    outputs = merged([service.generate(one) for one in requests])
+    if body.stream:
+        return await sse.event_stream(request, answer.chunks(outputs), DIALECT.error_event)
+    whole = await while_connected(request.receive, collect_all(outputs, len(requests)))
+    return Response(msgspec.json.encode(answer.whole(whole)), media_type="application/json")
+
+
+def prompts(service: Service, body: CompletionBody) -> list[str | list[int]]:
+    """The request's prompts: one text, one list of ids, or a list of either."""
+    prompt = body.prompt
+    if prompt is None:
+        raise Problem(Kind.INVALID, "prompt is missing", "prompt")
+    if isinstance(prompt, str):
+        return [prompt]
+    ids = [part for part in prompt if isinstance(part, int)]
+    if ids and len(ids) == len(prompt):
+        return [ids]
+    if ids:
+        raise Problem(Kind.INVALID, "prompt must not mix token ids with texts or lists", "prompt")
+    if not 1 <= len(prompt) <= service.options.max_prompts:
+        raise Problem(
+            Kind.INVALID, f"prompt must hold 1 to {service.options.max_prompts} prompts, got {len(prompt)}", "prompt"
+        )
+    return [part for part in prompt if not isinstance(part, int)]
+
+
+async def generate_request(
+    service: Service, body: CompletionBody, prompt: str | list[int], reply: Reply
+) -> GenerateRequest:
+    if isinstance(prompt, str):
+        prompt = await service.encode(prompt, add_special=body.add_special_tokens is not False)
+    prompt = fit_prompt(service, prompt, body.truncate_prompt_tokens)
+    requested = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    if requested == 0 and body.echo:
+        requested = 1
+    max_tokens = max_output_tokens(service, requested, "max_tokens", len(prompt))
+    params = sampling_params(service, body, max_tokens, body.logprobs)
+    if body.echo and body.logprobs is not None and params.prompt_logprobs is None:
+        params.prompt_logprobs = body.logprobs
+    return GenerateRequest(
+        prompt=prompt,
+        params=params,
+        request_id=reply.id,
+        priority=body.priority or 0,
+        cache_salt=body.cache_salt or "",
+    )
+
+
+class CompletionAnswer:
+    """Writes the engine's outputs as a completion, or as the chunks of one.
+
+    The choice of sequence i of prompt p has the index p * n + i.
+    """
+
+    def __init__(self, service: Service, body: CompletionBody, reply: Reply, echoes: Sequence[str]) -> None:
+        self._body = body
+        self._reply = reply
+        self._n = body.n or 1
+        self._echoes = echoes
+        self._score_only = bool(body.echo) and body.max_tokens == 0
+        options = body.stream_options
+        self._usage_at_end = bool(options and options.include_usage)
+        self._usage_always = bool(options and options.continuous_usage_stats)
+        self._logprobs = LogprobsWriter(
+            service.llm.tokenizer, body.logprobs or 0, bool(body.return_tokens_as_token_ids)
+        )
+        self._offsets: dict[int, int] = {}
+        self._prompt_entries: dict[int, list[dict[int, Logprob] | None]] = {}
+
+    def whole(self, outputs: Sequence[RequestOutput]) -> Completion:
+        choices = []
+        for prompt_index, output in enumerate(outputs):
+            self._take(prompt_index, output)
+            for sequence in output.outputs:
+                index = prompt_index * self._n + sequence.index
+                echo = self._echoes[prompt_index] if self._body.echo else ""
+                choices.append(
+                    CompletionChoice(
+                        index,
+                        echo + sequence.text,
+                        self._written(index, output, sequence),
+                        sequence.finish_reason,
+                        sequence.stop_reason,
+                        sequence.token_ids if self._body.return_token_ids else None,
+                        prompt_logprobs(output.prompt_logprobs) if self._body.prompt_logprobs is not None else None,
+                        output.prompt_token_ids if self._body.return_token_ids else None,
+                    )
+                )
+        return Completion(
+            **self._reply.head,
+            choices=choices,
+            system_fingerprint=self._reply.fingerprint,
+            usage=self._reply.usage(in_stream=False),
+        )
+
+    async def chunks(self, outputs: AsyncGenerator[tuple[int, RequestOutput], None]) -> AsyncGenerator[bytes, None]:
+        begun: set[int] = set()
+        async with aclosing(outputs):
+            async for prompt_index, output in outputs:
+                self._take(prompt_index, output)
+                for sequence in output.outputs:
+                    index = prompt_index * self._n + sequence.index
+                    first = index not in begun
+                    echo = self._echoes[prompt_index] if self._body.echo and first else ""
+                    ended = sequence.finish_reason is not None
+                    tells_tokens = self._body.logprobs is not None or self._body.return_token_ids
+                    if not (sequence.text or echo or ended or (tells_tokens and sequence.token_ids)):
+                        continue
+                    begun.add(index)
+                    tells_ids = bool(self._body.return_token_ids)
+                    choice = CompletionChunkChoice(
+                        index,
+                        echo + sequence.text,
+                        self._written(index, output, sequence),
+                        sequence.finish_reason,
+                        sequence.stop_reason,
+                        output.prompt_token_ids if tells_ids and first else None,
+                        sequence.token_ids if tells_ids else None,
+                    )
+                    yield self._chunk(choice)
+        if self._usage_at_end:
+            yield self._encode(
+                CompletionChunk(
+                    **self._reply.head,
+                    choices=[],
+                    usage=self._reply.usage(in_stream=True),
+                    system_fingerprint=self._reply.fingerprint,
+                )
+            )
+        yield sse.DONE
+
+    def _take(self, prompt_index: int, output: RequestOutput) -> None:
+        """Count an output; where the prompt was only to be scored, forget the token that had to be generated."""
+        if output.prompt_logprobs is not None:
+            self._prompt_entries[prompt_index] = output.prompt_logprobs
+        if self._score_only:
+            for sequence in output.outputs:
+                sequence.text, sequence.token_ids, sequence.stop_reason = "", [], None
+                sequence.logprobs = None if sequence.logprobs is None else []
+                sequence.finish_reason = sequence.finish_reason and "length"
+        self._reply.count(output)
+
+    def _chunk(self, choice: CompletionChunkChoice) -> bytes:
+        signed = choice.finish_reason is not None and not self._usage_at_end
+        return self._encode(
+            CompletionChunk(
+                **self._reply.head,
+                choices=[choice],
+                usage=self._reply.usage(in_stream=True) if self._usage_always else UNSET,
+                system_fingerprint=self._reply.fingerprint if signed else UNSET,
+            )
+        )
+
+    def _written(self, index: int, output: RequestOutput, sequence: CompletionOutput) -> CompletionLogprobs | None:
+        if self._body.logprobs is None or sequence.logprobs is None:
+            return None
+        ids: list[int] = sequence.token_ids
+        entries: list[dict[int, Logprob] | None] = list(sequence.logprobs)
+        if self._body.echo and index not in self._offsets:
+            ids = output.prompt_token_ids + ids
+            entries = [*self._prompt_entries[index // self._n], *entries]
+        written, self._offsets[index] = self._logprobs.completion(ids, entries, self._offsets.get(index, 0))
+        return written
+
+    @staticmethod
+    def _encode(chunk: CompletionChunk) -> bytes:
+        return sse.event(msgspec.json.encode(chunk))

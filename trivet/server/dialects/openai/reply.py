@@ -1,0 +1,72 @@
+"""What every response of one request repeats, and the count of its tokens."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+from starlette.requests import Request
+
+from trivet import __version__
+from trivet.api.outputs import RequestOutput
+from trivet.server.dialects.openai.requests import model_name
+from trivet.server.dialects.openai.schemas import GenerationBody, PromptTokensDetails, Usage
+from trivet.server.service import Service
+
+
+def fingerprint(service: Service) -> str:
+    """Names this version running this model with this set-up."""
+    digest = zlib.crc32(msgspec.json.encode(service.llm.info))
+    return f"trivet-{__version__}-{digest:08x}"
+
+
+@dataclass(slots=True)
+class Reply:
+    """Head fields of a request's responses, and its tokens so far (over all its prompts)."""
+
+    id: str
+    model: str
+    fingerprint: str
+    created: int = field(default_factory=lambda: int(time.time()))
+    show_cached: bool = False
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    _seen: set[str] = field(default_factory=set)
+
+    @classmethod
+    def to(cls, service: Service, request: Request, body: GenerationBody, prefix: str) -> Reply:
+        return cls(
+            id=f"{prefix}-{body.request_id or request.state.request_id}",
+            model=model_name(service, body.model),
+            fingerprint=fingerprint(service),
+            show_cached=service.options.prompt_tokens_details,
+        )
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """The fields that begin every chunk."""
+        return {"id": self.id, "created": self.created, "model": self.model}
+
+    def count(self, output: RequestOutput) -> None:
+        """Take in a delta, or a whole, of one prompt; the prompt itself counts with the first."""
+        if output.request_id not in self._seen:
+            self._seen.add(output.request_id)
+            self.prompt_tokens += len(output.prompt_token_ids)
+            self.cached_tokens += output.num_cached_tokens
+        self.completion_tokens += sum(len(sequence.token_ids) for sequence in output.outputs)
+
+    def usage(self, *, in_stream: bool) -> Usage:
+        """Nulls are written out in a whole response, and left out in a stream."""
+        empty = UNSET if in_stream else None
+        return Usage(
+            self.prompt_tokens,
+            self.prompt_tokens + self.completion_tokens,
+            self.completion_tokens,
+            PromptTokensDetails(self.cached_tokens) if self.show_cached else empty,
+            empty,
+        )

@@ -1,0 +1,34 @@
+"""How the HTTP application is set up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """Limits are those of the dialect whose name they carry, with its defaults.
+
+    model_names: what the model answers to; the first is reported. Empty means the engine's own name for it.
+    api_keys: any of them opens the API; empty leaves it open to everybody.
+    allowed_origins: pages of these origins may call from a browser ("*" = all); empty turns CORS off.
+    payload_limit: bytes of a request body.
+    max_logprobs: most of `logprobs` and `top_logprobs` (OpenAI).
+    max_stop_strings: most stop strings of one request (OpenAI and TGI).
+    max_prompts: most prompts of one completions request (OpenAI).
+    max_best_of, max_top_n_tokens: of one request (TGI).
+    prompt_tokens_details: report cached prompt tokens in `usage` (OpenAI).
+    log_requests: a line for each request, without its text.
+    """
+
+    model_names: tuple[str, ...] = ()
+    api_keys: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
+    payload_limit: int = 16 * 2**20
+    max_logprobs: int = 20
+    max_stop_strings: int = 4
+    max_prompts: int = 1024
+    max_best_of: int = 2
+    max_top_n_tokens: int = 5
+    prompt_tokens_details: bool = False
+    log_requests: bool = False

@@ -1,0 +1,36 @@
+"""Routes for machines that watch the server. None of them needs a key."""
+
+from __future__ import annotations
+
+import prometheus_client
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from trivet import __version__
+from trivet.server.service import Service
+
+UNHEALTHY = "the engine is not running or makes no progress"
+
+
+def routes(service: Service) -> list[Route]:
+    async def health(request: Request) -> Response:
+        """200 is what vLLM and TGI look at, the body is llama.cpp's."""
+        if service.llm.healthy():
+            return JSONResponse({"status": "ok"})
+        error = {"code": 503, "message": UNHEALTHY, "type": "unavailable_error"}
+        return JSONResponse({"error": error, "error_type": "healthcheck"}, status_code=503)
+
+    async def version(request: Request) -> Response:
+        return JSONResponse({"version": __version__})
+
+    async def metrics(request: Request) -> Response:
+        return Response(service.metrics.expose(), media_type=prometheus_client.CONTENT_TYPE_PLAIN_0_0_4)
+
+    return [
+        Route("/health", health, methods=["GET"]),
+        Route("/v1/health", health, methods=["GET"]),
+        Route("/ping", health, methods=["GET", "POST"]),
+        Route("/version", version, methods=["GET"]),
+        Route("/metrics", metrics, methods=["GET"]),
+    ]

@@ -1,0 +1,89 @@
+"""What all dialects stand on: the model behind the port, and one way to ask it."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from trivet.api.outputs import RequestOutput
+from trivet.api.request import GenerateRequest
+from trivet.errors import EngineError
+from trivet.metrics.metrics import Metrics
+from trivet.server.errors import Kind, Problem
+from trivet.server.options import ServerOptions
+
+if TYPE_CHECKING:
+    from trivet.api.async_llm import AsyncLLM
+
+LONG_TEXT = 20_000
+"""Characters from which encoding would hold up the other streams for more than a few milliseconds."""
+
+
+class Service:
+    """One model, its limits and its metrics. `llm` must have been started."""
+
+    def __init__(self, llm: AsyncLLM, options: ServerOptions) -> None:
+        self.llm = llm
+        self.options = options
+        self.names = options.model_names or (llm.info.name,)
+        self.started = int(time.time())
+        self.metrics = Metrics(self.names[0], llm.info, llm.stats)
+
+    @property
+    def name(self) -> str:
+        """What responses call the model."""
+        return self.names[0]
+
+    @property
+    def max_model_len(self) -> int:
+        return self.llm.info.max_model_len
+
+    async def encode(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]:
+        """Text as token ids, long ones in a thread."""
+        encode = self.llm.tokenizer.encode
+        if len(text) < LONG_TEXT:
+            return encode(text, add_special, parse_special)
+        return await asyncio.to_thread(encode, text, add_special, parse_special)
+
+    def truncate(self, prompt: list[int], length: int) -> list[int]:
+        """Keep the last `length` (>= 1) tokens of a prompt, its beginning-of-sequence token among them."""
+        if len(prompt) <= length:
+            return prompt
+        bos = prompt[:1] if prompt[0] == self.llm.tokenizer.bos_id and length > 1 else []
+        return bos + prompt[len(prompt) - length + len(bos) :]
+
+    def check_length(self, prompt: list[int]) -> None:
+        """Refuse a prompt that leaves no room for an answer."""
+        if len(prompt) >= self.max_model_len:
+            raise Problem(
+                Kind.PROMPT_TOO_LONG,
+                f"the prompt has {len(prompt)} tokens; with at least one to generate, the context of "
+                f"{self.max_model_len} tokens allows {self.max_model_len - 1}",
+                "prompt",
+                prompt_tokens=len(prompt),
+                max_tokens=self.max_model_len,
+            )
+
+    def count_refusal(self, problem: Problem) -> None:
+        """Count a request that was refused as invalid; what the engine refused or failed at, `generate` counts."""
+        if problem.kind not in (Kind.OVERLOADED, Kind.ENGINE, Kind.INTERNAL, Kind.UNAUTHORIZED):
+            self.metrics.count("failure", label="validation")
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput, None]:
+        """Run a request, counting what happens to it; closing the generator cancels it.
+
+        `request.request_id` may repeat, as clients can choose it. Raises OverloadedError, RequestError, EngineError.
+        """
+        request.request_id = f"{request.request_id}-{secrets.token_hex(4)}"
+        with self.metrics.watch(request) as watch:
+            async with aclosing(self.llm.generate(request)) as outputs:
+                async for output in outputs:
+                    watch.output(output)
+                    for sequence in output.outputs:
+                        if sequence.finish_reason in ("abort", "error"):
+                            raise EngineError("the engine stopped before the request was finished")
+                    yield output

@@ -365,8 +365,8 @@ MODELS = [
     ),
     Tiny(
         "phi3-short",
-        _config("phi3", original_max_position_embeddings=128, **_PHI_LONG),
+        _config("phi3", max_position_embeddings=512, original_max_position_embeddings=512, **_PHI_LONG),
         "phi3",
-        {"rope.scaling.original_context_length": 128},
+        {"rope.scaling.original_context_length": 512},
     ),
 ]

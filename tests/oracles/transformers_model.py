@@ -17,6 +17,7 @@ class TransformersModel:
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()
+        torch.set_num_threads(1)
         self.model, info = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, output_loading_info=True, attn_implementation="eager"
         )

@@ -147,7 +147,7 @@ def _experts(fields: Fields, name: str, layers: int) -> Experts:
     if not isinstance(listed, list) or not all(isinstance(i, int) for i in listed):
         raise fields.error("mlp_only_layers", listed, "a list of layer numbers")
     return Experts(
-        count=fields.integer("num_experts", 128, high=MAX_WIDTH),
+        count=fields.integer("num_local_experts" if "num_local_experts" in fields else "num_experts", high=MAX_WIDTH),
         used=fields.integer("num_experts_per_tok", 8),
         ffn_size=fields.integer("moe_intermediate_size", 768, high=2**24),
         normalize=fields.boolean("norm_topk_prob", False),

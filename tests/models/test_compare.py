@@ -1,0 +1,66 @@
+"""Tiny models of every architecture side by side with transformers and, where it is installed, llama.cpp."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests import reference
+from tests.models.tiny import MODELS, PROMPT, Tiny
+from tests.oracles.llamacpp_model import LlamaCppModel
+from tests.oracles.make_models import STEPS
+from tests.oracles.transformers_model import TransformersModel
+from trivet.models.config import ModelConfig
+from trivet.models.registry import build
+from trivet.weights import open_checkpoint
+
+pytestmark = pytest.mark.compare
+
+TOLERANCE = 2e-3
+"""Of the range of a row's logits."""
+
+Logits = Callable[[list[int]], np.ndarray]
+
+
+def ours(path: Path) -> Logits:
+    checkpoint = open_checkpoint(path)
+    graph = build(ModelConfig.from_checkpoint(checkpoint), checkpoint)
+    weights = reference.Weights(checkpoint)
+    return lambda tokens: reference.run(graph, weights, tokens, dtype=np.float32)
+
+
+def check_equal(model: Logits, oracle: Logits) -> None:
+    """The prompt's logits, and those of `STEPS` greedy steps on the oracle's tokens, which must also be ours."""
+    tokens = list(PROMPT)
+    for _ in range(STEPS):
+        tokens.append(int(oracle(tokens)[-1].argmax()))
+    expected = oracle(tokens)
+    difference = np.abs(model(tokens) - expected).max(1) / np.ptp(expected, axis=1)
+    assert difference.max() <= TOLERANCE
+    assert model(tokens)[len(PROMPT) - 1 : -1].argmax(1).tolist() == tokens[len(PROMPT) :]
+
+
+@pytest.mark.parametrize("tiny", MODELS, ids=str)
+def test_transformers(tiny: Tiny, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    folder = tiny.write_folder(tmp_path / "folder")
+    check_equal(ours(folder), TransformersModel(folder).logits)
+
+
+@pytest.mark.parametrize("tiny", MODELS, ids=str)
+def test_folder_saved_by_transformers(tiny: Tiny, tmp_path: Path) -> None:
+    """Its own spelling of the configuration, and bfloat16 weights."""
+    torch = pytest.importorskip("torch")
+    model = TransformersModel(tiny.write_folder(tmp_path / "folder")).model
+    model.to(torch.bfloat16).save_pretrained(tmp_path / "saved")
+    check_equal(ours(tmp_path / "saved"), TransformersModel(tmp_path / "saved").logits)
+
+
+@pytest.mark.parametrize("tiny", [m for m in MODELS if m.llamacpp], ids=str)
+def test_llamacpp(tiny: Tiny, tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp")
+    file = tiny.write_gguf(tmp_path / "model.gguf")
+    check_equal(ours(file), LlamaCppModel(file).logits)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import dataclass, field
+from pathlib import Path
 from zlib import crc32
 
 import msgspec
@@ -15,7 +17,7 @@ import numpy as np
 
 from trivet.engine.config import EngineConfig
 from trivet.engine.plan import SampleRow, StepOutput, StepPlan
-from trivet.engine.request import EngineRequest, TokenLogprob
+from trivet.engine.request import EngineRequest, TokenChunk, TokenLogprob
 from trivet.errors import EngineError, ModelError
 from trivet.runtime.base import RuntimeInfo
 from trivet.sampling.params import SamplingParams
@@ -36,6 +38,8 @@ class Options(msgspec.Struct, kw_only=True, omit_defaults=True):
     fail: int = -1
     nan: int = -1
     damaged: bool = False
+    damaged_if: str = ""
+    """A path; the model is damaged once there is a file."""
     context_length: int = 256
     memory: int = 1 << 20
 
@@ -69,9 +73,9 @@ class FakeRuntime:
         self._misbehave(plan)
         self.plans.append(plan)
         assert len(plan.token_ids) == plan.query_starts[-1] == len(plan.positions)
-        for field in ("token_ids", "positions", "query_starts", "context_lens", "block_tables", "logit_rows"):
-            array = getattr(plan, field)
-            assert array.dtype == np.int32 and array.flags.c_contiguous, field
+        for name in ("token_ids", "positions", "query_starts", "context_lens", "block_tables", "logit_rows"):
+            array = getattr(plan, name)
+            assert array.dtype == np.int32 and array.flags.c_contiguous, name
         rows = np.searchsorted(plan.query_starts, np.arange(len(plan.token_ids)), side="right") - 1
         written = self._slots(plan, rows, plan.positions)
         assert len(set(written.tolist())) == len(written), "two tokens of a step share a slot"
@@ -84,9 +88,8 @@ class FakeRuntime:
             assert sample.position == len(seen) == len(sample.history)
             assert seen.tolist() == sample.history.tolist()
             output.tokens[index] = token = draw(seen.tolist(), sample)
-            logprob = TokenLogprob(token, -crc32(seen.tobytes()) / 2**32, 1, [])
             wanted = sample.params.prompt_logprobs if sample.target >= 0 else sample.params.logprobs
-            output.logprobs.append(None if wanted is None else logprob)
+            output.logprobs.append(None if wanted is None else logprob_after(seen.tolist(), token))
             output.errors.append("non-finite logits" if self.options.nan in seen else None)
         return output
 
@@ -110,8 +113,8 @@ class FakeRuntime:
 
 def make(config: EngineConfig) -> FakeRuntime:
     options = msgspec.json.decode(config.model, type=Options)
-    if options.damaged:
-        raise ModelError(f"{config.model}: wrong magic b'XXXX', expected b'GGUF'")
+    if options.damaged or (options.damaged_if and Path(options.damaged_if).exists()):
+        raise ModelError(f"{options.damaged_if or 'model'}: wrong magic b'XXXX', expected b'GGUF'")
     return FakeRuntime(options)
 
 
@@ -128,19 +131,52 @@ def next_token(tokens: list[int], seed: int, suppressed: tuple[int, ...]) -> int
     return token
 
 
-def expected(request: EngineRequest, max_model_len: int = 256) -> tuple[list[int], str]:
-    """All the tokens of a request and its finish reason, without an engine."""
+def logprob_after(tokens: list[int], token: int) -> TokenLogprob:
+    return TokenLogprob(token, -crc32(np.array(tokens, np.int64).tobytes()) / 2**32, 1, [])
+
+
+@dataclass
+class Result:
+    """All that comes of a request."""
+
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprob | None] | None = None
+    finish_reason: str | None = None
+    error: str | None = None
+
+    def add(self, chunk: TokenChunk) -> None:
+        assert self.finish_reason is None, "a chunk after the last"
+        self.tokens += chunk.tokens
+        self.logprobs += chunk.logprobs or []
+        if chunk.prompt_logprobs is not None:
+            assert self.prompt_logprobs is None
+            self.prompt_logprobs = chunk.prompt_logprobs
+        self.finish_reason, self.error = chunk.finish_reason, chunk.error
+
+
+def plain(request: EngineRequest, max_model_len: int) -> Result:
+    """What comes of a request, without an engine."""
     params = request.params
+    seed = 0 if params.greedy else request.seed
     stops = set(params.stop_token_ids or ()) | (set() if params.ignore_eos else set(request.eos_token_ids))
-    generated = list(request.generated)
-    while True:
-        suppressed = tuple(sorted(stops)) if len(generated) < params.min_tokens else ()
-        seed = 0 if params.greedy else request.seed
-        generated.append(next_token(request.prompt + generated, seed, suppressed))
-        if generated[-1] in stops and len(generated) >= params.min_tokens:
-            return generated, "stop"
-        if len(generated) == params.max_tokens or len(request.prompt) + len(generated) == max_model_len:
-            return generated, "length"
+    tokens = list(request.prompt)
+    result = Result()
+    if params.prompt_logprobs is not None:
+        known = [logprob_after(tokens[:i], tokens[i]) for i in range(1, len(tokens))]
+        result.prompt_logprobs = [None, *known]
+    while result.finish_reason is None:
+        early = len(result.tokens) < params.min_tokens
+        token = next_token(tokens, seed, tuple(stops) if early else ())
+        if params.logprobs is not None:
+            result.logprobs.append(logprob_after(tokens, token))
+        tokens.append(token)
+        result.tokens.append(token)
+        if token in stops and len(result.tokens) >= params.min_tokens:
+            result.finish_reason = "stop"
+        elif len(result.tokens) == params.max_tokens or len(tokens) == max_model_len:
+            result.finish_reason = "length"
+    return result
 
 
 def request(prompt: list[int], request_id: str = "r", **fields: object) -> EngineRequest:

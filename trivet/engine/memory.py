@@ -28,9 +28,7 @@ def size_cache(config: EngineConfig, runtime: Runtime) -> tuple[int, int]:
     trained = runtime.info.context_length
     max_len = trained if config.max_model_len is None else config.max_model_len
     if not 2 <= max_len <= trained:
-        raise EngineError(
-            f"max_model_len must be between 2 and the model's context length {trained}, got {max_len}"
-        )
+        raise EngineError(f"max_model_len must be between 2 and the model's context length {trained}, got {max_len}")
     block_bytes = runtime.block_bytes(size)
     available = runtime.available_bytes()
     fitting = available // block_bytes

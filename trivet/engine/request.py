@@ -59,7 +59,7 @@ class TokenChunk(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class EngineStats(msgspec.Struct, kw_only=True):
-    """A snapshot of the engine, published at most a few times a second. Counters never decrease."""
+    """A snapshot of the engine. Counters (from `steps` on) never decrease."""
 
     running: int = 0
     waiting: int = 0
@@ -117,6 +117,4 @@ class ModelInfo(msgspec.Struct, kw_only=True):
         ):
             if ids and not 0 <= min(ids) <= max(ids) < self.vocab_size:
                 wrong = next(i for i in ids if not 0 <= i < self.vocab_size)
-                raise RequestError(
-                    f"{name} holds {wrong}; token ids go from 0 to {self.vocab_size - 1}", name
-                )
+                raise RequestError(f"{name} holds {wrong}; token ids go from 0 to {self.vocab_size - 1}", name)

@@ -106,9 +106,10 @@ class Scheduler:
         index = 0
         while index < len(self.running):  # preemption shortens the list from its end
             sequence = self.running[index]
-            if sequence.num_tokens - sequence.computed > 1:
+            computed = sequence.computed
+            if sequence.num_tokens - computed > 1:
                 prompts.append(sequence)
-            elif self._make_room(sequence):
+            elif computed < len(sequence.blocks) * self.block_size or self._make_room(sequence):
                 parts.append(_Part(sequence, 1))
             index += 1
         budget = self.config.max_num_batched_tokens - len(parts)
@@ -118,22 +119,21 @@ class Scheduler:
         self._parts = parts
         return self._plan(parts) if parts else None
 
-    def commit(
-        self, plan: StepPlan, output: StepOutput, failures: Mapping[int, str] | None = None
-    ) -> list[TokenChunk]:
+    def commit(self, plan: StepPlan, output: StepOutput, failures: Mapping[int, str] | None = None) -> list[TokenChunk]:
         """Take in what the scheduled `plan` brought; `failures` says why, for each sequence it failed for."""
-        failures = failures or {}
+        errors = dict(failures or {})
+        if any(output.errors):
+            owners = [index for index, part in enumerate(self._parts) for _ in range(part.rows)]
+            errors |= {owner: error for owner, error in zip(owners, output.errors, strict=True) if error}
         chunks: list[TokenChunk] = []
         tokens: list[int] = output.tokens.tolist()
         now = time.monotonic()
         row = 0
         for index, part in enumerate(self._parts):
             sequence = part.sequence
-            rows = slice(row, row + part.rows)
             row += part.rows
-            error = failures.get(index) or next(filter(None, output.errors[rows]), None)
-            if error is not None:
-                chunks.append(self._fail(sequence, error, now))
+            if index in errors:
+                chunks.append(self._fail(sequence, errors[index], now))
                 continue
             done = sequence.computed // self.block_size
             sequence.computed += part.tokens
@@ -141,7 +141,7 @@ class Scheduler:
                 self.prefixes.publish(sequence, done, sequence.computed // self.block_size)
             drawn = sequence.computed == sequence.num_tokens
             if sequence.prompt_logprobs is not None:
-                sequence.prompt_logprobs += output.logprobs[rows][: part.rows - drawn]
+                sequence.prompt_logprobs += output.logprobs[row - part.rows : row - drawn]
             if drawn:
                 chunks.append(self._extend(sequence, tokens[row - 1], output.logprobs[row - 1], now))
         self._counts.steps += 1
@@ -156,9 +156,7 @@ class Scheduler:
         insort(self.waiting, sequence, key=attrgetter("order"))
 
     def _make_room(self, sequence: Sequence) -> bool:
-        """Have a block for the next token; False if the sequence itself had to give way."""
-        if sequence.computed < len(sequence.blocks) * self.block_size:
-            return True
+        """Give the sequence a block more; False if it had to give way itself."""
         while not self.pool.available:
             victim = self.running[-1]
             self._preempt(victim)
@@ -246,9 +244,7 @@ class Scheduler:
 
     def _fail(self, sequence: Sequence, error: str, now: float) -> TokenChunk:
         self._remove(sequence)
-        return TokenChunk(
-            request_id=sequence.request.request_id, finish_reason="error", error=error, emitted_at=now
-        )
+        return TokenChunk(request_id=sequence.request.request_id, finish_reason="error", error=error, emitted_at=now)
 
     def _extend(self, sequence: Sequence, token: int, logprob: TokenLogprob | None, now: float) -> TokenChunk:
         """Append a drawn token, and end the sequence where it is the last."""
@@ -274,38 +270,35 @@ class Scheduler:
 
     def _plan(self, parts: list[_Part]) -> StepPlan:
         counts = [part.tokens for part in parts]
-        query_starts = np.zeros(len(parts) + 1, np.int32)
-        np.cumsum(counts, out=query_starts[1:])
-        stops = [part.sequence.computed + part.tokens for part in parts]
-        context_lens = np.array(stops, np.int32)
-        positions = np.arange(query_starts[-1], dtype=np.int32)
-        positions += np.repeat(context_lens - query_starts[1:], counts)
+        starts = [0, *itertools.accumulate(counts)]
+        stops: list[int] = []
+        tokens: list[np.ndarray] = []
         logit_rows: list[int] = []
         samples: list[SampleRow] = []
-        for part, start, stop in zip(parts, query_starts.tolist(), stops, strict=False):
+        for part, start in zip(parts, starts, strict=False):
             sequence = part.sequence
-            before = len(samples)
+            stop = sequence.computed + part.tokens
+            stops.append(stop)
+            tokens.append(sequence.tokens[sequence.computed : stop])
             if sequence.prompt_logprobs is not None:
                 for length in range(len(sequence.prompt_logprobs), min(stop + 1, sequence.prompt_len)):
                     logit_rows.append(start + length - 1 - sequence.computed)
                     samples.append(sequence.target_row(length))
+                    part.rows += 1
             if stop == sequence.num_tokens:
                 logit_rows.append(start + part.tokens - 1)
                 samples.append(sequence.sample_row())
-            part.rows = len(samples) - before
+                part.rows += 1
+        query_starts = np.array(starts, np.int32)
+        context_lens = np.array(stops, np.int32)
+        positions = np.arange(starts[-1], dtype=np.int32)
+        positions += np.repeat(context_lens - query_starts[1:], counts)
         return StepPlan(
-            token_ids=np.concatenate(
-                [
-                    part.sequence.tokens(part.sequence.computed, stop)
-                    for part, stop in zip(parts, stops, strict=True)
-                ]
-            ),
+            token_ids=np.concatenate(tokens),
             positions=positions,
             query_starts=query_starts,
             context_lens=context_lens,
-            block_tables=self.tables.gather(
-                [part.sequence.row for part in parts], max(len(part.sequence.blocks) for part in parts)
-            ),
+            block_tables=self.tables.gather([part.sequence.row for part in parts], -(-max(stops) // self.block_size)),
             logit_rows=np.array(logit_rows, np.int32),
             samples=samples,
         )

@@ -35,9 +35,10 @@ class Sequence:
         if not params.ignore_eos:
             self.stops |= frozenset(request.eos_token_ids)
         self.suppressed = tuple(sorted(self.stops)) if params.min_tokens else ()
-        self._tokens = np.empty(self.num_tokens + 64, np.int32)
-        self._tokens[: self.prompt_len] = request.prompt
-        self._tokens[self.prompt_len : self.num_tokens] = request.generated
+        self.tokens = np.empty(self.num_tokens + 64, np.int32)
+        """int32, with room to grow past `num_tokens`; a token never changes, so views of it may be kept."""
+        self.tokens[: self.prompt_len] = request.prompt
+        self.tokens[self.prompt_len : self.num_tokens] = request.generated
 
         self.computed = 0
         self.blocks: list[int] = []
@@ -64,14 +65,10 @@ class Sequence:
     def remaining(self) -> int:
         return self.num_tokens - self.computed
 
-    def tokens(self, start: int, stop: int) -> np.ndarray:
-        """A view, int32; what it shows never changes."""
-        return self._tokens[start:stop]
-
     def append(self, token: int) -> None:
-        if self.num_tokens == len(self._tokens):
-            self._tokens = np.concatenate([self._tokens, np.empty_like(self._tokens)])
-        self._tokens[self.num_tokens] = token
+        if self.num_tokens == len(self.tokens):
+            self.tokens = np.concatenate([self.tokens, np.empty_like(self.tokens)])
+        self.tokens[self.num_tokens] = token
         self.num_tokens += 1
 
     def sample_row(self) -> SampleRow:
@@ -81,19 +78,20 @@ class Sequence:
             self.request.seed,
             self.num_tokens,
             self.prompt_len,
-            self._tokens[: self.num_tokens],
-            suppressed=self.suppressed if self.num_tokens < self.min_len else (),
+            self.tokens[: self.num_tokens],
+            -1,
+            self.suppressed if self.num_tokens < self.min_len else (),
         )
 
     def target_row(self, length: int) -> SampleRow:
         """Give the log-probability of the token after the first `length`."""
-        history = self._tokens[:length]
-        target = int(self._tokens[length])
+        history = self.tokens[:length]
+        target = int(self.tokens[length])
         return SampleRow(self.params, self.request.seed, length, self.prompt_len, history, target)
 
     def extend_keys(self, count: int, block_size: int) -> None:
         """Have the keys of the first `count` blocks, all full."""
         assert self.keys is not None
         for index in range(len(self.keys), count):
-            self._parent = block_key(self._parent, self.tokens(index * block_size, (index + 1) * block_size))
+            self._parent = block_key(self._parent, self.tokens[index * block_size : (index + 1) * block_size])
             self.keys.append(self._parent)

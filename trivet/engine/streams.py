@@ -77,9 +77,7 @@ class Streams:
 
     def end(self, finish_reason: str, error: str | None = None) -> None:
         """End all streams alike."""
-        self.deliver(
-            [TokenChunk(request_id=i, finish_reason=finish_reason, error=error) for i in list(self._queues)]
-        )
+        self.deliver([TokenChunk(request_id=i, finish_reason=finish_reason, error=error) for i in list(self._queues)])
 
     def _close_soon(self, request_id: str) -> None:
         # A dropped stream may be collected in any thread, and after the loop has gone.

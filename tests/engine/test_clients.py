@@ -1,0 +1,271 @@
+"""Both clients: streams, cancellation, refusal, overload; and a child process that dies, hangs or never starts."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import psutil
+import pytest
+
+from tests.engine.fake import Options, Result, make, plain, request
+from trivet.engine.client import EngineClient
+from trivet.engine.config import EngineConfig
+from trivet.engine.inprocess import InProcessClient
+from trivet.engine.process import ProcessClient
+from trivet.engine.request import EngineRequest
+from trivet.errors import EngineError, ModelError, OverloadedError, RequestError
+
+MAX_LEN = 256
+ROOT = Path(__file__).parents[2]
+Start = Callable[..., AbstractAsyncContextManager[EngineClient]]
+
+
+def config(options: Options | None = None, **fields: object) -> EngineConfig:
+    return EngineConfig(model=msgspec.json.encode(options or Options()).decode(), **fields)
+
+
+def client(kind: str, settings: EngineConfig) -> EngineClient:
+    return InProcessClient(settings, make) if kind == "thread" else ProcessClient(settings, "tests.engine.fake:make")
+
+
+@pytest.fixture(params=["thread", "process"])
+def start(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Start:
+    return starter(request.param, monkeypatch)
+
+
+@pytest.fixture
+def start_process(monkeypatch: pytest.MonkeyPatch) -> Start:
+    return starter("process", monkeypatch)
+
+
+def starter(kind: str, monkeypatch: pytest.MonkeyPatch) -> Start:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+    @asynccontextmanager
+    async def started(options: Options | None = None, **fields: object) -> AsyncIterator[EngineClient]:
+        c = client(kind, config(options, **fields))
+        await c.start()
+        try:
+            yield c
+        finally:
+            await c.close()
+
+    return started
+
+
+async def collect(c: EngineClient, r: EngineRequest) -> Result:
+    result = Result()
+    async for chunk in c.submit(r):
+        result.add(chunk)
+    return result
+
+
+def children() -> list[psutil.Process]:
+    return psutil.Process().children()
+
+
+def many(count: int, **fields: object) -> list[EngineRequest]:
+    return [request([1] * 20 + [i], f"{i}", **({"max_tokens": 30, "seed": i} | fields)) for i in range(count)]
+
+
+async def settled(c: EngineClient, seconds: float = 5) -> None:
+    deadline = time.monotonic() + seconds
+    while c.stats().running or c.stats().waiting or c.stats().blocks_used:
+        assert time.monotonic() < deadline, c.stats()
+        await asyncio.sleep(0.01)
+
+
+async def test_streams_bring_what_a_request_gets_alone(start: Start) -> None:
+    async with start(max_num_seqs=4, block_size=4, num_blocks=70) as c:
+        assert (c.info.name, c.info.max_model_len, c.info.num_blocks) == ("fake", MAX_LEN, 70)
+        assert c.healthy()
+        requests = many(12, logprobs=0, prompt_logprobs=0)
+        assert await asyncio.gather(*(collect(c, r) for r in requests)) == [plain(r, MAX_LEN) for r in requests]
+        await settled(c)
+        assert c.stats().generated_tokens == sum(len(plain(r, MAX_LEN).tokens) for r in requests)
+
+
+async def test_the_first_chunk_tells_the_times_and_the_hits(start: Start) -> None:
+    async with start() as c:
+        await collect(c, request([1] * 40, "a"))
+        chunks = [chunk async for chunk in c.submit(request([1] * 40, "b", max_tokens=3))]
+    assert [chunk.cached_tokens for chunk in chunks] == [32, 0, 0]
+    assert 0 < chunks[0].queued_at <= chunks[0].scheduled_at <= chunks[0].emitted_at <= chunks[1].emitted_at
+    assert [chunk.scheduled_at for chunk in chunks[1:]] == [0, 0]
+
+
+@pytest.mark.parametrize("how", ["aclose", "drop", "never read"])
+async def test_a_stream_that_is_left_is_cancelled(start: Start, how: str) -> None:
+    async with start(Options(step_seconds=0.01)) as c:
+        stream = c.submit(request([1, 2, 3], "a", max_tokens=200))
+        if how != "never read":
+            await anext(stream)
+        if how == "aclose":
+            await stream.aclose()
+            with pytest.raises(StopAsyncIteration):
+                await anext(stream)
+        await asyncio.sleep(0.1)
+        del stream
+        await settled(c, seconds=1.5)
+        assert await collect(c, request([1, 2, 3], "a")) == plain(request([1, 2, 3], "a"), MAX_LEN)
+
+
+async def test_a_full_queue_refuses_at_once_and_says_when_to_come_again(start: Start) -> None:
+    async with start(Options(step_seconds=0.01), max_num_seqs=2, max_queue=1) as c:
+        streams = [c.submit(r) for r in many(3)]
+        with pytest.raises(OverloadedError, match="3 requests run or wait") as raised:
+            c.submit(request([1], "x"))
+        assert raised.value.retry_after >= 1
+        await streams[0].aclose()
+        await asyncio.sleep(0)
+        assert await collect(c, request([1], "x")) == plain(request([1], "x"), MAX_LEN)
+
+
+@pytest.mark.parametrize(
+    ("r", "error"),
+    [
+        (request([1] * 300), "300 tokens; with max_model_len 256"),
+        (request([1] * 200, max_tokens=100), "200 tokens and max_tokens 100"),
+        (request([100]), "prompt holds 100"),
+    ],
+)
+async def test_what_can_never_run_is_refused_at_once(start: Start, r: EngineRequest, error: str) -> None:
+    async with start() as c:
+        with pytest.raises(RequestError, match=error):
+            c.submit(r)
+        kept = c.submit(request([1], "same"))
+        with pytest.raises(RequestError, match="'same' is in use"):
+            c.submit(request([1], "same"))
+        await kept.aclose()
+
+
+async def test_a_request_that_breaks_a_step_fails_alone(start: Start) -> None:
+    async with start(Options(fail=90)) as c:
+        good = [r for r in many(4) if 90 not in plain(r, MAX_LEN).tokens]
+        *results, bad = await asyncio.gather(*(collect(c, r) for r in [*good, request([5, 90, 5], "bad")]))
+        assert results == [plain(r, MAX_LEN) for r in good]
+        assert bad.finish_reason == "error"
+        assert "cannot compute token 90" in bad.error
+        assert c.healthy()
+
+
+@pytest.mark.parametrize(
+    ("options", "fields", "kind", "text"),
+    [
+        (Options(damaged=True), {}, ModelError, "wrong magic b'XXXX', expected b'GGUF'$"),
+        (Options(), {"max_model_len": 1000}, EngineError, "the model's context length 256, got 1000$"),
+    ],
+)
+async def test_errors_at_start_are_the_engines_own(
+    start: Start, options: Options, fields: dict, kind: type[Exception], text: str
+) -> None:
+    with pytest.raises(kind, match=text):
+        async with start(options, **fields):
+            pass
+    assert not children()
+
+
+async def test_closing_ends_open_streams(start: Start) -> None:
+    async with start(Options(step_seconds=0.01)) as c:
+        stream = c.submit(request([1, 2], "a", max_tokens=200))
+        await anext(stream)
+    rest = [chunk async for chunk in stream]
+    assert rest[-1].finish_reason == "abort"
+    assert not c.healthy()
+    with pytest.raises(EngineError, match="not running"):
+        c.submit(request([1], "b"))
+    assert not children()
+
+
+async def test_idle_takes_no_time(start: Start) -> None:
+    async with start() as c:
+        await collect(c, request([1], "a"))
+        await settled(c)
+
+        def used() -> float:
+            own = resource.getrusage(resource.RUSAGE_SELF)
+            return own.ru_utime + own.ru_stime + sum(sum(p.cpu_times()[:2]) for p in children())
+
+        before = used()
+        await asyncio.sleep(0.5)
+        assert used() - before < 0.05
+
+
+async def test_streams_go_on_when_the_process_is_killed(start_process: Start) -> None:
+    async with start_process(Options(step_seconds=0.005), max_num_seqs=5) as c:
+        requests = many(8, max_tokens=60, logprobs=0, prompt_logprobs=0)
+        tasks = [asyncio.create_task(collect(c, r)) for r in requests]
+        await asyncio.sleep(0.1)
+        for _ in range(2):
+            children()[0].kill()
+            while c.healthy():
+                await asyncio.sleep(0.001)
+            while not c.healthy():
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+        assert await asyncio.gather(*tasks) == [plain(r, MAX_LEN) for r in requests]
+        await settled(c)
+        assert c.stats().generated_tokens >= sum(len(plain(r, MAX_LEN).tokens) for r in requests)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("options", [Options(crash=90), Options(hang=90)])
+async def test_a_request_that_kills_the_engine_fails_alone(start_process: Start, options: Options, alone: bool) -> None:
+    timeout = 0.5 if options.hang >= 0 else 60
+    async with start_process(options, step_timeout=timeout) as c:
+        good = [r for r in many(0 if alone else 3) if 90 not in plain(r, MAX_LEN).tokens]
+        *results, bad = await asyncio.gather(*(collect(c, r) for r in [*good, request([5, 90, 5], "bad")]))
+        assert results == [plain(r, MAX_LEN) for r in good]
+        assert bad.finish_reason == "error"
+        assert ("made no progress" if options.hang >= 0 else "died of signal 9") in bad.error
+        assert await collect(c, request([1], "after")) == plain(request([1], "after"), MAX_LEN)
+
+
+async def test_an_engine_that_cannot_start_again_ends_its_streams(start_process: Start, tmp_path: Path) -> None:
+    flag = tmp_path / "damaged"
+    async with start_process(Options(step_seconds=0.01, damaged_if=str(flag))) as c:
+        stream = c.submit(request([1], "a", max_tokens=200))
+        await anext(stream)
+        flag.touch()
+        children()[0].send_signal(signal.SIGSEGV)
+        rest = [chunk async for chunk in stream]
+        assert rest[-1].finish_reason == "error"
+        assert "wrong magic" in rest[-1].error
+        assert not c.healthy()
+        with pytest.raises(EngineError, match="not running"):
+            c.submit(request([1], "b"))
+
+
+PARENT = """
+import asyncio, os, sys
+from tests.engine.test_clients import Options, client, config, children, request
+async def main():
+    c = client("process", config(Options()))
+    await c.start()
+    print(children()[0].pid, c._directory.name, flush=True)
+    await asyncio.sleep(60)
+asyncio.run(main())
+"""
+
+
+def test_the_child_does_not_outlive_its_parent() -> None:
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, env=env, text=True)
+    pid, directory = parent.stdout.readline().split()
+    child = psutil.Process(int(pid))
+    assert Path(directory).stat().st_mode & 0o777 == 0o700
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    child.wait(5)
+    assert not Path(directory).exists()

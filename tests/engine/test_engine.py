@@ -1,0 +1,233 @@
+"""The engine as a whole: whatever else runs, a request gets the tokens it gets alone."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.engine.fake import VOCAB, FakeRuntime, Options, Result, plain, request
+from trivet.engine.config import EngineConfig
+from trivet.engine.engine import Engine
+from trivet.engine.request import EngineRequest
+from trivet.errors import EngineError, RequestError
+
+MAX_LEN = 64
+
+
+def engine(options: Options | None = None, **config: object) -> Engine:
+    defaults: dict[str, object] = {"max_model_len": MAX_LEN, "block_size": 4, "num_blocks": 64}
+    return Engine(EngineConfig(model="", **(defaults | config)), lambda _: FakeRuntime(options))
+
+
+def run(e: Engine, *requests: EngineRequest) -> dict[str, Result]:
+    for r in requests:
+        e.add(r)
+    results = {r.request_id: Result() for r in requests}
+    while e.busy:
+        for chunk in e.step():
+            results[chunk.request_id].add(chunk)
+        e.scheduler.check_integrity()
+    assert e.stats().blocks_used == 0
+    return results
+
+
+BASES = [[1] * 40, [1] * 7 + [2] * 33, [3, 4] * 20]
+
+prompts = st.builds(
+    lambda base, length, tail: base[:length] + tail,
+    st.sampled_from(BASES),
+    st.integers(0, 40),
+    st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=3),
+)
+fields = st.fixed_dictionaries(
+    {},
+    optional={
+        "temperature": st.just(0),
+        "seed": st.integers(0, 3),
+        "max_tokens": st.integers(1, 20) | st.none(),
+        "eos_token_ids": st.just(list(range(0, VOCAB, 9))),
+        "stop_token_ids": st.just(list(range(1, VOCAB, 9))),
+        "ignore_eos": st.booleans(),
+        "logprobs": st.just(0),
+        "prompt_logprobs": st.just(0),
+        "priority": st.integers(0, 1),
+        "group": st.sampled_from("gh"),
+        "cache_salt": st.just("s"),
+    },
+)
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> EngineRequest:
+    chosen = draw(fields)
+    limit = chosen.get("max_tokens", 16)
+    chosen["min_tokens"] = draw(st.integers(0, min(limit or 8, 8)))
+    return request(draw(prompts), **chosen)
+
+
+configs = st.fixed_dictionaries(
+    {
+        "block_size": st.sampled_from([1, 2, 4, 16]),
+        "max_num_batched_tokens": st.integers(1, 50),
+        "max_num_seqs": st.integers(1, 6),
+        "enable_prefix_caching": st.booleans(),
+    }
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    configs,
+    st.integers(0, 64),
+    st.lists(st.tuples(requests(), st.integers(0, 3), st.integers(0, 25)), min_size=1, max_size=10),
+)
+def test_a_request_gets_the_same_in_any_company(
+    config: dict, spare_tokens: int, mix: list[tuple[EngineRequest, int, int]]
+) -> None:
+    """Requests come a few steps apart; some are cancelled some steps after (where the third number is 1..6)."""
+    e = engine(num_blocks=-(-(MAX_LEN + spare_tokens) // config["block_size"]), **config)
+    results: dict[str, Result] = {}
+    cancels: dict[int, list[str]] = {}
+    step = 0
+    arrivals = list(enumerate(mix))
+    wait = 0
+    while arrivals or e.busy:
+        while arrivals and wait == 0:
+            number, (r, wait, cancel_after) = arrivals.pop(0)
+            r.request_id = str(number)
+            e.add(r)
+            results[r.request_id] = Result()
+            if 1 <= cancel_after <= 6:
+                cancels.setdefault(step + cancel_after, []).append(r.request_id)
+        wait = max(0, wait - 1)
+        for request_id in cancels.pop(step, []):
+            chunk = e.cancel(request_id)
+            assert (chunk is None) == (results[request_id].finish_reason is not None)
+            if chunk is not None:
+                results[request_id].add(chunk)
+        busy, plans = e.busy, len(e.runtime.plans)
+        chunks = e.step()
+        assert len(e.runtime.plans) == plans + busy, "the scheduler is stuck"
+        for chunk in chunks:
+            results[chunk.request_id].add(chunk)
+        e.scheduler.check_integrity()
+        step += 1
+        assert step < 5000
+    assert e.stats().blocks_used == 0
+    for number, (r, _, _) in enumerate(mix):
+        result, reference = results[str(number)], plain(r, MAX_LEN)
+        if result.finish_reason == "abort":
+            assert reference.tokens[: len(result.tokens)] == result.tokens
+        else:
+            assert result == reference
+
+
+@pytest.mark.parametrize("block_size", [1, 4, 16])
+@pytest.mark.parametrize("budget", [3, 64])
+def test_preemption_at_every_turn_changes_nothing(block_size: int, budget: int) -> None:
+    e = engine(num_blocks=MAX_LEN // block_size, block_size=block_size, max_num_seqs=5, max_num_batched_tokens=budget)
+    many = [request([i] * (3 + i), f"{i}", max_tokens=50 - i, prompt_logprobs=0) for i in range(5)]
+    results = run(e, *many)
+    assert e.stats().preemptions > 1
+    for r in many:
+        assert results[r.request_id] == plain(r, MAX_LEN)
+
+
+def test_a_resumed_request_continues_where_it_was() -> None:
+    whole = request([1, 2, 3], max_tokens=12, seed=5, min_tokens=3, prompt_logprobs=0)
+    tokens = run(engine(), whole)["r"].tokens
+    for done in range(len(tokens)):
+        rest = request([1, 2, 3], max_tokens=12, seed=5, min_tokens=3, prompt_logprobs=0, generated=tokens[:done])
+        result = run(engine(), rest)["r"]
+        assert tokens[:done] + result.tokens == tokens
+        assert (result.prompt_logprobs is None) == (done > 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [(Options(fail=13), "cannot compute token 13"), (Options(nan=13), "non-finite logits")],
+)
+def test_a_request_that_breaks_a_step_fails_alone(options: Options, error: str) -> None:
+    e = engine(options, num_blocks=256)
+    good = [request([i] * 20, f"{i}", max_tokens=8) for i in range(3)]
+    good = [r for r in good if 13 not in plain(r, MAX_LEN).tokens]
+    results = run(e, good[0], request([9, 13, 9], "bad"), *good[1:])
+    assert results["bad"].finish_reason == "error"
+    assert error in results["bad"].error
+    assert results["bad"].tokens == []
+    for r in good:
+        assert results[r.request_id] == plain(r, MAX_LEN)
+    assert run(e, good[0])[good[0].request_id] == plain(good[0], MAX_LEN)
+
+
+@pytest.mark.parametrize(
+    ("r", "parameter", "text"),
+    [
+        (request([]), "prompt", "at least one token"),
+        (request([1] * 64), "prompt", "64 tokens; with max_model_len 64 it may have 63"),
+        (request([1] * 60, max_tokens=5), "max_tokens", "60 tokens and max_tokens 5 make 65.* may be 4"),
+        (request([1, 97]), "prompt", "holds 97; token ids go from 0 to 96"),
+        (request([1, -1]), "prompt", "holds -1"),
+        (request([1], stop_token_ids=[3, 100]), "stop_token_ids", "holds 100"),
+        (request([1], allowed_token_ids=[200]), "allowed_token_ids", "holds 200"),
+        (request([1], logit_bias={300: 1.0}), "logit_bias", "holds 300"),
+    ],
+)
+def test_what_can_never_run_is_refused_with_the_numbers(r: EngineRequest, parameter: str, text: str) -> None:
+    e = engine()
+    with pytest.raises(RequestError, match=text) as raised:
+        e.add(r)
+    assert raised.value.parameter == parameter
+    assert not e.busy
+
+
+@pytest.mark.parametrize("length", [63, 1])
+def test_the_longest_request_fits_the_smallest_cache(length: int) -> None:
+    r = request([1] * length, max_tokens=64 - length)
+    assert run(engine(num_blocks=16), r)["r"] == plain(r, MAX_LEN)
+
+
+KIB = 1024
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "tokens"),
+    [
+        ({"max_num_seqs": 2}, Options(context_length=1024), 4 * 1024 + 2 * 256),
+        ({"max_num_seqs": 2, "max_model_len": 100}, Options(), 4 * 112 + 2 * 112),
+        ({"max_num_seqs": 2}, Options(context_length=1024, memory=16 * KIB), 2048),
+        ({"kv_cache_memory": 4 * KIB}, Options(), 512),
+        ({"num_blocks": 20, "kv_cache_memory": 1}, Options(), 320),
+    ],
+)
+def test_the_cache_is_sized_to_need(config: dict, options: Options, tokens: int) -> None:
+    info = Engine(EngineConfig(model="", **config), lambda _: FakeRuntime(options)).info
+    assert info.num_blocks * info.block_size == tokens
+    assert info.cache_bytes == 8 * tokens
+    assert info.max_model_len == config.get("max_model_len", options.context_length)
+
+
+def test_a_context_that_was_not_asked_for_shrinks_to_the_memory() -> None:
+    options = Options(context_length=4096, memory=8 * KIB)
+    assert Engine(EngineConfig(model=""), lambda _: FakeRuntime(options)).info.max_model_len == 1024
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        ({"max_model_len": 2000}, "max_model_len 2000 needs 0.00 GiB.* the free memory allows .* max_model_len 1024"),
+        ({"max_model_len": 5000}, "between 2 and the model's context length 4096, got 5000"),
+        ({"num_blocks": 100}, "num_blocks 100 asks for .* that is 64 blocks of 16 tokens"),
+        ({"kv_cache_memory": 10000}, "kv_cache_memory 10000 asks for"),
+        ({"kv_cache_memory": 1}, "kv_cache_memory 1 allows"),
+        ({"num_blocks": 4, "max_model_len": 65}, "num_blocks 4 allows .* max_model_len 64"),
+        ({"max_num_seqs": 0}, "max_num_seqs must be at least 1, got 0"),
+        ({"block_size": 0}, "block_size must be at least 1"),
+        ({"max_num_batched_tokens": -1}, "max_num_batched_tokens must be at least 1"),
+    ],
+)
+def test_what_does_not_fit_is_refused_at_start(config: dict, text: str) -> None:
+    options = Options(context_length=4096, memory=8 * KIB)
+    with pytest.raises(EngineError, match=text):
+        Engine(EngineConfig(model="", **config), lambda _: FakeRuntime(options))

@@ -1,0 +1,244 @@
+"""An engine in a child process that is watched, and started again when it fails."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from dataclasses import dataclass
+from tempfile import TemporaryDirectory
+from time import monotonic
+
+import msgspec
+import zmq.asyncio
+
+from trivet.engine.child import Child
+from trivet.engine.config import EngineConfig
+from trivet.engine.engine import LOAD_RUNTIME
+from trivet.engine.messages import Command, Update
+from trivet.engine.request import EngineRequest, EngineStats, ModelInfo, TokenChunk
+from trivet.engine.streams import Streams, TokenStream
+from trivet.errors import EngineError, TrivetError
+
+logger = logging.getLogger(__name__)
+
+PROOF_TOKENS = 4
+"""A suspect that has brought so many tokens since the crash is not what caused it."""
+
+COUNTERS = ("steps", "prompt_tokens", "generated_tokens", "cached_tokens", "queried_tokens", "preemptions")
+
+
+@dataclass(slots=True, eq=False)
+class _Open:
+    """An unfinished request. `request.generated` grows with every chunk, so that it can be submitted again."""
+
+    request: EngineRequest
+    inside: bool = False
+    """Whether the child has it."""
+    crashes: int = 0
+    """How often the child died while it had this."""
+    proof: int = 0
+    """Tokens brought since it became the suspect."""
+
+
+class ProcessClient:
+    """An `EngineClient` whose streams outlive the engine's process.
+
+    When the process dies or hangs, it is started again and the unfinished requests are resubmitted with the
+    tokens they have. Of several that were there at two deaths, each is then tried apart from the others until
+    it has shown that it is innocent, or has killed the process again and fails alone.
+    """
+
+    info: ModelInfo
+
+    def __init__(self, config: EngineConfig, load: str = LOAD_RUNTIME) -> None:
+        self._config = config
+        self._load = load
+        self._child: Child | None = None
+        self._launches = 0
+        self._open: dict[str, _Open] = {}
+        self._outbox: list[Command] = []
+        self._suspect: _Open | None = None
+        self._progress = 0.0
+        """When the child was last known to work, or to have nothing to do."""
+        self._stats = EngineStats()
+        self._earlier = EngineStats()
+        """Counters of the processes before this one."""
+        self._supervisor: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._directory = TemporaryDirectory(prefix="trivet-", ignore_cleanup_errors=True)
+        self._context = zmq.asyncio.Context()
+        self._streams = Streams(self._config.max_num_seqs + self._config.max_queue, self._cancel)
+        try:
+            await self._launch()
+        except BaseException:
+            await self.close()
+            raise
+        self._supervisor = asyncio.create_task(self._supervise())
+
+    def submit(self, request: EngineRequest) -> TokenStream:
+        if self._supervisor is None or self._supervisor.done():
+            raise EngineError("the engine is not running")
+        self.info.check(request)
+        stream = self._streams.open(request)
+        if not self._open:
+            self._progress = monotonic()
+        own = msgspec.structs.replace(request, generated=list(request.generated))
+        self._open[request.request_id] = opened = _Open(own)
+        if self._child is not None:
+            opened.inside = True
+            self._send(own)
+        return stream
+
+    def stats(self) -> EngineStats:
+        counts = {name: getattr(self._stats, name) + getattr(self._earlier, name) for name in COUNTERS}
+        return msgspec.structs.replace(self._stats, **counts)
+
+    def healthy(self) -> bool:
+        return self._child is not None and not (self._open and self._overdue() >= 0)
+
+    async def close(self) -> None:
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._supervisor
+        if self._child is not None:
+            child, self._child = self._child, None
+            await child.close()
+        self._open.clear()
+        self._streams.end("abort")
+        self._context.destroy(linger=0)
+        self._directory.cleanup()
+
+    def _cancel(self, request_id: str) -> None:
+        opened = self._open.pop(request_id)
+        if opened.inside:
+            self._send(request_id)
+        self._clear(opened)
+
+    def _send(self, command: Command) -> None:
+        """Put a command into the message of this turn of the event loop."""
+        if not self._outbox:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._outbox.append(command)
+
+    def _flush(self) -> None:
+        outbox, self._outbox = self._outbox, []
+        if self._child is not None:
+            self._child.send(outbox)
+
+    async def _launch(self) -> None:
+        self._launches += 1
+        child = Child(self._context, f"ipc://{self._directory.name}/{self._launches}")
+        await child.start(self._config, self._load)
+        self.info = child.info
+        self._child = child
+        self._progress = monotonic()
+
+    async def _supervise(self) -> None:
+        try:
+            while self._child is not None:
+                child = self._child
+                reason = await self._run(child)
+                logger.error("the engine's process %s; starting it again", reason)
+                self._child = None
+                self._blame(reason)
+                await child.close()
+                await self._launch()
+                self._admit()
+        except Exception as error:
+            logger.error("the engine is gone: %s", error, exc_info=not isinstance(error, TrivetError))
+            self._open.clear()
+            self._streams.end("error", f"the engine's process failed and did not start again: {error}")
+
+    async def _run(self, child: Child) -> str:
+        """Take in what the child says until it dies or hangs; returns what happened."""
+        ended = asyncio.ensure_future(child.ended())
+        hung = asyncio.ensure_future(self._hung())
+        reader = asyncio.ensure_future(self._read(child))
+        try:
+            await asyncio.wait({ended, hung, reader}, return_when=asyncio.FIRST_COMPLETED)
+            if reader.done():
+                reader.result()
+            if not ended.done():
+                child.kill()
+                await ended
+                return hung.result()
+            reader.cancel()
+            for update in await child.received():
+                self._take(update)
+            return ended.result()
+        finally:
+            for task in (ended, hung, reader):
+                task.cancel()
+
+    async def _read(self, child: Child) -> None:
+        while True:
+            self._take(await child.receive())
+
+    async def _hung(self) -> str:
+        while not (self._open and self._overdue() >= 0):
+            await asyncio.sleep(self._config.step_timeout / 4)
+        return f"made no progress for {self._config.step_timeout:g} seconds"
+
+    def _overdue(self) -> float:
+        """Seconds since the child should have shown progress."""
+        return monotonic() - self._progress - self._config.step_timeout
+
+    def _take(self, update: Update) -> None:
+        self._progress = monotonic()
+        self._stats = update.stats
+        for chunk in update.chunks:
+            opened = self._open.get(chunk.request_id)
+            if opened is None:
+                continue
+            opened.request.generated += chunk.tokens
+            opened.proof += len(chunk.tokens)
+            if chunk.finish_reason is not None:
+                del self._open[chunk.request_id]
+            if chunk.finish_reason is not None or opened.proof >= PROOF_TOKENS:
+                self._clear(opened)
+        self._streams.deliver(update.chunks)
+
+    def _clear(self, opened: _Open) -> None:
+        """If this was the suspect, it is not guilty, and the next may be tried."""
+        if opened is self._suspect:
+            opened.crashes = 0
+            self._suspect = None
+            self._admit()
+
+    def _admit(self) -> None:
+        """Give the child what it does not have yet, of those that may have killed it one only."""
+        if self._child is None:
+            return
+        for opened in self._open.values():
+            if opened.inside:
+                continue
+            if opened.crashes > 1:
+                if self._suspect is not None:
+                    continue
+                self._suspect = opened
+            opened.inside = True
+            opened.proof = 0
+            self._send(opened.request)
+
+    def _blame(self, reason: str) -> None:
+        """The child has died: what it had is to be submitted again, but for the one that killed it twice."""
+        self._earlier = self.stats()
+        self._stats = EngineStats(blocks_total=self._stats.blocks_total)
+        inside = [opened for opened in self._open.values() if opened.inside]
+        suspects = inside
+        if self._suspect is not None:
+            suspects = [self._suspect]
+            self._suspect = None
+        for opened in inside:
+            opened.inside = False
+        for opened in suspects:
+            opened.crashes += 1
+        guilty = [opened for opened in suspects if opened.crashes > 1]
+        if len(guilty) == 1:
+            request_id = guilty[0].request.request_id
+            del self._open[request_id]
+            error = f"the engine's process {reason} whenever it had this request"
+            self._streams.deliver([TokenChunk(request_id=request_id, finish_reason="error", error=error)])

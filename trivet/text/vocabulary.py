@@ -1,0 +1,115 @@
+"""What the ids of a tokenizer stand for, whatever file they came from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from trivet.errors import ModelError
+
+SPACE = "▁"
+"""How SentencePiece and its kin spell a space inside a token (U+2581)."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """
+    tokens: each id's text as the file spells it (`▁the`, `Ġthe`); "" where there is none.
+    piece: the bytes that an id adds to a text.
+    special: ids that are markup (`<|im_end|>`), not text: `skip_special` leaves them out, and `parse_special=False`
+        does not look for them.
+    drops_space: a decoded text loses one leading space, the one that encoding put there.
+    bos_id, eos_ids: begin of text, and all that end a generation.
+    names: texts of special tokens by role (`bos_token`, `eos_token`, …), as chat templates see them.
+    chat_templates: by name; the one to use is `default`.
+    """
+
+    tokens: Sequence[str]
+    piece: Callable[[int], bytes]
+    special: frozenset[int]
+    drops_space: bool
+    bos_id: int | None = None
+    eos_ids: list[int] = field(default_factory=list)
+    names: Mapping[str, str] = field(default_factory=dict)
+    chat_templates: Mapping[str, str] = field(default_factory=dict)
+
+
+class Encoder(Protocol):
+    """Text to ids; the text is valid Unicode."""
+
+    def __call__(self, text: str, add_special: bool, parse_special: bool) -> list[int]: ...
+
+
+def _byte_alphabet() -> dict[int, str]:
+    """GPT-2's spelling of bytes: printable ones as themselves, the rest as characters from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    rest = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(rest)}
+
+
+_OUTSIDE = 0xFFFF
+_TO_LATIN1 = dict.fromkeys(range(256), _OUTSIDE) | {ord(char): byte for byte, char in _byte_alphabet().items()}
+
+
+def byte_level_piece(token: str) -> bytes:
+    """The bytes of a token spelt in GPT-2's byte alphabet; one that is not spelt so stands for its own text."""
+    try:
+        return token.translate(_TO_LATIN1).encode("latin-1")
+    except UnicodeEncodeError:
+        return token.encode()
+
+
+def byte_token_value(token: str) -> int | None:
+    """The byte of a byte token such as `<0x0A>`; None for other tokens."""
+    if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+        try:
+            return int(token[3:5], 16)
+        except ValueError:
+            return None
+    return None
+
+
+_END_OF_GENERATION = frozenset(
+    [
+        "<|eot_id|>",
+        "<|im_end|>",
+        "<|end|>",
+        "<|return|>",
+        "<|call|>",
+        "<|flush|>",
+        "<|calls|>",
+        "<end_of_turn>",
+        "<|endoftext|>",
+        "</s>",
+        "<|eom_id|>",
+        "<EOT>",
+        "_<EOT>",
+        "[EOT]",
+        "[EOS]",
+        "<|end_of_text|>",
+        "<end_of_utterance>",
+        "<eos>",
+        "<turn|>",
+        "<|tool_response>",
+        "<｜end▁of▁sentence｜>",
+        "[e~[",
+    ]
+)
+
+
+def end_of_generation(ids: Mapping[str, int]) -> set[int]:
+    """Those of the tokens `ids` (text to id) whose text is known to end a generation, by llama.cpp's list."""
+    found = set(_END_OF_GENERATION & ids.keys())
+    if {"<|return|>", "<|call|>"} <= found or ("<|flush|>" in found and found & {"<|call|>", "<|calls|>"}):
+        found.discard("<|end|>")  # Harmony: it ends a message, and more may follow
+    if "<|tool_response>" in found or "<|plamo:eos|>" in ids:
+        found.discard("</s>")  # a tag of HTML there
+    return {ids[text] for text in found}
+
+
+def check_token_id(value: object, size: int, what: str) -> int:
+    """`value` as an id below `size`. Raises ModelError."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < size:
+        raise ModelError(f"{what} is {value!r}; it must be a token id below {size}")
+    return value

@@ -16,7 +16,8 @@ Isa choose() {
     if (std::string(isa_name(isa)) == wanted) return isa;
     names += (names.empty() ? "" : ", ") + std::string(isa_name(isa));
   }
-  throw std::runtime_error("TRIVET_ISA=" + std::string(wanted) + " cannot run here; this processor offers " + names);
+  throw std::runtime_error("TRIVET_ISA=" + std::string(wanted) + " cannot run here; this processor offers " +
+                           names);
 }
 
 }  // namespace

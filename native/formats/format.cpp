@@ -7,7 +7,8 @@ namespace trivet {
 const FormatInfo* format_info(Format format) {
   static constexpr FormatInfo f32 = {"F32", 1, 4}, f16 = {"F16", 1, 2}, bf16 = {"BF16", 1, 2};
   static constexpr FormatInfo q4_0 = {"Q4_0", 32, sizeof(BlockQ4_0)}, q8_0 = {"Q8_0", 32, sizeof(BlockQ8_0)};
-  static constexpr FormatInfo q4_k = {"Q4_K", 256, sizeof(BlockQ4_K)}, q6_k = {"Q6_K", 256, sizeof(BlockQ6_K)};
+  static constexpr FormatInfo q4_k = {"Q4_K", 256, sizeof(BlockQ4_K)},
+                              q6_k = {"Q6_K", 256, sizeof(BlockQ6_K)};
   switch (format) {
     case Format::F32: return &f32;
     case Format::F16: return &f16;

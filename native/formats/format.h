@@ -10,7 +10,7 @@ enum class Format : int { F32 = 0, F16 = 1, Q4_0 = 2, Q8_0 = 8, Q4_K = 12, Q6_K 
 
 struct FormatInfo {
   const char* name;
-  int block_size;   // values per block
+  int block_size;  // values per block
   int block_bytes;
 };
 

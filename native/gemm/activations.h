@@ -7,8 +7,8 @@ namespace trivet {
 
 inline constexpr int kStep = 256;
 
-// q[i] * scale is the value; |q| <= 127. A block with a value that is not finite has a NaN scale and q = 0, so that
-// every product of its row is NaN. Columns past the end of the row are 0.
+// q[i] * scale is the value; |q| <= 127. A block with a value that is not finite has a NaN scale and q = 0,
+// so that every product of its row is NaN. Columns past the end of the row are 0.
 
 // One scale per 32 columns. `sum` is that of the block's q.
 struct alignas(64) ActivationStep32 {
@@ -17,8 +17,8 @@ struct alignas(64) ActivationStep32 {
   std::int32_t sum[kStep / 32];
 };
 
-// One scale per 256 columns. The sums of every 32 and every 16 columns are in the order in which the kernels pair
-// them: 0 2 1 3, 4 6 5 7, ... (see PanelQ4_K).
+// One scale per 256 columns. The sums of every 32 and every 16 columns are in the order in which the kernels
+// pair them: 0 2 1 3, 4 6 5 7, ... (see PanelQ4_K).
 struct alignas(64) ActivationStep256 {
   std::int8_t q[kStep];
   float scale;

@@ -43,13 +43,14 @@ void check_size(Format format, std::int64_t rows, std::int64_t columns, std::siz
   const FormatInfo& info = *format_info(format);
   const std::string name = info.name;
   if (rows < 0 || columns < 0 || columns % info.block_size != 0) {
-    throw std::invalid_argument(std::to_string(rows) + " rows of " + std::to_string(columns) + " columns are not whole " +
-                                name + " blocks of " + std::to_string(info.block_size));
+    throw std::invalid_argument(std::to_string(rows) + " rows of " + std::to_string(columns) +
+                                " columns are not whole " + name + " blocks of " +
+                                std::to_string(info.block_size));
   }
   const std::size_t row = row_bytes(format, columns);
   if (row == 0 ? bytes != 0 : bytes % row != 0 || bytes / row != static_cast<std::size_t>(rows)) {
-    throw std::invalid_argument("got " + std::to_string(bytes) + " bytes for " + std::to_string(rows) + " rows of " +
-                                std::to_string(row) + " bytes (" + name + ")");
+    throw std::invalid_argument("got " + std::to_string(bytes) + " bytes for " + std::to_string(rows) +
+                                " rows of " + std::to_string(row) + " bytes (" + name + ")");
   }
 }
 
@@ -72,12 +73,12 @@ nb::ndarray<nb::numpy, float> dequantize_array(int type_id, Bytes blocks, std::i
   return to_numpy(std::move(out), {static_cast<std::size_t>(count)});
 }
 
-std::unique_ptr<PackedMatrix> pack_matrix(int type_id, Bytes data, std::int64_t rows, std::int64_t columns) {
+PackedMatrix pack_matrix(int type_id, Bytes data, std::int64_t rows, std::int64_t columns) {
   const Format format = check_format(type_id);
   check_size(format, rows, columns, data.size());
   nb::gil_scoped_release release;
-  auto matrix = std::make_unique<PackedMatrix>(format, rows, columns);
-  matrix->pack(reinterpret_cast<const std::byte*>(data.data()), 0, matrix->panels());
+  PackedMatrix matrix(format, rows, columns);
+  matrix.pack(reinterpret_cast<const std::byte*>(data.data()), 0, matrix.panels());
   return matrix;
 }
 
@@ -127,19 +128,27 @@ void bind_gemm(nb::module_& m) {
   active_isa();  // a wrong TRIVET_ISA fails the import
 
   m.def("system_info", &system_info,
-        "Instruction set in use (`isa`), `available` ones, `cores`, cache sizes of a core in bytes where known.");
+        "Instruction set in use (`isa`), `available` ones, `cores`, cache sizes of a core in bytes where "
+        "known.");
   m.def("dequantize", &dequantize_array, nb::arg("type_id"), nb::arg("blocks"), nb::arg("count"),
         "Exact float32 values [count] of GGUF blocks (uint8). ValueError when sizes or type do not fit.");
   nb::class_<PackedMatrix>(m, "PackedMatrix", "A weight matrix [rows, columns] repacked for multiplication.")
-      .def(nb::new_(&pack_matrix), nb::arg("type_id"), nb::arg("data"), nb::arg("rows"), nb::arg("columns"))
-      .def("multiply", &multiply, nb::arg("x"), nb::arg("threads") = 1, "x [m, columns] W^T -> float32 [m, rows].")
+      .def(
+          "__init__",
+          [](PackedMatrix* self, int type_id, Bytes data, std::int64_t rows, std::int64_t columns) {
+            new (self) PackedMatrix(pack_matrix(type_id, data, rows, columns));
+          },
+          nb::arg("type_id"), nb::arg("data"), nb::arg("rows"), nb::arg("columns"))
+      .def("multiply", &multiply, nb::arg("x"), nb::arg("threads") = 1,
+           "x [m, columns] W^T -> float32 [m, rows].")
       .def_prop_ro("bytes", &PackedMatrix::bytes);
   m.def(
       "matmul",
       [](int type_id, Bytes data, std::int64_t rows, std::int64_t columns, Matrix x, int threads) {
-        return multiply(*pack_matrix(type_id, data, rows, columns), x, threads);
+        return multiply(pack_matrix(type_id, data, rows, columns), x, threads);
       },
-      nb::arg("type_id"), nb::arg("data"), nb::arg("rows"), nb::arg("columns"), nb::arg("x"), nb::arg("threads") = 1,
+      nb::arg("type_id"), nb::arg("data"), nb::arg("rows"), nb::arg("columns"), nb::arg("x"),
+      nb::arg("threads") = 1,
       "x [m, columns] times the transpose of GGUF rows `data` (uint8) -> float32 [m, rows].");
 }
 

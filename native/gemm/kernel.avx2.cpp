@@ -28,18 +28,25 @@ struct Avx2 {
   }
   static F32x16 load_f16(const std::uint16_t* p) {
     const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-    return {_mm256_cvtph_ps(_mm256_castsi256_si128(half)), _mm256_cvtph_ps(_mm256_extracti128_si256(half, 1))};
+    return {_mm256_cvtph_ps(_mm256_castsi256_si128(half)),
+            _mm256_cvtph_ps(_mm256_extracti128_si256(half, 1))};
   }
-  static void store_bf16_pair(const std::uint32_t* pairs, float* first, float* second) {
+  // Of 16 pairs of bfloat16.
+  static F32x16 load_bf16_even(const std::uint32_t* p) {
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(load_vector(p), 16)),
+            _mm256_castsi256_ps(_mm256_slli_epi32(load_vector(p + 8), 16))};
+  }
+  static F32x16 load_bf16_odd(const std::uint32_t* p) {
     const __m256i mask = _mm256_set1_epi32(-65536);
-    for (int i = 0; i < 16; i += 8) {
-      const __m256i pair = _mm256_load_si256(reinterpret_cast<const __m256i*>(pairs + i));
-      _mm256_store_ps(first + i, _mm256_castsi256_ps(_mm256_slli_epi32(pair, 16)));
-      _mm256_store_ps(second + i, _mm256_castsi256_ps(_mm256_and_si256(pair, mask)));
-    }
+    return {_mm256_castsi256_ps(_mm256_and_si256(load_vector(p), mask)),
+            _mm256_castsi256_ps(_mm256_and_si256(load_vector(p + 8), mask))};
   }
-  static F32x16 add(F32x16 a, F32x16 b) { return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)}; }
-  static F32x16 mul(F32x16 a, F32x16 b) { return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)}; }
+  static F32x16 add(F32x16 a, F32x16 b) {
+    return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)};
+  }
+  static F32x16 mul(F32x16 a, F32x16 b) {
+    return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)};
+  }
   static F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
     return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
   }
@@ -47,49 +54,83 @@ struct Avx2 {
     return {_mm256_fnmadd_ps(a.low, b.low, c.low), _mm256_fnmadd_ps(a.high, b.high, c.high)};
   }
   static F32x16 to_float(I32x16 a) { return {_mm256_cvtepi32_ps(a.low), _mm256_cvtepi32_ps(a.high)}; }
-  static I32x16 sub_shifted(I32x16 a, I32x16 b) {
-    return {_mm256_sub_epi32(a.low, _mm256_slli_epi32(b.low, 5)), _mm256_sub_epi32(a.high, _mm256_slli_epi32(b.high, 5))};
+  static I32x16 izero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+  static I32x16 sub(I32x16 a, I32x16 b) {
+    return {_mm256_sub_epi32(a.low, b.low), _mm256_sub_epi32(a.high, b.high)};
+  }
+  template <int Bits>
+  static I32x16 shift_left(I32x16 a) {
+    return {_mm256_slli_epi32(a.low, Bits), _mm256_slli_epi32(a.high, Bits)};
   }
 
-  static __m256i load_bytes(const void* p) { return _mm256_load_si256(static_cast<const __m256i*>(p)); }
+  using Bytes = I32x16;
+
+  static __m256i load_vector(const void* p) { return _mm256_load_si256(static_cast<const __m256i*>(p)); }
+  static Bytes load_bytes(const std::uint8_t* p) { return {load_vector(p), load_vector(p + 32)}; }
+  static void store_bytes(std::uint8_t* p, Bytes v) {
+    _mm256_store_si256(reinterpret_cast<__m256i*>(p), v.low);
+    _mm256_store_si256(reinterpret_cast<__m256i*>(p + 32), v.high);
+  }
+  static Bytes either(Bytes a, Bytes b) {
+    return {_mm256_or_si256(a.low, b.low), _mm256_or_si256(a.high, b.high)};
+  }
+
+  // Each byte shifted right by Shift (left if negative), then masked; no bit of a neighbour may pass the
+  // mask.
+  template <int Shift, int Mask>
+  static Bytes bits(Bytes a) {
+    return {bits<Shift, Mask>(a.low), bits<Shift, Mask>(a.high)};
+  }
+  template <int Shift, int Mask>
+  static __m256i bits(__m256i a) {
+    if constexpr (Shift > 0) a = _mm256_srli_epi16(a, Shift);
+    if constexpr (Shift < 0) a = _mm256_slli_epi16(a, -Shift);
+    return _mm256_and_si256(a, _mm256_set1_epi8(Mask));
+  }
+
   static __m256i broadcast_dword(const void* p) {
     std::int32_t value;
     __builtin_memcpy(&value, p, sizeof value);
     return _mm256_set1_epi32(value);
   }
 
-  template <int M, int Quads, int Chain>
-  static void dot_bytes(const std::uint8_t (*w)[64], const std::int16_t* scales, const std::int8_t* x,
-                        std::size_t stride, I32x16* total) {
-    const __m256i scale_low = load_bytes(scales), scale_high = load_bytes(scales + 16);
+  // Keeps the compiler from postponing a sum until all its products lie on the stack.
+  static void pin(I32x16& v) { asm("" : "+x"(v.low), "+x"(v.high)); }
+
+  template <int M, int Quads, int Chain, class Run>
+  static void dot_bytes(const Run& run, const RowPairs& scale, const std::int8_t* x, std::size_t stride,
+                        I32x16 (&total)[M]) {
+    const __m256i scale_low = load_vector(scale.lane), scale_high = load_vector(scale.lane + 8);
 #pragma GCC unroll 8
     for (int first = 0; first < Quads; first += Chain) {
-      __m256i low[M], high[M];
+      I32x16 sum[M];
 #pragma GCC unroll 8
       for (int v = first; v < first + Chain; ++v) {
-        const __m256i w_low = load_bytes(w[v]), w_high = load_bytes(w[v] + 32);
+        const Bytes w = run(v);
 #pragma GCC unroll 8
         for (int i = 0; i < M; ++i) {
           const __m256i quad = broadcast_dword(x + i * stride + 4 * v);
-          const __m256i products_low = _mm256_maddubs_epi16(w_low, quad);
-          const __m256i products_high = _mm256_maddubs_epi16(w_high, quad);
-          low[i] = v == first ? products_low : _mm256_add_epi16(low[i], products_low);
-          high[i] = v == first ? products_high : _mm256_add_epi16(high[i], products_high);
+          const __m256i low = _mm256_maddubs_epi16(w.low, quad), high = _mm256_maddubs_epi16(w.high, quad);
+          sum[i].low = v == first ? low : _mm256_add_epi16(sum[i].low, low);
+          sum[i].high = v == first ? high : _mm256_add_epi16(sum[i].high, high);
+          pin(sum[i]);
         }
       }
 #pragma GCC unroll 8
       for (int i = 0; i < M; ++i) {
-        total[i].low = _mm256_add_epi32(total[i].low, _mm256_madd_epi16(low[i], scale_low));
-        total[i].high = _mm256_add_epi32(total[i].high, _mm256_madd_epi16(high[i], scale_high));
+        total[i].low = _mm256_add_epi32(total[i].low, _mm256_madd_epi16(sum[i].low, scale_low));
+        total[i].high = _mm256_add_epi32(total[i].high, _mm256_madd_epi16(sum[i].high, scale_high));
+        pin(total[i]);
       }
     }
   }
 
+  // total[i] += w * x over `Pairs` pairs of columns of int16.
   template <int M, int Pairs>
-  static void dot_words(const std::int16_t (*w)[32], const std::int16_t* x, std::size_t stride, I32x16* total) {
+  static void dot_words(const RowPairs* w, const std::int16_t* x, std::size_t stride, I32x16 (&total)[M]) {
 #pragma GCC unroll 8
     for (int p = 0; p < Pairs; ++p) {
-      const __m256i w_low = load_bytes(w[p]), w_high = load_bytes(w[p] + 16);
+      const __m256i w_low = load_vector(w[p].lane), w_high = load_vector(w[p].lane + 8);
 #pragma GCC unroll 8
       for (int i = 0; i < M; ++i) {
         const __m256i pair = broadcast_dword(reinterpret_cast<const std::byte*>(x + 2 * p) + i * stride);

@@ -41,11 +41,16 @@ struct Generic {
     for (int i = 0; i < 16; ++i) v.lane[i] = float_from_f16(p[i]);
     return v;
   }
-  static void store_bf16_pair(const std::uint32_t* pairs, float* first, float* second) {
-    for (int i = 0; i < 16; ++i) {
-      first[i] = float_from_bits(pairs[i] << 16);
-      second[i] = float_from_bits(pairs[i] & 0xffff0000u);
-    }
+  // Of 16 pairs of bfloat16.
+  static F32x16 load_bf16_even(const std::uint32_t* p) {
+    F32x16 v;
+    for (int i = 0; i < 16; ++i) v.lane[i] = float_from_bits(p[i] << 16);
+    return v;
+  }
+  static F32x16 load_bf16_odd(const std::uint32_t* p) {
+    F32x16 v;
+    for (int i = 0; i < 16; ++i) v.lane[i] = float_from_bits(p[i] & 0xffff0000u);
+    return v;
   }
   static F32x16 add(F32x16 a, const F32x16& b) {
     for (int i = 0; i < 16; ++i) a.lane[i] += b.lane[i];
@@ -76,33 +81,69 @@ struct Generic {
     for (int i = 0; i < 16; ++i) v.lane[i] = static_cast<float>(a.lane[i]);
     return v;
   }
-  // a - 32 b
-  static I32x16 sub_shifted(I32x16 a, const I32x16& b) {
-    for (int i = 0; i < 16; ++i) a.lane[i] -= 32 * b.lane[i];
+  static I32x16 izero() { return {}; }
+  static I32x16 sub(I32x16 a, const I32x16& b) {
+    for (int i = 0; i < 16; ++i) a.lane[i] -= b.lane[i];
+    return a;
+  }
+  template <int Bits>
+  static I32x16 shift_left(I32x16 a) {
+    for (int i = 0; i < 16; ++i) a.lane[i] *= 1 << Bits;
     return a;
   }
 
-  template <int M, int Quads, int Chain>
-  static void dot_bytes(const std::uint8_t (*w)[64], const std::int16_t* scales, const std::int8_t* x,
-                        std::size_t stride, I32x16* total) {
-    for (int i = 0; i < M; ++i, x += stride) {
-      I32x16 sum = {};
-      for (int v = 0; v < Quads; ++v) {
+  struct Bytes {
+    std::uint8_t lane[64];
+  };
+
+  static Bytes load_bytes(const std::uint8_t* p) {
+    Bytes v;
+    __builtin_memcpy(v.lane, p, sizeof v.lane);
+    return v;
+  }
+  static void store_bytes(std::uint8_t* p, const Bytes& v) { __builtin_memcpy(p, v.lane, sizeof v.lane); }
+  static Bytes either(Bytes a, const Bytes& b) {
+    for (int i = 0; i < 64; ++i) a.lane[i] |= b.lane[i];
+    return a;
+  }
+  // Each byte shifted right by Shift (left if negative), then masked.
+  template <int Shift, int Mask>
+  static Bytes bits(Bytes a) {
+    for (int i = 0; i < 64; ++i) {
+      a.lane[i] = static_cast<std::uint8_t>(Shift >= 0 ? a.lane[i] >> Shift : a.lane[i] << -Shift) & Mask;
+    }
+    return a;
+  }
+
+  static std::int32_t low(std::uint32_t pair) { return static_cast<std::int16_t>(pair & 0xffff); }
+
+  template <int M, int Quads, int Chain, class Run>
+  static void dot_bytes(const Run& run, const RowPairs& scale, const std::int8_t* x, std::size_t stride,
+                        I32x16 (&total)[M]) {
+    I32x16 sum[M] = {};
+    for (int v = 0; v < Quads; ++v) {
+      const Bytes w = run(v);
+      for (int i = 0; i < M; ++i) {
+        const std::int8_t* quad = x + i * stride + 4 * v;
         for (int r = 0; r < 16; ++r) {
-          for (int j = 0; j < 4; ++j) sum.lane[r] += w[v][4 * r + j] * x[4 * v + j];
+          for (int j = 0; j < 4; ++j) sum[i].lane[r] += w.lane[4 * r + j] * quad[j];
         }
       }
-      for (int r = 0; r < 16; ++r) total[i].lane[r] += scales[2 * r] * sum.lane[r];
+    }
+    for (int i = 0; i < M; ++i) {
+      for (int r = 0; r < 16; ++r) total[i].lane[r] += low(scale.lane[r]) * sum[i].lane[r];
     }
   }
 
+  // total[i] += w * x over `Pairs` pairs of columns of int16.
   template <int M, int Pairs>
-  static void dot_words(const std::int16_t (*w)[32], const std::int16_t* x, std::size_t stride, I32x16* total) {
+  static void dot_words(const RowPairs* w, const std::int16_t* x, std::size_t stride, I32x16 (&total)[M]) {
     for (int i = 0; i < M; ++i) {
-      const auto* xi = reinterpret_cast<const std::int16_t*>(reinterpret_cast<const std::byte*>(x) + i * stride);
+      const auto* xi =
+          reinterpret_cast<const std::int16_t*>(reinterpret_cast<const std::byte*>(x) + i * stride);
       for (int p = 0; p < Pairs; ++p) {
         for (int r = 0; r < 16; ++r) {
-          total[i].lane[r] += w[p][2 * r] * xi[2 * p] + w[p][2 * r + 1] * xi[2 * p + 1];
+          total[i].lane[r] += low(w[p].lane[r]) * xi[2 * p] + low(w[p].lane[r] >> 16) * xi[2 * p + 1];
         }
       }
     }

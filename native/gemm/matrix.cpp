@@ -32,7 +32,8 @@ std::size_t activation_row_bytes(ActivationFormat format, std::int64_t columns) 
   switch (format) {
     case ActivationFormat::f32: return (static_cast<std::size_t>(columns) * sizeof(float) + 63) / 64 * 64;
     case ActivationFormat::q8_32: return static_cast<std::size_t>(steps(columns)) * sizeof(ActivationStep32);
-    case ActivationFormat::q8_256: return static_cast<std::size_t>(steps(columns)) * sizeof(ActivationStep256);
+    case ActivationFormat::q8_256:
+      return static_cast<std::size_t>(steps(columns)) * sizeof(ActivationStep256);
   }
   return 0;
 }

@@ -9,8 +9,8 @@
 
 namespace trivet {
 
-// How activations are converted before they meet weights: kept as float32, or int8 with one float32 scale per 32
-// (Q8_0, Q4_0) or per 256 columns (K-quants). The conversion of a row looks at nothing but that row.
+// How activations are converted before they meet weights: kept as float32, or int8 with one float32 scale per
+// 32 (Q8_0, Q4_0) or per 256 columns (K-quants). The conversion of a row looks at nothing but that row.
 enum class ActivationFormat { f32, q8_32, q8_256 };
 
 ActivationFormat activation_format(Format weights);
@@ -22,10 +22,11 @@ std::size_t activation_row_bytes(ActivationFormat format, std::int64_t columns);
 void pack_activations(ActivationFormat format, const float* x, std::int64_t ldx, std::int64_t begin,
                       std::int64_t end, std::int64_t columns, std::byte* out);
 
-// W [rows, columns] in panels of kPanel rows, interleaved so that one vector holds the same columns of all rows.
+// W [rows, columns] in panels of kPanel rows, interleaved so that one vector holds the same columns of all
+// rows.
 //
-// Invariant (batch invariance): an element of the product depends on its weight row and its activation row alone,
-// never on how many rows either operand has or how the work was split.
+// Invariant (batch invariance): an element of the product depends on its weight row and its activation row
+// alone, never on how many rows either operand has or how the work was split.
 class PackedMatrix {
  public:
   static constexpr int kPanel = 16;
@@ -34,12 +35,14 @@ class PackedMatrix {
   PackedMatrix(PackedMatrix&&) = default;
   PackedMatrix& operator=(PackedMatrix&&) = default;
 
-  // Repacks GGUF rows [panel_begin * kPanel, ...) from `rows`, the first byte of row 0. Thread-safe on disjoint ranges.
+  // Repacks GGUF rows [panel_begin * kPanel, ...) from `rows`, the first byte of row 0. Thread-safe on
+  // disjoint ranges.
   void pack(const std::byte* rows, std::int64_t panel_begin, std::int64_t panel_end);
 
-  // y[i, r] = sum_c activation[i, c] * W[r, c] for i in [0, m) and r in the panels; row stride of y is ldy floats.
-  void multiply(const std::byte* activations, std::int64_t m, std::int64_t panel_begin, std::int64_t panel_end,
-                float* y, std::int64_t ldy) const;
+  // y[i, r] = sum_c activation[i, c] * W[r, c] for i in [0, m) and r in the panels; row stride of y is ldy
+  // floats.
+  void multiply(const std::byte* activations, std::int64_t m, std::int64_t panel_begin,
+                std::int64_t panel_end, float* y, std::int64_t ldy) const;
 
   Format format() const { return format_; }
   std::int64_t rows() const { return rows_; }

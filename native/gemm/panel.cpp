@@ -57,8 +57,8 @@ void pack_step(const BlockQ4_K* const blocks[], PanelQ4_K& out) {
   for (int r = 0; r < kPanelRows; ++r) {
     for (int run = 0; run < 8; ++run) {
       const ScaleMin packed = unpack_scale(*blocks[r], run);
-      out.scales[run][r] = packed.scale;
-      out.mins[run / 4][r][run % 4] = packed.min;
+      reinterpret_cast<std::uint8_t*>(&out.scales[run / 4][r])[run % 4] = packed.scale;
+      reinterpret_cast<std::uint8_t*>(&out.mins[run / 4][r])[run % 4] = packed.min;
     }
     out.d[r] = load_half(&blocks[r]->d);
     out.dmin[r] = load_half(&blocks[r]->dmin);
@@ -69,7 +69,7 @@ void pack_step(const BlockQ6_K* const blocks[], PanelQ6_K& out) {
   interleave(32, [&](int r) { return blocks[r]->low; }, out.low[0]);
   interleave(16, [&](int r) { return blocks[r]->high; }, out.high[0]);
   for (int r = 0; r < kPanelRows; ++r) {
-    for (int g = 0; g < 4; ++g) std::memcpy(out.scales[g][r], blocks[r]->scales + 4 * g, 4);
+    for (int g = 0; g < 4; ++g) std::memcpy(&out.scales[g][r], blocks[r]->scales + 4 * g, 4);
     out.d[r] = load_half(&blocks[r]->d);
   }
 }
@@ -102,7 +102,8 @@ PanelLayout panel_layout(Format format, std::int64_t columns) {
   return {};
 }
 
-void pack_panel(Format format, const std::byte* const rows[kPanelRows], std::int64_t columns, std::byte* panel) {
+void pack_panel(Format format, const std::byte* const rows[kPanelRows], std::int64_t columns,
+                std::byte* panel) {
   const PanelLayout layout = panel_layout(format, columns);
   switch (format) {
     case Format::F32: pack_columns<float>(rows, columns, 1, panel); break;

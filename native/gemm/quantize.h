@@ -1,0 +1,71 @@
+// Float rows to int8 rows. See kernel.h.
+#pragma once
+
+#include "formats/half.h"
+#include "gemm/activations.h"
+
+namespace trivet {
+namespace {
+
+template <class V>
+struct Quantize {
+  // Rounds N values to q = nearest(x * 127 / max|x|), ties to even; returns the scale. A block whose largest
+  // magnitude is below 2^-100 counts as zero: the reciprocal would overflow.
+  template <int N>
+  static float block(const float* x, std::int8_t* q) {
+    std::int32_t peak_bits = 0;
+    for (int i = 0; i < N; ++i) {
+      std::int32_t bits;
+      __builtin_memcpy(&bits, x + i, sizeof bits);
+      bits &= 0x7fffffff;
+      peak_bits = bits > peak_bits ? bits : peak_bits;
+    }
+    const float peak = float_from_bits(peak_bits);
+    const bool finite = peak_bits < 0x7f800000;
+    if (!finite || peak < 0x1p-100f) {
+      for (int i = 0; i < N; ++i) q[i] = 0;
+      return finite ? 0.0f : __builtin_nanf("");
+    }
+    const float inverse = 127.0f / peak;
+    for (int i = 0; i < N; ++i) {
+      const float shifted = x[i] * inverse + 0x1.8p23f;  // the low mantissa bits are now the rounded integer
+      std::int32_t bits;
+      __builtin_memcpy(&bits, &shifted, sizeof bits);
+      q[i] = static_cast<std::int8_t>(bits);
+    }
+    return peak / 127.0f;
+  }
+
+  template <int N>
+  static int sum(const std::int8_t* q) {
+    int total = 0;
+    for (int i = 0; i < N; ++i) total += q[i];
+    return total;
+  }
+
+  static constexpr int paired(int i) { return (i & ~3) | (i & 1) << 1 | (i & 2) >> 1; }
+
+  static void q8_32(const float* x, std::int64_t columns, std::byte* out) {
+    auto* step = reinterpret_cast<ActivationStep32*>(out);
+    for (; columns > 0; columns -= kStep, x += kStep, ++step) {
+      *step = {};
+      for (int b = 0; b < kStep / 32 && b * 32 < columns; ++b) {
+        step->scale[b] = block<32>(x + 32 * b, step->q + 32 * b);
+        step->sum[b] = sum<32>(step->q + 32 * b);
+      }
+    }
+  }
+
+  static void q8_256(const float* x, std::int64_t columns, std::byte* out) {
+    auto* step = reinterpret_cast<ActivationStep256*>(out);
+    for (; columns > 0; columns -= kStep, x += kStep, ++step) {
+      *step = {};
+      step->scale = block<kStep>(x, step->q);
+      for (int i = 0; i < kStep / 16; ++i) step->sum16[paired(i)] = sum<16>(step->q + 16 * i);
+      for (int i = 0; i < kStep / 32; ++i) step->sum32[paired(i)] = sum<32>(step->q + 32 * i);
+    }
+  }
+};
+
+}  // namespace
+}  // namespace trivet

@@ -19,9 +19,11 @@ from trivet.api.completion import Completion, describe
 from trivet.api.defaults import recommended
 from trivet.api.outputs import Logprob, RequestMetrics, RequestOutput
 from trivet.api.request import GenerateRequest
-from trivet.engine.client import EngineClient, TokenStream
+from trivet.engine.client import EngineClient
 from trivet.engine.request import EngineRequest, EngineStats, ModelInfo, TokenChunk
+from trivet.engine.streams import TokenStream
 from trivet.errors import EngineError, RequestError
+from trivet.sampling.params import SamplingParams
 from trivet.text.chat_template import ChatTemplate
 from trivet.text.tokenizer import Tokenizer
 
@@ -155,17 +157,16 @@ class AsyncLLM:
                 name = "truncate_prompt_tokens"
                 raise RequestError(f"{name} must be at least 1, got {keep}", name)
             prompt = prompt[-keep:]
-        self._check(prompt, request)
         params = request.params
+        if params.stop and not params.detokenize:
+            raise RequestError("stop strings need detokenize=True", "stop")
         seed = params.seed if params.seed is not None else self._seeds.getrandbits(63)
         name = f"{request.request_id}-{next(self._ids)}"
         children = [
             EngineRequest(
                 request_id=f"{name}-{i}",
                 prompt=prompt,
-                params=msgspec.structs.replace(
-                    params, n=1, stop=None, prompt_logprobs=None if i else params.prompt_logprobs
-                ),
+                params=self._engine_params(params, len(prompt), first=i == 0),
                 seed=(seed + i) % 2**64,
                 eos_token_ids=self.tokenizer.eos_ids,
                 group=name if params.n > 1 else None,
@@ -174,6 +175,7 @@ class AsyncLLM:
             )
             for i in range(params.n)
         ]
+        self.info.check(children[0])
         return Job(
             request=request,
             prompt=prompt,
@@ -182,28 +184,17 @@ class AsyncLLM:
             metrics=RequestMetrics(arrival_time=time.time()),
         )
 
-    def _check(self, prompt: list[int], request: GenerateRequest) -> None:
-        limit, vocab = self.info.max_model_len, self.info.vocab_size
-        if not prompt:
-            raise RequestError("the prompt is empty: it must hold at least one token", "prompt")
-        if len(prompt) >= limit:
-            raise RequestError(
-                f"the prompt has {len(prompt)} tokens; at most {limit - 1} fit the context of {limit} "
-                "(max_model_len) with room for one token of output",
-                "prompt",
-            )
-        params = request.params
-        for name, ids in {
-            "prompt": prompt if isinstance(request.prompt, list) else (),
-            "stop_token_ids": params.stop_token_ids or (),
-            "allowed_token_ids": params.allowed_token_ids or (),
-            "logit_bias": params.logit_bias or (),
-        }.items():
-            wrong = next((token for token in ids if not 0 <= token < vocab), None)
-            if wrong is not None:
-                raise RequestError(f"{name}: token {wrong} is not in the vocabulary of {vocab} tokens", name)
-        if params.stop and not params.detokenize:
-            raise RequestError("stop strings need detokenize=True", "stop")
+    def _engine_params(self, params: SamplingParams, prompt_len: int, first: bool) -> SamplingParams:
+        """Those of one of n sequences; where max_tokens goes past the context, generation ends with it."""
+        room = max(1, self.info.max_model_len - prompt_len)
+        return msgspec.structs.replace(
+            params,
+            n=1,
+            stop=None,
+            max_tokens=min(params.max_tokens or room, room),
+            min_tokens=min(params.min_tokens, room),
+            prompt_logprobs=params.prompt_logprobs if first else None,
+        )
 
     async def _changes(self, job: Job) -> AsyncGenerator[list[Completion], None]:
         """Run a job; yields the completions that changed."""

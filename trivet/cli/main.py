@@ -23,6 +23,8 @@ COMMANDS = {
 }
 """Name -> (module:function, help). A command's module, and all it imports, is loaded only when it runs."""
 
+SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 """Root of typer's complaints about the command line, which it does not export."""
 
@@ -38,7 +40,7 @@ class LazyGroup(TyperGroup):
 def load(name: str) -> Any:
     """Import a command's function and make a typer command of it."""
     module, function = COMMANDS[name][0].split(":")
-    command = typer.Typer(add_completion=False, rich_markup_mode=None)
+    command = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=SETTINGS)
     command.command(name)(getattr(importlib.import_module(module), function))
     return typer.main.get_command(command)
 
@@ -48,7 +50,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=SETTINGS,
 )
 for _name, (_, _help) in COMMANDS.items():
     app.command(_name, help=_help)(lambda: None)

@@ -37,7 +37,7 @@ def cache_dtype(text: str) -> str:
 Model = Annotated[
     str | None,
     typer.Argument(
-        metavar="[MODEL]",
+        metavar="MODEL",
         help="A .gguf file, a Hugging Face folder or a hub id (org/name, org/name:Q4_K_M).",
         show_default="the built-in model",
     ),

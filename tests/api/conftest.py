@@ -1,0 +1,28 @@
+import pytest
+
+from tests.api.scripted import ScriptedClient, write_byte_tokenizer
+
+TEMPLATE = (
+    "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}{{ suffix }}"
+)
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory) -> str:
+    """A folder with the byte tokenizer, and no weights."""
+    folder = tmp_path_factory.mktemp("model")
+    write_byte_tokenizer(folder, TEMPLATE)
+    return str(folder)
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Makes every LLM of a test play these scripts; returns their one client."""
+
+    def play(*scripts, **options) -> ScriptedClient:
+        client = ScriptedClient(*scripts, **options)
+        monkeypatch.setattr("trivet.engine.inprocess.InProcessClient", lambda config: client)
+        return client
+
+    return play

@@ -1,0 +1,96 @@
+import msgspec
+import pytest
+
+from trivet.api.args import UNUSED, EngineArgs, parse_size
+from trivet.engine.config import EngineConfig
+from trivet.errors import RequestError
+
+
+@pytest.fixture(autouse=True)
+def model_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m.gguf").touch()
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        (7, 7),
+        ("4096", 4096),
+        ("16k", 16000),
+        ("16K", 16384),
+        ("1.5K", 1536),
+        (" 2M ", 2**21),
+        ("3g", 3 * 10**9),
+        ("1T", 2**40),
+    ],
+)
+def test_sizes_have_units(text, number):
+    assert parse_size(text, "n") == number
+
+
+@pytest.mark.parametrize("text", ["", "k", "1.5.2", "-3", "16kb", "1e3", True, 2.5, None])
+def test_other_sizes_are_refused(text):
+    with pytest.raises(RequestError, match="n must be a number like"):
+        parse_size(text, "n")
+
+
+def test_defaults_are_the_engine_s():
+    assert EngineArgs("m.gguf").engine_config() == EngineConfig(model="m.gguf")
+
+
+@pytest.mark.parametrize(
+    ("given", "config"),
+    [
+        ({"max_model_len": "2K"}, {"max_model_len": 2048}),
+        ({"max_model_len": "auto"}, {"max_model_len": None}),
+        ({"max_model_len": -1}, {"max_model_len": None}),
+        ({"kv_cache_memory_bytes": "1G"}, {"kv_cache_memory": 2**30}),
+        ({"num_gpu_blocks_override": 9}, {"num_blocks": 9}),
+        ({"max_num_queued_reqs": 3}, {"max_queue": 3}),
+        ({"max_num_batched_tokens": "1K"}, {"max_num_batched_tokens": 1024}),
+        ({"enable_prefix_caching": False}, {"enable_prefix_caching": False}),
+        ({"enable_prefix_caching": None}, {"enable_prefix_caching": True}),
+        ({"dtype": "float32"}, {"kv_cache_dtype": "f32"}),
+        ({"dtype": "half"}, {"kv_cache_dtype": "f16"}),
+        ({"dtype": "float32", "kv_cache_dtype": "bfloat16"}, {"kv_cache_dtype": "bf16"}),
+        ({"block_size": 32, "threads": 3, "max_num_seqs": 5}, {"block_size": 32, "threads": 3, "max_num_seqs": 5}),
+    ],
+)
+def test_arguments_reach_the_engine(given, config):
+    expected = msgspec.structs.replace(EngineConfig(model="m.gguf"), **config)
+    assert EngineArgs("m.gguf", **given).engine_config() == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"max_model_len": "long"}, "max_model_len must be a number like"),
+        ({"max_model_len": 0}, "max_model_len must be at least 1, got 0"),
+        ({"max_num_seqs": 0}, "max_num_seqs must be a whole number, at least 1, got 0"),
+        ({"max_num_seqs": "8"}, "max_num_seqs must be a whole number, at least 1, got '8'"),
+        ({"dtype": "int4"}, r"dtype must be one of auto, .*, got 'int4'"),
+        ({"kv_cache_dtype": "fp8"}, "kv_cache_dtype must be one of"),
+        ({"block_size": 24}, r"block_size must be one of"),
+        ({"threads": -1}, "threads must be 0"),
+        ({"tensor_parallel_size": 2}, "tensor_parallel_size=2 is not supported, only 1"),
+        ({"quantization": "awq"}, "quantization='awq' is not supported"),
+    ],
+)
+def test_bad_arguments_say_so(given, message):
+    with pytest.raises(RequestError, match=message):
+        EngineArgs("m.gguf", **given)
+
+
+def test_an_unknown_argument_gets_the_nearest():
+    with pytest.raises(TypeError, match=r"no argument 'max_modellen'; did you mean 'max_model_len'\?"):
+        EngineArgs("m.gguf", max_modellen=3)
+    with pytest.raises(TypeError, match="no argument 'zzz'$"):
+        EngineArgs("m.gguf", zzz=3)
+
+
+@pytest.mark.parametrize("name", UNUSED)
+def test_what_means_nothing_is_taken_at_its_default(name):
+    plain = EngineArgs("m.gguf")
+    assert EngineArgs("m.gguf", **{name: UNUSED[name]}) == plain
+    assert EngineArgs("m.gguf", **{name: None}) == plain

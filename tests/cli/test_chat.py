@@ -1,0 +1,60 @@
+import pytest
+
+from tests.api.scripted import EOS, write_byte_tokenizer
+
+ANSWERS = ([*b"Hello!", EOS], [*b"Bye.", EOS])
+
+
+def prompts(client):
+    return [bytes(request.prompt).decode() for request in client.requests]
+
+
+def test_each_line_is_a_message(trivet, script, model):
+    client = script(*ANSWERS)
+    assert trivet("chat", model, stdin="Hi\n\n  So long \n") == (0, "Hello!\nBye.\n", "")
+    assert prompts(client) == [
+        "[user]Hi[assistant]",
+        "[user]Hi[assistant]Hello![user]So long[assistant]",
+    ]
+
+
+def test_commands(trivet, script, model):
+    client = script(*ANSWERS)
+    lines = "Hi\n/clear\n/system Be brief.\nHi\n/system\nHi\n/what\n/exit\nnever\n"
+    code, out, _ = trivet("chat", model, "--system", "Be nice.", stdin=lines)
+    assert code == 0
+    assert prompts(client) == [
+        "[system]Be nice.[user]Hi[assistant]",
+        "[system]Be brief.[user]Hi[assistant]",
+        "[user]Hi[assistant]Bye.[user]Hi[assistant]",
+    ]
+    assert "no command /what" in out
+
+
+def test_answers_may_be_as_long_as_fits(trivet, script, model):
+    client = script(*ANSWERS)
+    trivet("chat", model, stdin="Hi\n")
+    assert client.requests[0].params.max_tokens == 1000 - len("[user]Hi[assistant]")
+
+
+def test_a_conversation_that_is_too_long_says_so(trivet, script, model):
+    script(*ANSWERS, max_model_len=30)
+    code, out, err = trivet("chat", model, stdin="Hi\nHi\n")
+    assert (code, out) == (1, "Hello!\n")
+    assert err.startswith("trivet: error: the prompt has ")
+
+
+def test_a_template_may_be_given(trivet, script, model, tmp_path):
+    client = script(*ANSWERS)
+    (tmp_path / "t.jinja").write_text("<{{ messages[-1].content }}>")
+    trivet("chat", model, "--chat-template", str(tmp_path / "t.jinja"), stdin="Hi\n")
+    assert prompts(client) == ["<Hi>"]
+
+
+@pytest.mark.parametrize("template", [None, "{{ raise_exception('users only') }}"])
+def test_a_model_that_cannot_chat_says_so_at_once(trivet, script, tmp_path, template):
+    client = script(*ANSWERS)
+    write_byte_tokenizer(tmp_path, template)
+    code, out, err = trivet("chat", str(tmp_path), stdin="Hi\n")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert not client.requests

@@ -1,0 +1,86 @@
+import subprocess
+import sys
+
+import pytest
+
+from trivet.cli import main as cli
+from trivet.errors import ModelError
+
+
+@pytest.mark.parametrize("args", [[], ["--help"], ["-h"]])
+def test_help_lists_every_command(trivet, args):
+    code, out, _ = trivet(*args)
+    assert code == 0
+    for name, (_, help) in cli.COMMANDS.items():
+        assert any(line.split() == [name, *help.split()] for line in out.splitlines()), name
+
+
+def test_help_loads_no_command():
+    code = "import sys; from trivet.cli.main import main; sys.argv = ['trivet']\ntry: main()\nexcept SystemExit: pass\n"
+    code += "assert not {'numpy', 'rich', 'asyncio', 'tokenizers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_has_help(trivet, name):
+    code, out, _ = trivet(name, "--help")
+    assert code == 0
+    assert out.startswith(f"Usage: trivet {name} ")
+    assert "Usage" not in out[7:]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["runn"], "no such command 'runn'. Did you mean 'run'? (see `trivet --help`)"),
+        (["xyzzy"], "no such command 'xyzzy' (see `trivet --help`)"),
+        (["--versoin"], "no such option: --versoin, did you mean --version? (see `trivet --help`)"),
+        (["run", "--promt", "x"], "no such option: --promt, did you mean --prompt? (see `trivet run --help`)"),
+        (["run", "a", "b"], "got unexpected extra argument"),
+        (["run", "--seed", "x"], "invalid value for '--seed' / '-s': "),
+        (["run", "-c", "many"], "invalid value for '--max-model-len'"),
+        (["run", "--kv-cache-dtype", "q8"], "invalid value for '--kv-cache-dtype': must be one of"),
+        (["bench", "--batch", "1,0"], "invalid value for '--batch': give whole numbers of at least 1"),
+        (["bench", "--batch", "1,two"], "invalid value for '--batch': give whole numbers of at least 1"),
+        (["run", "-p"], "option '-p' requires an argument"),
+    ],
+)
+def test_wrong_use_is_one_line_and_2(trivet, args, message):
+    code, out, err = trivet(*args)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"trivet: error: {message}")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "message"),
+    [
+        (ModelError("m.gguf: wrong magic\n  b'XXXX'"), 1, "trivet: error: m.gguf: wrong magic b'XXXX'\n"),
+        (FileNotFoundError(2, "No such file", "a/b"), 1, "trivet: error: a/b: No such file\n"),
+        (OSError("disk on fire"), 1, "trivet: error: disk on fire\n"),
+        (MemoryError(), 1, "trivet: error: not enough memory\n"),
+        (ImportError("no _native"), 1, "trivet: error: this installation does not work: no _native\n"),
+        (KeyboardInterrupt(), 130, "trivet: interrupted\n"),
+    ],
+)
+def test_failures_are_one_line(trivet, monkeypatch, raised, code, message):
+    def fails() -> None:
+        raise raised
+
+    monkeypatch.setattr("trivet.cli.run.run", fails)
+    assert trivet("run") == (code, "", message)
+
+
+@pytest.mark.parametrize("name", ["run", "chat", "bench", "inspect"])
+def test_a_missing_model_is_one_line(trivet, tmp_path, name):
+    missing = str(tmp_path / "none.gguf")
+    code, out, err = trivet(name, missing)
+    assert (code, out) == (1, "")
+    assert err.startswith(f"trivet: error: {missing}: no such file")
+    assert err.count("\n") == 1
+
+
+def test_version(trivet):
+    from trivet import __version__
+
+    assert trivet("--version") == (0, f"trivet {__version__}\n", "")

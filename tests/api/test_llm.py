@@ -116,7 +116,7 @@ def test_what_the_makers_recommend_is_the_default(tmp_path, script):
     with LLM(str(tmp_path)) as llm:
         assert llm.get_default_sampling_params() == SamplingParams(temperature=0.6, top_k=20, max_tokens=9)
     config.write_text("{")
-    with pytest.raises(ModelError, match=r"generation_config\.json is not valid JSON"):
+    with pytest.raises(ModelError, match=r"generation_config\.json: not valid JSON"):
         LLM(str(tmp_path))
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from trivet.errors import ModelError
+from trivet.weights.safetensors import read_json_object
 
 NAMES = {
     "repetition_penalty": "repetition_penalty",
@@ -23,15 +22,10 @@ NAMES = {
 def recommended(model: str) -> dict[str, Any]:
     """Sampling parameters from the `generation_config.json` of a Hugging Face folder; empty when there is none.
 
-    Raises ModelError when the file is not JSON.
+    Raises ModelError when the file is not a JSON object.
     """
     path = Path(model) / "generation_config.json"
     if not path.is_file():
         return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise ModelError(f"{path} must hold an object, not {type(found).__name__}")
+    found = read_json_object(path)
     return {ours: found[theirs] for theirs, ours in NAMES.items() if found.get(theirs) is not None}

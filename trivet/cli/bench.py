@@ -64,7 +64,9 @@ def bench(
         threads=threads,
     )
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
-    with Progress(*columns, console=terminal.errors, transient=True) as progress:
+    with Progress(
+        *columns, console=terminal.errors, transient=True, disable=not terminal.errors.is_terminal
+    ) as progress:
         task = progress.add_task("loading", total=sum(batch) * (prompt_tokens + gen_tokens))
 
         def tick(what: str, tokens: int) -> None:

@@ -1,11 +1,21 @@
+import functools
+
 import pytest
 
 from tests.api.scripted import ScriptedClient, write_byte_tokenizer
+from trivet.text.tokenizer import Tokenizer
 
 TEMPLATE = (
     "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
     "{% if add_generation_prompt %}[assistant]{% endif %}{{ suffix }}"
 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tokenizers_are_loaded_once():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tokenizer, "load", functools.cache(Tokenizer.load))
+        yield
 
 
 @pytest.fixture(scope="session")

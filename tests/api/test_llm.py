@@ -32,7 +32,7 @@ def test_forms_of_prompts(model, script, prompts, ids):
         assert [output.prompt_token_ids for output in llm.generate(prompts, PARAMS)] == ids
 
 
-@pytest.mark.parametrize("prompt", [3, None, {"text": "x"}, {}, ["a", 3.5], {"prompt": 3}, [[1, "a"]]])
+@pytest.mark.parametrize("prompt", [None, {"text": "x"}, {}, ["a", 3.5], {"prompt": 3}, [[1, "a"]]])
 def test_other_prompts_are_refused(model, script, prompt):
     client = script([EOS])
     with LLM(model) as llm, pytest.raises(RequestError, match="a prompt is text"):

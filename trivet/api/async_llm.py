@@ -64,8 +64,7 @@ class AsyncLLM:
     """
 
     tokenizer: Tokenizer
-    chat_template: ChatTemplate | None
-    """None where the model has none."""
+    chat_template: ChatTemplate
     recommended_params: dict[str, Any]
     """What the model's makers recommend, as keywords of SamplingParams."""
 
@@ -94,8 +93,7 @@ class AsyncLLM:
         """Load tokenizer and model. Raises ModelError or EngineError."""
         self.tokenizer = await asyncio.to_thread(Tokenizer.load, self.args.tokenizer or self._config.model)
         self.recommended_params = recommended(self._config.model)
-        source = read_template(self.args.chat_template) or self.tokenizer.chat_template
-        self.chat_template = ChatTemplate(source, self.tokenizer) if source else None
+        self.chat_template = ChatTemplate(read_template(self.args.chat_template), self.tokenizer)
         await self._client.start()
 
     async def close(self) -> None:
@@ -116,10 +114,7 @@ class AsyncLLM:
         **kwargs: Any,
     ) -> str:
         """The prompt of a chat, to be sent with `add_special_tokens=False`. Raises RequestError."""
-        template = template or self.chat_template
-        if template is None:
-            raise RequestError(f"{self.info.name} has no chat template: give one with chat_template", "messages")
-        return template.render(messages, tools, add_generation_prompt, **kwargs)
+        return (template or self.chat_template).render(messages, tools, add_generation_prompt, **kwargs)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput, None]:
         """Stream outputs, each with the sequences that changed; the last is `finished`. Closing it cancels.

@@ -80,9 +80,7 @@ class Completion:
         if silent or not self._params.detokenize:
             return
         text = self._detokenizer.push(token)
-        if len(self.tokens) > self._params.min_tokens:
-            text = self._stops.push(text)
-        self._release(text)
+        self._release(self._stops.push(text, match=len(self.tokens) > self._params.min_tokens))
 
     def _release(self, text: str) -> None:
         self.changed = True

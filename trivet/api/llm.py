@@ -112,16 +112,20 @@ class LLM:
         *,
         chat_template: str | None = None,
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
         tools: list[dict[str, Any]] | None = None,
         chat_template_kwargs: dict[str, Any] | None = None,
     ) -> list[RequestOutput]:
         """Answer one conversation, or several at once; a conversation is a list of {"role", "content"}.
 
-        chat_template: a Jinja template to use instead of the model's. The rest is as in `generate`.
+        chat_template: a Jinja template to use instead of the model's. continue_final_message: go on where the last
+        message ends. The rest is as in `generate`.
         """
         one = bool(messages) and isinstance(messages[0], dict)
         conversations = cast(Sequence[Sequence[Message]], [messages] if one else messages)
         template = ChatTemplate(chat_template, self._llm.tokenizer) if chat_template else None
+        if continue_final_message:
+            chat_template_kwargs = {**(chat_template_kwargs or {}), "continue_final_message": True}
         prompts: list[Prompt] = [
             self._llm.render_chat(
                 list(conversation), tools, add_generation_prompt, template, **(chat_template_kwargs or {})
@@ -225,7 +229,11 @@ class LLM:
 
 
 def _shut_down(llm: AsyncLLM, loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
-    asyncio.run_coroutine_threadsafe(llm.close(), loop).result()
+    async def close() -> None:
+        await llm.close()
+        await loop.shutdown_default_executor()
+
+    asyncio.run_coroutine_threadsafe(close(), loop).result()
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
     loop.close()

@@ -40,8 +40,9 @@ def write(outputs: Iterator[RequestOutput]) -> tuple[str, bool]:
             sys.stdout.flush()
     except KeyboardInterrupt:
         interrupted = True
-    if not text.endswith("\n"):
-        print(flush=True)
+    finally:
+        if text and not text.endswith("\n"):
+            print(flush=True)
     if errors.is_terminal and last is not None:
         errors.print(speed(last), style="dim")
     return text, interrupted

@@ -3,7 +3,7 @@ import itertools
 from contextlib import aclosing
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.api.scripted import BOS, EOS, EXTRA, ScriptedClient
@@ -117,6 +117,7 @@ def expected(tokens: bytes, stops: list[str], include: bool, min_tokens: int) ->
     return tokens.decode(), len(tokens)
 
 
+@settings(deadline=None)
 @given(
     text=st.text("ab", max_size=12),
     stops=st.lists(st.text("ab", min_size=1, max_size=3), max_size=3),
@@ -134,6 +135,7 @@ def test_stop_strings_end_text_where_the_whole_text_says(model, text, stops, inc
     asyncio.run(run())
 
 
+@settings(deadline=None)
 @given(text=st.text(max_size=20), pace=st.integers(1, 4), stop=st.sampled_from([None, "é", "a", "zzz"]))
 def test_what_is_streamed_is_what_is_returned(model, text, pace, stop):
     async def run():

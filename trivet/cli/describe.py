@@ -29,7 +29,6 @@ def describe(model: str | None, context: int | None, cache_dtype: str, tensors: 
         "path": checkpoint.path,
         "name": metadata.get("general.name", metadata.get("_name_or_path")),
         "architecture": metadata.get("general.architecture", metadata.get("model_type")),
-        "parameters": sum(math.prod(info.shape) for info in checkpoint.tensors.values()),
         "weights": weights(checkpoint),
         "config": None,
         "memory": None,
@@ -46,7 +45,8 @@ def describe(model: str | None, context: int | None, cache_dtype: str, tensors: 
         found["problems"].append(str(error))
     try:
         tokenizer = Tokenizer.load(checkpoint.path)
-        found["tokenizer"] = special_tokens(tokenizer)
+        kind = [metadata[key] for key in ("tokenizer.ggml.model", "tokenizer.ggml.pre") if key in metadata]
+        found["tokenizer"] = {"kind": " ".join(kind) or "tokenizer.json", **special_tokens(tokenizer)}
         found["chat_template"] = tokenizer.chat_template
     except ModelError as error:
         found["problems"].append(str(error))
@@ -64,14 +64,15 @@ def describe(model: str | None, context: int | None, cache_dtype: str, tensors: 
 
 
 def weights(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Tensors, parameters and bytes of each format, the biggest first."""
+    """Tensors, parameters and bytes: in all, and of each format, the biggest first."""
+    total = {"tensors": 0, "parameters": 0, "bytes": 0}
     formats: dict[str, dict[str, int]] = {}
     for info in checkpoint.tensors.values():
-        entry = formats.setdefault(info.format.name, {"tensors": 0, "parameters": 0, "bytes": 0})
-        entry["tensors"] += 1
-        entry["parameters"] += math.prod(info.shape)
-        entry["bytes"] += info.num_bytes
-    return dict(sorted(formats.items(), key=lambda item: -item[1]["bytes"]))
+        for entry in (total, formats.setdefault(info.format.name, dict.fromkeys(total, 0))):
+            entry["tensors"] += 1
+            entry["parameters"] += math.prod(info.shape)
+            entry["bytes"] += info.num_bytes
+    return {**total, "formats": dict(sorted(formats.items(), key=lambda item: -item[1]["bytes"]))}
 
 
 def sizes(config: ModelConfig) -> dict[str, Any]:

@@ -57,11 +57,12 @@ def show_model(found: dict[str, Any]) -> None:
     from trivet.cli import terminal
 
     terminal.pairs(model_rows(found))
-    weights = [
+    formats = [
         (name, f"{entry['tensors']:,}", f"{entry['parameters']:,}", amount(entry["bytes"]))
-        for name, entry in found["weights"].items()
+        for name, entry in found["weights"]["formats"].items()
     ]
-    terminal.table(("format", "tensors", "parameters", "size"), weights)
+    if formats:
+        terminal.table(("format", "tensors", "parameters", "size"), formats)
     if "tensors" in found:
         rows = [
             (entry["name"], " x ".join(map(str, entry["shape"])), entry["format"], amount(entry["bytes"]))
@@ -77,18 +78,14 @@ def model_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("model", found["path"]),
         ("name", found["name"] or "-"),
         ("architecture", found["architecture"] or "-"),
-        ("parameters", f"{found['parameters']:,}"),
+        ("parameters", f"{found['weights']['parameters']:,}"),
     ]
     if config := found["config"]:
-        rows += [
-            (name.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value))
-            for name, value in config.items()
-            if value is not None
-        ]
+        rows += [(name.replace("_", " "), shown(value)) for name, value in config.items() if value is not None]
     if tokenizer := found["tokenizer"]:
         begin, ends = tokenizer["bos"], tokenizer["eos"]
         rows += [
-            ("tokens", f"{tokenizer['vocab_size']:,}"),
+            ("tokenizer", f"{tokenizer['kind']}, {tokenizer['vocab_size']:,} tokens"),
             ("text begins with", token(begin) if begin else "-"),
             ("text ends with", ", ".join(map(token, ends)) or "-"),
         ]
@@ -118,6 +115,10 @@ def system_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
             text = amount(value) if name.endswith("_bytes") else str(value)
         rows.append((name.removesuffix("_bytes").replace("_", " "), text))
     return rows
+
+
+def shown(value: bool | int) -> str:
+    return ("no", "yes")[value] if isinstance(value, bool) else f"{value:,}"
 
 
 def token(entry: dict[str, Any]) -> str:

@@ -26,19 +26,22 @@ class StopStrings:
         self._node = self._root
         self.matched: str | None = None
 
-    def push(self, text: str) -> str:
-        """Take more text, whatever way it is cut; returns what is now certain to be no part of a stop string."""
+    def push(self, text: str, match: bool = True) -> str:
+        """Take more text, whatever way it is cut; returns what is now certain to be no part of a stop string.
+
+        match: whether a stop string may end in this text.
+        """
         if self.matched is not None:
             return ""
         if not self._stops:
             return text
         for i, char in enumerate(text):
             self._node = self._step(self._node, char)
-            if (match := self._node.match) is not None:
-                self.matched = match
+            if match and (stop := self._node.match) is not None:
+                self.matched = stop
                 out = self._held + text[: i + 1]
                 self._held = ""
-                return out if self._include else out[: len(out) - len(match)]
+                return out if self._include else out[: len(out) - len(stop)]
         out = self._held + text
         keep = len(out) - self._node.depth
         self._held = out[keep:]

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,13 +10,14 @@ import uvicorn
 
 from tests.server.fake_llm import FakeLLM
 from trivet.server.app import create_app
+from trivet.server.launch import bind
 from trivet.server.options import ServerOptions
 
 
 @contextmanager
 def running(app: Callable) -> Iterator[str]:
     """Serve an application from a thread; yields its URL."""
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = bind("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
@@ -32,10 +32,23 @@ def running(app: Callable) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def url() -> Iterator[str]:
+def session() -> Iterator[tuple[str, FakeLLM]]:
+    llm = FakeLLM()
+    with running(create_app(llm)) as address:
+        yield address, llm
+
+
+@pytest.fixture
+def llm(session: tuple[str, FakeLLM]) -> FakeLLM:
+    """The fake engine behind `url`; its `requests` are this test's."""
+    session[1].requests.clear()
+    return session[1]
+
+
+@pytest.fixture
+def url(session: tuple[str, FakeLLM], llm: FakeLLM) -> str:
     """A server over a fake engine that works."""
-    with running(create_app(FakeLLM())) as address:
-        yield address
+    return session[0]
 
 
 @pytest.fixture

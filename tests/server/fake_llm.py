@@ -20,7 +20,7 @@ BOS, EOS, FIRST_BYTE = 1, 2, 3
 class ByteTokenizer:
     vocab_size = FIRST_BYTE + 256
     bos_id = BOS
-    eos_ids = [EOS]
+    eos_ids = (EOS,)
     specials = ("<unk>", "<s>", "</s>")
 
     def encode(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]:
@@ -67,6 +67,7 @@ class FakeLLM:
             weight_bytes=1000,
             cache_bytes=4000,
         )
+        self.model_names = ["fake"]
         self.is_healthy = True
         self.fail_after, self.overloaded, self.delay = fail_after, overloaded, delay
         self.requests: list[GenerateRequest] = []

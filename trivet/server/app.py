@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
@@ -12,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from trivet.server import probes
+from trivet.server.activity import log_activity
 from trivet.server.dialects import tokenize
 from trivet.server.dialects.llamacpp import routes as llamacpp
 from trivet.server.dialects.openai import errors as openai_errors
@@ -44,7 +48,15 @@ def create_app(llm: AsyncLLM, options: ServerOptions | None = None) -> Starlette
                 expose_headers=["X-Request-Id"],
             )
         )
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncGenerator[None, None]:
+        activity = asyncio.create_task(log_activity(llm))
+        yield
+        activity.cancel()
+
     return Starlette(
+        lifespan=lifespan,
         routes=[
             *openai.routes(service),
             *tgi.routes(service),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from trivet.server.auth import check_key
-from trivet.server.errors import ClientGone, Problem, problem_of
+from trivet.server.errors import SHUTTING_DOWN, ClientGone, Problem, problem_of
 from trivet.server.service import Service
 
 Handler = Callable[[Service, Request], Awaitable[Response]]
@@ -40,6 +41,8 @@ def endpoint(
             return await handler(service, request)
         except ClientGone:
             return Response(status_code=CLIENT_GONE)
+        except asyncio.CancelledError:
+            return dialect.error_response(SHUTTING_DOWN)
         except Exception as error:
             problem = problem_of(error)
             if generates:

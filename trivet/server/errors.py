@@ -67,6 +67,10 @@ class Problem(Exception):
         return {"Retry-After": str(max(1, math.ceil(self.retry_after)))}
 
 
+SHUTTING_DOWN = Problem(Kind.UNAVAILABLE, "the server is shutting down")
+"""What requests are told that are cut off because the server could not wait for them any longer."""
+
+
 class ClientGone(Exception):
     """The client closed its connection before it had its answer; nobody is left to tell."""
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 class ServerOptions:
     """Limits are those of the dialect whose name they carry, with its defaults.
 
-    model_names: what the model answers to; the first is reported. Empty means the engine's own name for it.
     api_keys: any of them opens the API; empty leaves it open to everybody.
     allowed_origins: pages of these origins may call from a browser ("*" = all); empty turns CORS off.
     payload_limit: bytes of a request body.
@@ -21,7 +20,6 @@ class ServerOptions:
     log_requests: a line for each request, without its text.
     """
 
-    model_names: tuple[str, ...] = ()
     api_keys: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
     payload_limit: int = 16 * 2**20

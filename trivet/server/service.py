@@ -29,7 +29,7 @@ class Service:
     def __init__(self, llm: AsyncLLM, options: ServerOptions) -> None:
         self.llm = llm
         self.options = options
-        self.names = options.model_names or (llm.info.name,)
+        self.names = llm.model_names
         self.started = int(time.time())
         self.metrics = Metrics(self.names[0], llm.info, llm.stats)
 
@@ -37,6 +37,10 @@ class Service:
     def name(self) -> str:
         """What responses call the model."""
         return self.names[0]
+
+    def answers_to(self, name: str) -> bool:
+        """Whether requests may call the model so: by a served name, or by the one it has of its own."""
+        return name in self.names or name == self.llm.info.name
 
     @property
     def max_model_len(self) -> int:

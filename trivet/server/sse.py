@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from trivet.server.connection import while_connected
-from trivet.server.errors import ClientGone, Problem, problem_of
+from trivet.server.errors import SHUTTING_DOWN, ClientGone, Problem, problem_of
 
 KEEP_ALIVE_SECONDS = 15.0
 DONE = b"data: [DONE]\n\n"
@@ -66,8 +66,11 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            with suppress(ClientGone):
-                await while_connected(receive, self._stream(send))
+            await while_connected(receive, self._stream(send))
+        except ClientGone:
+            pass
+        except asyncio.CancelledError:
+            await send({"type": "http.response.body", "body": self._error_event(SHUTTING_DOWN)})
         finally:
             await _discard(self._first, self._events)
 

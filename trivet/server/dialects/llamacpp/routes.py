@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from trivet.api.outputs import RequestOutput
 from trivet.api.request import GenerateRequest
 from trivet.server import sse
 from trivet.server.body import decode, read_body

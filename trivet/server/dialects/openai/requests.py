@@ -79,7 +79,7 @@ def check_request(service: Service, body: ChatBody | CompletionBody) -> None:
 
 def check_model(service: Service, name: str | None) -> None:
     """Refuse a model that is not served here."""
-    if name and name not in service.names and name not in PLACEHOLDER_NAMES:
+    if name and not service.answers_to(name) and name not in PLACEHOLDER_NAMES:
         raise Problem(
             Kind.NOT_FOUND,
             f"The model `{name}` does not exist. This server serves: {', '.join(service.names)}.",
@@ -88,8 +88,8 @@ def check_model(service: Service, name: str | None) -> None:
 
 
 def model_name(service: Service, name: str | None) -> str:
-    """What the response calls the model: the name asked for, where that is one of its names."""
-    return name if name in service.names and name is not None else service.name
+    """What the response calls the model: the name asked for, where it is one of its names."""
+    return name if name and service.answers_to(name) else service.name
 
 
 def check_logprobs(service: Service, value: int | None, name: str) -> None:

@@ -1,0 +1,328 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.server.fake_llm import ANSWER, EOS, FakeLLM
+from tests.server.wire import client, events, get, post
+
+TOKENS = [3 + byte for byte in ANSWER.encode()] + [EOS]
+
+
+def body(inputs="hi", **parameters):
+    return {"inputs": inputs, "parameters": parameters}
+
+
+def token(text, **more):
+    return {"id": 3 + ord(text), "text": text, "logprob": -0.5, "special": False, **more}
+
+
+def test_generate_golden(url):
+    """Transcript A1 of the reference, with this fake's answer."""
+    response = post(url, "/generate", body(max_new_tokens=2, details=True))
+    assert response.json() == {
+        "generated_text": "Li",
+        "details": {
+            "finish_reason": "length",
+            "generated_tokens": 2,
+            "seed": None,
+            "prefill": [],
+            "tokens": [token("L"), token("i")],
+        },
+    }
+    assert list(response.json()["details"]) == [
+        "finish_reason",
+        "generated_tokens",
+        "seed",
+        "prefill",
+        "tokens",
+    ]
+    headers = response.headers
+    assert headers["x-compute-type"] == "1-cpu" and headers["x-compute-characters"] == "2"
+    assert (headers["x-prompt-tokens"], headers["x-generated-tokens"]) == ("3", "2")
+    assert float(headers["x-compute-time"]) > 0
+    for name in ("total", "validation", "queue", "inference"):
+        assert headers[f"x-{name}-time"].isdigit()
+    assert headers["x-time-per-token"].isdigit()
+
+
+def test_stream_golden(url):
+    got = events(post(url, "/generate_stream", body(max_new_tokens=2, details=True, top_n_tokens=1)))
+    assert got == [
+        {
+            "index": 1,
+            "token": token("L"),
+            "top_tokens": [token("K", logprob=-0.25)],
+            "generated_text": None,
+            "details": None,
+        },
+        {
+            "index": 2,
+            "token": token("i"),
+            "top_tokens": [token("h", logprob=-0.25)],
+            "generated_text": "Li",
+            "details": {
+                "finish_reason": "length",
+                "generated_tokens": 2,
+                "seed": None,
+                "input_length": 3,
+            },
+        },
+    ]
+    assert list(got[0]) == ["index", "token", "top_tokens", "generated_text", "details"]
+
+
+@pytest.mark.parametrize("path", ["/", "/generate"])
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        {"stop": ["caf", "Lil"]},
+        {"max_new_tokens": 7},
+        {"return_full_text": True},
+        {"return_full_text": False, "top_n_tokens": 2},
+    ],
+    ids=str,
+)
+def test_stream_adds_up_to_the_whole(url, path, parameters):
+    whole = post(url, path, body(details=True, **parameters)).json()
+    whole = whole[0] if path == "/" else whole
+    stream_path = path if path == "/" else "/generate_stream"
+    got = events(post(url, stream_path, body(details=True, **parameters) | {"stream": True}))
+    details = whole["details"]
+    assert [event["index"] for event in got] == list(range(1, len(got) + 1))
+    assert [event["token"] for event in got] == details["tokens"]
+    assert [event.get("top_tokens") for event in got] == details.get("top_tokens", [None] * len(got))
+    assert {event["generated_text"] for event in got[:-1]} <= {None}
+    assert got[-1]["generated_text"] == whole["generated_text"]
+    assert got[-1]["details"] == {
+        "finish_reason": details["finish_reason"],
+        "generated_tokens": details["generated_tokens"],
+        "seed": details["seed"],
+        "input_length": 3,
+    }
+    full = parameters.get("return_full_text", path == "/")
+    assert whole["generated_text"].startswith("hi" if full else "Lil")
+
+
+def test_root_answers_a_list_with_the_prompt(url):
+    assert post(url, "/", {"inputs": "hi", "parameters": {}}).json() == [{"generated_text": "hi" + ANSWER}]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "reason", "text"),
+    [
+        ({}, "eos_token", ANSWER),
+        ({"max_new_tokens": 3}, "length", "Lil"),
+        ({"stop": ["saw"]}, "stop_sequence", "Lily saw"),
+        ({"max_new_tokens": len(TOKENS)}, "length", ANSWER),
+        ({"max_new_tokens": 3, "stop": ["Lil"]}, "length", "Lil"),
+    ],
+)
+def test_finish(url, parameters, reason, text):
+    """The limit is looked at before the end token and the stop strings; these stay in the text."""
+    got = post(url, "/generate", body(details=True, **parameters)).json()
+    assert (got["details"]["finish_reason"], got["generated_text"]) == (reason, text)
+
+
+def test_end_token_is_reported_but_not_written(url):
+    details = post(url, "/generate", body(details=True)).json()["details"]
+    assert details["tokens"][-1] == {"id": EOS, "text": "</s>", "logprob": -0.5, "special": True}
+    assert [one["id"] for one in details["tokens"]] == TOKENS
+
+
+def test_prefill(url):
+    details = post(url, "/generate", body(decoder_input_details=True, max_new_tokens=1)).json()["details"]
+    assert details["prefill"] == [
+        {"id": 1, "text": "<s>", "logprob": None},
+        {"id": 3 + ord("h"), "text": "h", "logprob": -0.5},
+        {"id": 3 + ord("i"), "text": "i", "logprob": -0.5},
+    ]
+
+
+def test_best_of(url):
+    got = post(url, "/generate", body(best_of=2, do_sample=True, details=True, max_new_tokens=3)).json()
+    details = got["details"]
+    [other] = details["best_of_sequences"]
+    assert {got["generated_text"], other["generated_text"]} == {"Lil", "ily"}
+    assert other["seed"] == details["seed"] + 1
+    assert list(other) == [
+        "generated_text",
+        "finish_reason",
+        "generated_tokens",
+        "seed",
+        "prefill",
+        "tokens",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("request_body", "sampled"),
+    [
+        ({"inputs": "hi"}, True),
+        (body(), False),
+        (body(do_sample=False), False),
+        (body(do_sample=True), True),
+        (body(temperature=1.0), False),
+        (body(temperature=0.5), True),
+        (body(top_k=5), True),
+        (body(top_p=0.5), True),
+        (body(typical_p=0.5), True),
+        (body(seed=7), False),
+        (body(repetition_penalty=1.2, frequency_penalty=0.1), False),
+    ],
+)
+def test_when_it_samples(url, llm, request_body, sampled):
+    post(url, "/generate", request_body)
+    [request] = llm.requests
+    assert request.params.greedy != sampled
+    if "parameters" in request_body:
+        request_body["parameters"]["details"] = True
+        seed = post(url, "/generate", request_body).json()["details"]["seed"]
+        assert (seed is not None) == sampled
+
+
+def test_parameters_reach_the_engine(url, llm):
+    given = {
+        "temperature": 0.5,
+        "top_k": 3,
+        "top_p": 0.9,
+        "typical_p": 0.8,
+        "seed": 2**64 - 1,
+        "repetition_penalty": 1.3,
+        "frequency_penalty": 0.2,
+        "truncate": 2,
+        "stop": ["z"],
+    }
+    got = post(url, "/generate", body("hello", **given, details=True)).json()
+    [request] = llm.requests
+    params = request.params
+    assert request.prompt == [1, 3 + ord("o")]
+    assert (params.temperature, params.top_k, params.top_p, params.typical_p) == (0.5, 3, 0.9, 0.8)
+    assert (params.repetition_penalty, params.frequency_penalty, params.seed) == (1.3, 0.2, 2**64 - 1)
+    assert (params.max_tokens, params.stop, params.include_stop_str_in_output) == (254, ["z"], True)
+    assert params.stages == ("penalties", "temperature", "top_k", "top_p", "typical_p", "min_p")
+    assert got["details"]["seed"] == 2**64 - 1
+
+
+INVALID = [
+    ({"best_of": 3, "do_sample": True}, "`best_of` must be > 0 and <= 2. Given: 3"),
+    ({"best_of": 0}, "`best_of` must be > 0 and <= 2. Given: 0"),
+    ({"best_of": 2}, "you must use sampling when `best_of` is > 1"),
+    ({"temperature": 0}, "`temperature` must be strictly positive"),
+    ({"temperature": -0.5}, "`temperature` must be strictly positive"),
+    ({"repetition_penalty": 0}, "`repetition_penalty` must be strictly positive"),
+    ({"frequency_penalty": 2.5}, "`frequency_penalty` must be >= -2.0 and <= 2.0"),
+    ({"top_p": 1.0}, "`top_p` must be > 0.0 and < 1.0"),
+    ({"top_p": 0}, "`top_p` must be > 0.0 and < 1.0"),
+    ({"typical_p": 1}, "`typical_p` must be > 0.0 and < 1.0"),
+    ({"top_k": 0}, "`top_k` must be strictly positive"),
+    ({"max_new_tokens": 0}, "`max_new_tokens` must be strictly positive"),
+    ({"stop": ["a"] * 5}, "`stop` supports up to 4 stop sequences. Given: 5"),
+    (
+        {"best_of": 2, "do_sample": True, "seed": 1},
+        "`seed` must not be set when `best_of` > 1",
+    ),
+    ({"top_n_tokens": 6}, "`top_n_tokens` must be >= 0 and <= 5. Given: 6"),
+    ({"truncate": 0}, "`truncate` must be strictly positive and less than 255. Given: 0"),
+    ({"truncate": 256}, "`truncate` must be strictly positive and less than 255. Given: 256"),
+    (
+        {"max_new_tokens": 254},
+        "`inputs` tokens + `max_new_tokens` must be <= 256. Given: 3 `inputs` tokens and 254 `max_new_tokens`",
+    ),
+    ({"grammar": {"type": "regex", "value": "a"}}, "grammar is not supported"),
+    ({"watermark": True}, "`watermark` is not supported"),
+    ({"temperature": 0, "top_k": 0}, "`temperature` must be strictly positive"),
+]
+
+
+@pytest.mark.parametrize(("parameters", "message"), INVALID, ids=[str(one[0]) for one in INVALID])
+def test_validation(url, parameters, message):
+    expected = {"error": f"Input validation error: {message}", "error_type": "validation"}
+    for path in ("/", "/generate"):
+        response = post(url, path, body(**parameters))
+        assert (response.status_code, response.json()) == (422, expected)
+    if "best_of" not in parameters:
+        assert events(post(url, "/generate_stream", body(**parameters))) == [expected]
+        assert events(post(url, "/", body(**parameters) | {"stream": True})) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"best_of": 2}, "`best_of` != 1 is not supported when streaming tokens"),
+        (
+            {"decoder_input_details": True},
+            "`decoder_input_details` == true is not supported when streaming tokens",
+        ),
+    ],
+)
+def test_stream_validation(url, parameters, message):
+    [error] = events(post(url, "/generate_stream", body(**parameters)))
+    assert error == {"error": f"Input validation error: {message}", "error_type": "validation"}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ("", "`inputs` cannot be empty"),
+        ("x" * 255, "`inputs` must have less than 255 tokens. Given: 256"),
+    ],
+)
+def test_input_validation(url, inputs, message):
+    response = post(url, "/generate", body(inputs))
+    assert response.status_code == 422 and response.json()["error"] == f"Input validation error: {message}"
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "status", "text"),
+    [
+        ("{", "application/json", 400, "Failed to parse the request body as JSON: "),
+        ("{}", "application/json", 422, "Failed to deserialize the JSON body into the target type: "),
+        (
+            '{"inputs": "a", "parameters": {"seed": -1}}',
+            "application/json",
+            422,
+            "Failed to deserialize the JSON body into the target type: ",
+        ),
+        (
+            '{"inputs": "a", "parameters": {"stop": "x"}}',
+            "application/json",
+            422,
+            "Failed to deserialize the JSON body into the target type: ",
+        ),
+        ('{"inputs": "a"}', "text/plain", 415, "Expected request with `Content-Type: application/json`"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/", "/generate", "/generate_stream"])
+def test_extractor_errors_are_plain_text(url, path, content, kind, status, text):
+    response = client.post(url + path, content=content, headers={"content-type": kind})
+    assert response.status_code == status and response.text.startswith(text)
+    assert response.headers["content-type"].startswith("text/plain")
+
+
+def test_nulls_and_unknown_fields_are_taken(url):
+    names = ["best_of", "temperature", "top_k", "do_sample", "watermark", "details", "stop", "seed", "truncate"]
+    parameters = dict.fromkeys(names) | {"unknown": 1}
+    assert post(url, "/", {"inputs": "a", "parameters": parameters, "stream": None, "x": 1}).status_code == 200
+
+
+def test_info(url):
+    info = get(url, "/info").json()
+    assert (info["model_id"], info["max_input_tokens"], info["max_total_tokens"]) == ("fake", 255, 256)
+    assert info["max_batch_total_tokens"] == 1024
+
+
+def test_overload_and_failure(serve):
+    overloaded = serve(FakeLLM(overloaded=True))
+    error = {"error": "Model is overloaded", "error_type": "overloaded"}
+    response = post(overloaded, "/generate", body())
+    assert (response.status_code, response.json(), response.headers["retry-after"]) == (429, error, "3")
+    assert events(post(overloaded, "/generate_stream", body())) == [error]
+    failing = serve(FakeLLM(fail_after=2))
+    error = {
+        "error": "Request failed during generation: the engine died",
+        "error_type": "generation",
+    }
+    response = post(failing, "/generate", body())
+    assert (response.status_code, response.json()) == (424, error)
+    assert events(post(failing, "/generate_stream", body()))[2:] == [error]

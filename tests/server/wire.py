@@ -1,0 +1,35 @@
+"""Ways to ask a server that hide nothing of its answer."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+
+client = httpx.Client(timeout=30, verify=False)
+"""One for all tests: to make one takes longer than most of them."""
+
+
+def get(url: str, path: str, **kwargs: Any) -> httpx.Response:
+    return client.get(url + path, **kwargs)
+
+
+def post(url: str, path: str, body: Any, **kwargs: Any) -> httpx.Response:
+    return client.post(url + path, json=body, **kwargs)
+
+
+def events(response: httpx.Response) -> list[Any]:
+    """The messages of an event stream, checked for their framing; "[DONE]" stays a string."""
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"].startswith("text/event-stream")
+    assert response.headers["cache-control"] == "no-cache"
+    *messages, rest = response.text.split("\n\n")
+    assert rest == ""
+    assert all(message.startswith("data: ") and "\n" not in message for message in messages)
+    bodies = [message.removeprefix("data: ") for message in messages]
+    return [body if body == "[DONE]" else json.loads(body) for body in bodies]
+
+
+def chat(**fields: Any) -> dict[str, Any]:
+    return {"model": "fake", "messages": [{"role": "user", "content": "hi"}], **fields}

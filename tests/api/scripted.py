@@ -13,7 +13,9 @@ from trivet.engine.request import EngineRequest, EngineStats, ModelInfo, TokenCh
 from trivet.engine.streams import TokenStream
 
 BOS, EOS, EXTRA = 256, 257, 258
-VOCAB = 259
+PADDING = 259
+VOCAB = 260
+"""The model's: one more than the tokenizer has."""
 
 
 def write_byte_tokenizer(folder: Path, template: str | None = None) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.api.scripted import BOS, EOS, EXTRA, ScriptedClient
+from tests.api.scripted import BOS, EOS, EXTRA, PADDING, ScriptedClient
 from trivet.api.args import EngineArgs
 from trivet.api.async_llm import AsyncLLM
 from trivet.api.request import GenerateRequest
@@ -253,7 +253,7 @@ async def test_a_long_prompt_does_not_hold_the_loop(model):
     ("request_", "parameter", "message"),
     [
         (ask([]), "prompt", "at least one token"),
-        (ask([259]), "prompt", "259"),
+        (ask([260]), "prompt", "260"),
         (ask("x" * 1000), "prompt", "1001 tokens.*1000"),
         (ask(stop_token_ids=[300]), "stop_token_ids", "300"),
         (ask(logit_bias={300: 1.0}), "logit_bias", "300"),
@@ -275,6 +275,12 @@ async def test_what_goes_past_the_context_ends_with_it(model):
     await llm.complete(ask([1] * 6, max_tokens=100, min_tokens=50))
     params = client.requests[0].params
     assert (params.max_tokens, params.min_tokens) == (4, 4)
+
+
+async def test_a_padding_token_is_no_text(model):
+    output, _ = await complete(model, [*b"a", PADDING, *b"b", EOS], logprobs=0)
+    assert (output.text, output.token_ids) == ("ab", [*b"a", PADDING, *b"b", EOS])
+    assert output.logprobs[1][PADDING].decoded_token == ""
 
 
 async def test_without_detokenizing_there_is_no_text(model):

@@ -194,8 +194,9 @@ KIB = 1024
 @pytest.mark.parametrize(
     ("config", "options", "tokens"),
     [
-        ({"max_num_seqs": 2}, Options(context_length=1024), 4 * 1024 + 2 * 256),
-        ({"max_num_seqs": 2, "max_model_len": 100}, Options(), 4 * 112 + 2 * 112),
+        ({"max_num_seqs": 6}, Options(context_length=1024), 4 * 1024 + 6 * 256),
+        ({"max_num_seqs": 2}, Options(context_length=1024), 2 * 1024 + 2 * 256),
+        ({"max_num_seqs": 2, "max_model_len": 100}, Options(), 2 * 112 + 2 * 112),
         ({"max_num_seqs": 2}, Options(context_length=1024, memory=16 * KIB), 2048),
         ({"kv_cache_memory": 4 * KIB}, Options(), 512),
         ({"num_blocks": 20, "kv_cache_memory": 1}, Options(), 320),

@@ -95,6 +95,8 @@ class AsyncLLM:
         self.recommended_params = recommended(self._config.model)
         self.chat_template = ChatTemplate(read_template(self.args.chat_template), self.tokenizer)
         await self._client.start()
+        self.tokenizer.widen(self.info.vocab_size)
+        self._eos_ids = [token for token in self.tokenizer.eos_ids if token < self.info.vocab_size]
 
     async def close(self) -> None:
         await self._client.close()
@@ -140,6 +142,7 @@ class AsyncLLM:
 
     async def prepare(self, request: GenerateRequest) -> Job:
         """Tokenise and check a request. Raises RequestError."""
+        metrics = RequestMetrics(arrival_time=time.time())
         if isinstance(request.prompt, list):
             prompt = request.prompt
         elif len(request.prompt) < LONG_TEXT:
@@ -163,7 +166,7 @@ class AsyncLLM:
                 prompt=prompt,
                 params=self._engine_params(params, len(prompt), first=i == 0),
                 seed=(seed + i) % 2**64,
-                eos_token_ids=self.tokenizer.eos_ids,
+                eos_token_ids=self._eos_ids,
                 group=name if params.n > 1 else None,
                 priority=request.priority,
                 cache_salt=request.cache_salt,
@@ -176,7 +179,7 @@ class AsyncLLM:
             prompt=prompt,
             children=children,
             completions=[Completion(i, self.tokenizer, prompt, params) for i in range(params.n)],
-            metrics=RequestMetrics(arrival_time=time.time()),
+            metrics=metrics,
         )
 
     def _engine_params(self, params: SamplingParams, prompt_len: int, first: bool) -> SamplingParams:

@@ -12,7 +12,8 @@ logger = logging.getLogger(__name__)
 
 LONG_SEQUENCES = 4
 SHORT_SEQUENCE = 256
-"""The cache asked for by default: so many sequences of max_model_len, and max_num_seqs of so many tokens."""
+"""The cache asked for by default: so many sequences of max_model_len (or max_num_seqs, if fewer), and max_num_seqs
+of so many tokens."""
 
 
 def size_cache(config: EngineConfig, runtime: Runtime) -> tuple[int, int]:
@@ -38,7 +39,7 @@ def size_cache(config: EngineConfig, runtime: Runtime) -> tuple[int, int]:
         blocks, setting = config.kv_cache_memory // block_bytes, f"kv_cache_memory {config.kv_cache_memory}"
     else:
         short = min(SHORT_SEQUENCE, max_len)
-        need = LONG_SEQUENCES * -(-max_len // size) + config.max_num_seqs * -(-short // size)
+        need = min(LONG_SEQUENCES, config.max_num_seqs) * -(-max_len // size) + config.max_num_seqs * -(-short // size)
         blocks, setting = min(need, fitting), "the free memory"
     if blocks > fitting:
         raise EngineError(

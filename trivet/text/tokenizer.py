@@ -64,6 +64,13 @@ class Tokenizer:
         except ModelError as error:
             raise ModelError(f"{path}: {error}") from None
 
+    def widen(self, size: int) -> None:
+        """Let the ids from `vocab_size` to below `size` stand for no text: the embeddings of many models are padded
+        to more rows than there are tokens, and a padding row can be drawn.
+        """
+        self._pieces += [b""] * (size - self.vocab_size)
+        self.vocab_size = max(self.vocab_size, size)
+
     @property
     def chat_template(self) -> str | None:
         """The model's own chat template."""

@@ -78,7 +78,7 @@ class Step:
         self.rows = range(len(tokens)) if rows is None else rows
 
     def load(self, weight: Weight) -> Array:
-        tensor = self.weights[weight.name].astype(self.dtype)
+        tensor = self.weights[weight.name].astype(self.dtype, copy=False)
         part = slice(weight.start, weight.stop)
         tensor = tensor[:, part] if tensor.ndim == 3 else tensor[part]
         assert tensor.shape == weight.shape, (weight, tensor.shape)

@@ -50,9 +50,9 @@ class Tiny:
 
     def write_gguf(self, path: Path) -> Path:
         writer = gguf.GGUFWriter(path, self.gguf_arch)
-        for key, value in self._metadata().items():
+        for key, value in self.metadata().items():
             _add(writer, key, value)
-        for name, tensor in self._gguf_tensors().items():
+        for name, tensor in self.gguf_tensors().items():
             writer.add_tensor(name, np.ascontiguousarray(tensor))
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -60,7 +60,7 @@ class Tiny:
         writer.close()
         return path
 
-    def _metadata(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         c = self.config
         head_dim = c.get("head_dim") or c["hidden_size"] // c["num_attention_heads"]
         keys = {
@@ -83,7 +83,7 @@ class Tiny:
             keys["expert_feed_forward_length"] = c["moe_intermediate_size"]
         return {f"{self.gguf_arch}.{key}": value for key, value in keys.items()} | {"tokenizer.ggml.model": "none"}
 
-    def _gguf_tensors(self) -> dict[str, np.ndarray]:
+    def gguf_tensors(self) -> dict[str, np.ndarray]:
         c = self.config
         arch = next(a for a, name in gguf.MODEL_ARCH_NAMES.items() if name == self.gguf_arch)
         names = gguf.get_tensor_name_map(arch, c["num_hidden_layers"])

@@ -10,6 +10,7 @@ from trivet.weights.tensor import Checkpoint
 
 MAX_LAYERS = 1024
 MAX_WIDTH = 2**20
+MAX_FREQUENCY = 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,10 @@ class ModelConfig:
                 f"{path}: {self.num_heads} attention heads cannot share {self.num_kv_heads} key-value heads, "
                 "expected a divisor"
             )
+        for rotary in set(self.rotaries):
+            largest = max(*rotary.inv_freq, rotary.magnitude)
+            if not largest <= MAX_FREQUENCY:
+                raise ModelError(f"{path}: the rotary scaling gives a factor of {largest:g}, absurdly large")
         if self.experts.used > self.experts.count:
             raise ModelError(f"{path}: a token uses {self.experts.used} of {self.experts.count} experts")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from trivet.errors import ModelError
 from trivet.models import rope
 from trivet.models.config import MAX_LAYERS, MAX_WIDTH, Experts, ModelConfig, vocab_size_of
 from trivet.weights.fields import Fields
@@ -21,19 +20,16 @@ LAYERS_OF_27B = {"gemma2": 46, "gemma3": 62}
 
 def read(checkpoint: Checkpoint, max_context: int | None) -> ModelConfig:
     """Raises ModelError when the architecture is unknown or a value is missing or absurd."""
-    name = checkpoint.metadata["general.architecture"]
-    if name not in ARCHITECTURES:
-        raise ModelError(f"{checkpoint.path}: architecture {name!r} is not supported, only {', '.join(ARCHITECTURES)}")
+    name = Fields(checkpoint.path, checkpoint.metadata).choice("general.architecture", ARCHITECTURES)
     fields = Fields(checkpoint.path, checkpoint.metadata, prefix=f"{name}.")
     gemma = name.startswith("gemma")
     layers = fields.integer("block_count", high=MAX_LAYERS)
     hidden = fields.integer("embedding_length", high=MAX_WIDTH)
     heads = fields.per_layer("attention.head_count", layers)
     head_dim = fields.integer("attention.key_length", hidden // heads, high=MAX_WIDTH)
-    if fields.integer("attention.value_length", head_dim) != head_dim:
-        raise fields.error(
-            "attention.value_length", fields.integer("attention.value_length"), f"{head_dim}, as key_length"
-        )
+    value_length = fields.integer("attention.value_length", head_dim)
+    if value_length != head_dim:
+        raise fields.error("attention.value_length", value_length, f"{head_dim}, as attention.key_length")
     if not fields.boolean("attention.causal", True):
         raise fields.error("attention.causal", False, "true")
 
@@ -45,7 +41,7 @@ def read(checkpoint: Checkpoint, max_context: int | None) -> ModelConfig:
     rotary = rope.from_gguf(checkpoint, fields, rotated, name == "llama", context, max_context or context)
     local = rotary
     if name == "gemma3":
-        base = fields.number("rope.freq_base_swa", 10000.0, low=1.0)
+        base = fields.number("rope.freq_base_swa", 10000.0, low=2)
         local = rope.rotary(rope.default(rotated, base), interleaved=False)
 
     scale_dim = hidden / heads if layers == LAYERS_OF_27B.get(name) else head_dim
@@ -95,8 +91,9 @@ def _experts(fields: Fields, name: str, layers: int) -> Experts:
     if not count:
         return Experts()
     softmax = 1
-    if fields.integer("expert_gating_func", softmax, low=0) not in (0, softmax):
-        raise fields.error("expert_gating_func", fields.integer("expert_gating_func"), "1, softmax")
+    gating = fields.integer("expert_gating_func", softmax, low=0)
+    if gating not in (0, softmax):
+        raise fields.error("expert_gating_func", gating, "1, softmax")
     return Experts(
         count=count,
         used=fields.integer("expert_used_count"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from trivet.errors import ModelError
 from trivet.graph.ops import Rotary
 from trivet.models import rope
@@ -30,10 +32,23 @@ ACTIVATIONS = {
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
 }
-DEFAULT_HEAD_DIM = {"qwen3": 128, "gemma2": 256, "gemma3": 256}
-DEFAULT_EPS = {"phi3": 1e-5, "mixtral": 1e-5}
-DEFAULT_THETA = {"mixtral": 1e6, "gemma3": 1e6}
-DEFAULT_WINDOW = {"mistral": 4096, "gemma2": 4096, "gemma3": 4096}
+_GEMMA = {
+    "head_dim": 256,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "query_pre_attn_scalar": 256,
+    "sliding_window": 4096,
+}
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "mistral": {"sliding_window": 4096},
+    "mixtral": {"rms_norm_eps": 1e-5, "rope_theta": 1e6, "num_local_experts": 8, "num_experts_per_tok": 2},
+    "qwen3": {"head_dim": 128},
+    "gemma2": _GEMMA | {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
+    "gemma3": _GEMMA | {"rope_theta": 1e6, "max_position_embeddings": 131072},
+    "phi3": {"rms_norm_eps": 1e-5},
+}
+"""What transformers supplies where a key is absent. One that is null stays so: no window, no cap."""
 WINDOW_PERIOD = {"gemma2": 2, "gemma3": 6}
 """The last layer of each period sees everything, the others a sliding window."""
 
@@ -41,15 +56,17 @@ WINDOW_PERIOD = {"gemma2": 2, "gemma3": 6}
 def read(checkpoint: Checkpoint, max_context: int | None) -> ModelConfig:
     """Raises ModelError when the model type is unknown or a value is missing or absurd."""
     fields = Fields(checkpoint.path, checkpoint.metadata)
-    name = fields.choice("model_type", ARCHITECTURES)
-    if checkpoint.metadata["model_type"] == "gemma3":
-        fields = fields.section("text_config")
+    model_type = fields.choice("model_type", ARCHITECTURES)
     method = fields.section("quantization_config").values.get("quant_method")
     if method is not None:
         raise ModelError(
             f"{checkpoint.path}: weights quantised with {method} are not supported; "
             "use the original checkpoint, or a GGUF file of it"
         )
+    if model_type == "gemma3":
+        fields = fields.section("text_config")
+    name = ARCHITECTURES[model_type]
+    fields = Fields(checkpoint.path, DEFAULTS.get(name, {}) | dict(fields.values))
     if fields.boolean("use_bidirectional_attention", False):
         raise fields.error("use_bidirectional_attention", True, "false")
 
@@ -57,11 +74,11 @@ def read(checkpoint: Checkpoint, max_context: int | None) -> ModelConfig:
     layers = fields.integer("num_hidden_layers", high=MAX_LAYERS)
     hidden = fields.integer("hidden_size", high=MAX_WIDTH)
     heads = fields.integer("num_attention_heads", high=MAX_WIDTH)
-    head_dim = fields.integer("head_dim", DEFAULT_HEAD_DIM.get(name, hidden // heads), high=MAX_WIDTH)
-    context = fields.integer("max_position_embeddings")
+    head_dim = fields.integer("head_dim", hidden // heads, high=MAX_WIDTH)
+    context = _context_length(fields)
     windows = _windows(fields, name, layers)
     rotary, local = _rotaries(fields, name, head_dim, max_context or context)
-    scale_dim = fields.positive("query_pre_attn_scalar", 256.0) if gemma else head_dim
+    scale_dim = fields.positive("query_pre_attn_scalar") if gemma else head_dim
     activation = "hidden_activation" if gemma else "hidden_act"
     return ModelConfig(
         architecture=name,
@@ -73,27 +90,21 @@ def read(checkpoint: Checkpoint, max_context: int | None) -> ModelConfig:
         num_heads=heads,
         num_kv_heads=fields.integer("num_key_value_heads", heads),
         head_dim=head_dim,
-        rms_eps=fields.positive("rms_norm_eps", DEFAULT_EPS.get(name, 1e-6)),
-        act=fields.choice(activation, ACTIVATIONS, "gelu_pytorch_tanh" if gemma else "silu"),
+        rms_eps=fields.positive("rms_norm_eps", 1e-6),
+        act=ACTIVATIONS[fields.choice(activation, ACTIVATIONS, "silu")],
         rotaries=tuple(local if window else rotary for window in windows),
         windows=windows,
         attention_scale=scale_dim**-0.5,
-        attention_softcap=_softcap(fields, "attn_logit_softcapping") if name == "gemma2" else 0.0,
-        logit_softcap=_softcap(fields, "final_logit_softcapping") if gemma else 0.0,
+        attention_softcap=fields.number("attn_logit_softcapping", 0.0, low=0) if name == "gemma2" else 0.0,
+        logit_softcap=fields.number("final_logit_softcapping", 0.0, low=0) if gemma else 0.0,
         embedding_scale=hidden**0.5 if gemma else 1.0,
         tied="output.weight" not in checkpoint.tensors,
         experts=_experts(fields, name, layers),
     )
 
 
-def _softcap(fields: Fields, key: str) -> float:
-    return fields.number(key, 0.0, low=0)
-
-
 def _windows(fields: Fields, name: str, layers: int) -> tuple[int, ...]:
-    window = fields.integer("sliding_window", 0, low=0)
-    if "sliding_window" not in fields.values:
-        window = DEFAULT_WINDOW.get(name, 0)
+    window = fields.integer("sliding_window", low=1) if name == "gemma3" else fields.integer("sliding_window", 0, low=0)
     if name.startswith("qwen") and not fields.boolean("use_sliding_window", False):
         window = 0
     kinds = fields.values.get("layer_types")
@@ -111,31 +122,43 @@ def _windows(fields: Fields, name: str, layers: int) -> tuple[int, ...]:
 
 def _rotaries(fields: Fields, name: str, head_dim: int, max_context: int) -> tuple[Rotary, Rotary]:
     """The rotary embeddings of layers without and with a sliding window."""
-    theta = fields.number("rope_theta", DEFAULT_THETA.get(name, 10000.0), low=1.0)
     interleaved = name in ("llama", "mistral", "mixtral")
-    key = "rope_parameters" if "rope_parameters" in fields else "rope_scaling"
-    parameters = fields.section(key)
-    nested = "full_attention" in parameters or "sliding_attention" in parameters
     partial = fields.number("partial_rotary_factor", 1.0, low=0, high=1)
 
-    def read(section: Fields, base: float) -> Rotary:
-        dim = int(head_dim * section.number("partial_rotary_factor", partial, low=0, high=1))
+    def read(parameters: Fields, base: float) -> Rotary:
+        dim = int(head_dim * parameters.number("partial_rotary_factor", partial, low=0, high=1))
         if dim < 2 or dim % 2:
             raise fields.error("head_dim", head_dim, f"a size of which an even part is rotated, not {dim}")
-        return rope.from_huggingface(fields, section, dim, base, interleaved, max_context)
+        return rope.from_huggingface(fields, parameters, dim, base, interleaved, max_context)
 
-    rotary = read(parameters.section("full_attention") if nested else parameters, theta)
+    theta = fields.number("rope_theta", 10000.0, low=2)
+    rotary = read(_rope_parameters(fields), theta)
     if name != "gemma3":
         return rotary, rotary
-    base = fields.number("rope_local_base_freq", 10000.0, low=1.0)
-    return rotary, read(parameters.section("sliding_attention"), base)
+    theta = fields.number("rope_local_base_freq", 10000.0, low=2)
+    return rotary, read(fields.section("rope_parameters").section("sliding_attention"), theta)
+
+
+def _rope_parameters(fields: Fields) -> Fields:
+    """Those of full attention, where layers differ."""
+    parameters = fields.section("rope_parameters" if "rope_parameters" in fields else "rope_scaling")
+    return parameters.section("full_attention") if "full_attention" in parameters else parameters
+
+
+def _context_length(fields: Fields) -> int:
+    """YaRN is switched on by adding it to a configuration that keeps the original length."""
+    context, parameters = fields.integer("max_position_embeddings"), _rope_parameters(fields)
+    if rope.rope_type(parameters) != "yarn":
+        return context
+    original = rope.original_context(fields, parameters)
+    return max(context, int(original * parameters.number("factor", 1.0, low=1, high=2**20)))
 
 
 def _experts(fields: Fields, name: str, layers: int) -> Experts:
     if name == "mixtral":
         return Experts(
-            count=fields.integer("num_local_experts", 8, high=MAX_WIDTH),
-            used=fields.integer("num_experts_per_tok", 2),
+            count=fields.integer("num_local_experts", high=MAX_WIDTH),
+            used=fields.integer("num_experts_per_tok"),
             ffn_size=fields.integer("intermediate_size", high=2**24),
             normalize=True,
         )
@@ -148,8 +171,8 @@ def _experts(fields: Fields, name: str, layers: int) -> Experts:
         raise fields.error("mlp_only_layers", listed, "a list of layer numbers")
     return Experts(
         count=fields.integer("num_local_experts" if "num_local_experts" in fields else "num_experts", high=MAX_WIDTH),
-        used=fields.integer("num_experts_per_tok", 8),
-        ffn_size=fields.integer("moe_intermediate_size", 768, high=2**24),
+        used=fields.integer("num_experts_per_tok"),
+        ffn_size=fields.integer("moe_intermediate_size", high=2**24),
         normalize=fields.boolean("norm_topk_prob", False),
         dense_layers=frozenset(dense | set(listed)),
     )

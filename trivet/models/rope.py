@@ -73,11 +73,9 @@ def from_gguf(
     checkpoint: Checkpoint, fields: Fields, dim: int, interleaved: bool, context: int, max_context: int
 ) -> Rotary:
     """`context` is the model's own limit in tokens, `max_context` the longest sequence to be run."""
-    base = fields.number("rope.freq_base", 10000.0, low=1.0)
-    original = fields.integer("rope.scaling.original_context_length", context)
-    scaling = fields.choice(
-        "rope.scaling.type", {name: name for name in ("none", "linear", "yarn", "longrope")}, "linear"
-    )
+    base = fields.number("rope.freq_base", 10000.0, low=2)
+    original = fields.integer("rope.scaling.original_context_length", context, low=2)
+    scaling = fields.choice("rope.scaling.type", ("none", "linear", "yarn", "longrope"), "linear")
     factor = fields.number("rope.scaling.factor", fields.number("rope.scale_linear", 0.0, low=0), low=0) or 1.0
     if scaling == "none":
         factor = 1.0
@@ -109,11 +107,9 @@ def from_huggingface(
     """`parameters` is the `rope_parameters` (or older `rope_scaling`) of the layers concerned, `fields` all
     of `config.json`; `base` stands in where `parameters` has none.
     """
-    base = parameters.number("rope_theta", base, low=1.0)
+    base = parameters.number("rope_theta", base, low=2)
     context = fields.integer("max_position_embeddings")
-    original = fields.integer(
-        "original_max_position_embeddings", parameters.integer("original_max_position_embeddings", context)
-    )
+    original = original_context(fields, parameters)
     inv_freq = default(dim, base)
     kind = rope_type(parameters)
     if kind == "default":
@@ -125,7 +121,7 @@ def from_huggingface(
         return rotary(inv_freq / factors, interleaved, magnitude)
     if kind == "yarn":
         factor = parameters.positive("factor", context / original)
-        mscale, mscale_all = parameters.number("mscale", 0.0), parameters.number("mscale_all_dim", 0.0)
+        mscale, mscale_all = (parameters.number(key, 0.0, low=0) for key in ("mscale", "mscale_all_dim"))
         magnitude = yarn_magnitude(factor)
         if mscale and mscale_all:
             magnitude = yarn_magnitude(factor, mscale) / yarn_magnitude(factor, mscale_all)
@@ -145,8 +141,16 @@ def from_huggingface(
 
 def rope_type(parameters: Fields) -> str:
     """The kind of scaling, under its present name."""
-    names = {name: name for name in ("default", "linear", "llama3", "yarn", "longrope")} | {"su": "longrope"}
-    return parameters.choice("rope_type" if "rope_type" in parameters else "type", names, "default")
+    key = "rope_type" if "rope_type" in parameters else "type"
+    kind = parameters.choice(key, ("default", "linear", "llama3", "yarn", "longrope", "su"), "default")
+    return "longrope" if "long_factor" in parameters else kind
+
+
+def original_context(fields: Fields, parameters: Fields) -> int:
+    """Tokens that the model was trained on before its context was stretched."""
+    key = "original_max_position_embeddings"
+    context = fields.integer("max_position_embeddings")
+    return fields.integer(key, parameters.integer(key, context, low=2), low=2)
 
 
 def _factors(checkpoint: Checkpoint, name: str, count: int) -> Array:

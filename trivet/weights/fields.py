@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from trivet.errors import ModelError
-
-T = TypeVar("T")
 
 
 class Fields:
@@ -55,13 +53,12 @@ class Fields:
             raise self.error(key, value, "true or false")
         return bool(value)
 
-    def choice(self, key: str, options: Mapping[str, T], default: str | None = None) -> T:
-        """What `options` has for the text found."""
+    def choice(self, key: str, options: Collection[str], default: str | None = None) -> str:
         expected = "one of " + ", ".join(options)
         value = self._get(key, default, expected)
         if not isinstance(value, str) or value not in options:
             raise self.error(key, value, expected)
-        return options[value]
+        return value
 
     def numbers(self, key: str, length: int) -> list[float]:
         expected = f"{length} finite numbers above 0"

@@ -107,7 +107,7 @@ class HuggingFaceCheckpoint:
         self.metadata: Mapping[str, Any] = folder.config
         self._folder = folder
         fields = Fields(folder.path, folder.config)
-        self._model_type = fields.choice("model_type", {name: name for name in FAMILIES})
+        self._model_type = fields.choice("model_type", FAMILIES)
         self._sources = self._map_names(tied=fields.boolean("tie_word_embeddings", self._gemma))
         self.tensors: Mapping[str, TensorInfo] = {name: self._info(name) for name in self._sources}
 

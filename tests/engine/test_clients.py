@@ -120,6 +120,16 @@ async def test_a_stream_that_is_left_is_cancelled(start: Start, how: str) -> Non
         assert await collect(c, request([1, 2, 3], "a")) == plain(request([1, 2, 3], "a"), MAX_LEN)
 
 
+async def test_a_request_id_may_be_used_again_and_at_once(start: Start) -> None:
+    async with start(Options(step_seconds=0.002)) as c:
+        for first in range(10):
+            stream = c.submit(request([first], "same", max_tokens=200))
+            assert (await anext(stream)).request_id == "same"
+            await stream.aclose()
+            r = request([first, 1], "same", max_tokens=3)
+            assert await asyncio.gather(collect(c, r), collect(c, r)) == [plain(r, MAX_LEN)] * 2
+
+
 async def test_a_full_queue_refuses_at_once_and_says_when_to_come_again(start: Start) -> None:
     async with start(Options(step_seconds=0.01), max_num_seqs=2, max_queue=1) as c:
         streams = [c.submit(r) for r in many(3)]
@@ -143,10 +153,6 @@ async def test_what_can_never_run_is_refused_at_once(start: Start, r: EngineRequ
     async with start() as c:
         with pytest.raises(RequestError, match=error):
             c.submit(r)
-        kept = c.submit(request([1], "same"))
-        with pytest.raises(RequestError, match="'same' is in use"):
-            c.submit(request([1], "same"))
-        await kept.aclose()
 
 
 async def test_a_request_that_breaks_a_step_fails_alone(start: Start) -> None:

@@ -139,9 +139,17 @@ def test_a_resumed_request_continues_where_it_was() -> None:
     tokens = run(engine(), whole)["r"].tokens
     for done in range(len(tokens)):
         rest = request([1, 2, 3], max_tokens=12, seed=5, min_tokens=3, prompt_logprobs=0, generated=tokens[:done])
-        result = run(engine(), rest)["r"]
+        e = engine()
+        e.add(rest)
+        (first,) = e.step()
+        result = Result()
+        result.add(first)
+        while e.busy:
+            result.add(*e.step())
         assert tokens[:done] + result.tokens == tokens
-        assert (result.prompt_logprobs is None) == (done > 0)
+        # What the first chunk brings was brought by an earlier engine.
+        assert (result.prompt_logprobs is None) == (first.queued_at == 0) == (done > 0)
+        assert len(e.runtime.plans[0].samples) == (3 if done == 0 else 1)
 
 
 @pytest.mark.parametrize(

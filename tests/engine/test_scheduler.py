@@ -29,7 +29,7 @@ def step(s: Scheduler, token: int = 10) -> tuple[StepPlan | None, list[TokenChun
     if plan is None:
         return None, []
     rows = len(plan.samples)
-    chunks = s.commit(plan, StepOutput(np.full(rows, token, np.int32), [None] * rows, [None] * rows))
+    chunks = s.commit(StepOutput(np.full(rows, token, np.int32), [None] * rows, [None] * rows))
     s.check_integrity()
     return plan, chunks
 
@@ -57,6 +57,8 @@ def test_ten_short_prompts_go_in_one_step() -> None:
 
 def test_plan_of_a_step_with_a_decode_and_two_prompts() -> None:
     s = scheduler(block_size=4, num_blocks=20)
+    s.add(request([7] * 12, "before", max_tokens=1))
+    step(s)
     s.add(request([1, 2, 3], "a"))
     step(s, token=9)
     add(s, request([4] * 6, "b"), request([5] * 3, "c"))
@@ -65,7 +67,7 @@ def test_plan_of_a_step_with_a_decode_and_two_prompts() -> None:
     assert plan.positions.tolist() == [3, 0, 1, 2, 3, 4, 5, 0, 1, 2]
     assert plan.query_starts.tolist() == [0, 1, 7, 10]
     assert plan.context_lens.tolist() == [4, 6, 3]
-    assert plan.block_tables.tolist() == [[0, -1], [1, 2], [3, -1]]
+    assert plan.block_tables.tolist() == [[3, -1], [4, 5], [6, -1]]
     assert plan.logit_rows.tolist() == [0, 6, 9]
     assert [row.history.tolist() for row in plan.samples] == [[1, 2, 3, 9], [4] * 6, [5] * 3]
     assert [(row.position, row.prompt_len, row.seed) for row in plan.samples] == [(4, 3, 7), (6, 6, 7), (3, 3, 7)]
@@ -84,6 +86,12 @@ def test_prompts_share_a_step(lengths: list[int], steps: list[list[int]]) -> Non
     s = scheduler(max_num_seqs=8)
     add(s, *(request(prompt(n, i), f"{i}") for i, n in enumerate(lengths)))
     assert [counts(s) for _ in steps] == steps
+
+
+def test_rows_of_prompt_logprobs_are_limited_in_a_step() -> None:
+    s = scheduler()
+    add(s, *(request(prompt(600, i), f"{i}", prompt_logprobs=0) for i in range(2)), request(prompt(600, 3), "plain"))
+    assert [counts(s) for _ in range(3)] == [[256, 600], [1, 128, 128], [1, 128, 128]]
 
 
 def test_prompts_take_a_quarter_of_a_step_while_others_decode() -> None:
@@ -261,15 +269,15 @@ def test_end_tokens_are_suppressed_before_min_tokens() -> None:
     seen = []
     for _ in range(3):
         seen.append([row.suppressed for row in s.schedule().samples])
-        s.commit(None, StepOutput(np.full(2, 1, np.int32), [None] * 2, [None] * 2))
+        s.commit(StepOutput(np.full(2, 1, np.int32), [None] * 2, [None] * 2))
     assert seen == [[(42, EOS), (42,)], [(42, EOS), ()], [(), ()]]
 
 
 def test_a_row_that_cannot_be_sampled_ends_its_request_alone() -> None:
     s = scheduler()
     add(s, request(prompt(20), "a"), request(prompt(20, 2), "b"))
-    plan = s.schedule()
-    chunks = s.commit(plan, StepOutput(np.full(2, 1, np.int32), [None] * 2, [None, "non-finite logits"]))
+    s.schedule()
+    chunks = s.commit(StepOutput(np.full(2, 1, np.int32), [None] * 2, [None, "non-finite logits"]))
     assert [(c.request_id, c.finish_reason, c.error) for c in chunks] == [
         ("a", None, None),
         ("b", "error", "non-finite logits"),

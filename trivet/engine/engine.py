@@ -75,7 +75,7 @@ class Engine:
         except Exception:
             logger.exception("a step of %d sequences failed; trying each alone", len(plan.context_lens))
             output = self._run_apart(plan, failures)
-        return self.scheduler.commit(plan, output, failures)
+        return self.scheduler.commit(output, failures)
 
     def stats(self) -> EngineStats:
         return self.scheduler.stats()

@@ -26,6 +26,7 @@ class InProcessClient:
     def __init__(self, config: EngineConfig, load: RuntimeLoader | str = LOAD_RUNTIME) -> None:
         self._config = config
         self._load = load
+        self._streams = Streams(config.max_num_seqs + config.max_queue, self._send)
         self._changed = threading.Condition()
         self._inbox: list[EngineRequest | str] = []
         """Requests to add and ids to cancel; like `_closing`, under the lock of `_changed`."""
@@ -35,7 +36,6 @@ class InProcessClient:
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._streams = Streams(self._config.max_num_seqs + self._config.max_queue, self._send)
         self._loaded: asyncio.Future[Engine] = self._loop.create_future()
         self._thread.start()
         self._engine = await self._loaded
@@ -45,8 +45,8 @@ class InProcessClient:
         if not self.healthy():
             raise EngineError("the engine is not running")
         self.info.check(request)
-        stream = self._streams.open(request)
-        self._send(request)
+        stream, own = self._streams.open(request)
+        self._send(own)
         return stream
 
     def stats(self) -> EngineStats:

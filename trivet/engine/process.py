@@ -54,6 +54,9 @@ class ProcessClient:
     def __init__(self, config: EngineConfig, load: str = LOAD_RUNTIME) -> None:
         self._config = config
         self._load = load
+        self._streams = Streams(config.max_num_seqs + config.max_queue, self._cancel)
+        self._context = zmq.asyncio.Context()
+        self._directory = TemporaryDirectory(prefix="trivet-", ignore_cleanup_errors=True)
         self._child: Child | None = None
         self._launches = 0
         self._open: dict[str, _Open] = {}
@@ -67,9 +70,6 @@ class ProcessClient:
         self._supervisor: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        self._directory = TemporaryDirectory(prefix="trivet-", ignore_cleanup_errors=True)
-        self._context = zmq.asyncio.Context()
-        self._streams = Streams(self._config.max_num_seqs + self._config.max_queue, self._cancel)
         try:
             await self._launch()
         except BaseException:
@@ -81,11 +81,10 @@ class ProcessClient:
         if self._supervisor is None or self._supervisor.done():
             raise EngineError("the engine is not running")
         self.info.check(request)
-        stream = self._streams.open(request)
+        stream, own = self._streams.open(request)
         if not self._open:
             self._progress = monotonic()
-        own = msgspec.structs.replace(request, generated=list(request.generated))
-        self._open[request.request_id] = opened = _Open(own)
+        self._open[own.request_id] = opened = _Open(own)
         if self._child is not None:
             opened.inside = True
             self._send(own)

@@ -25,6 +25,9 @@ PROMPT_SHARES = 4
 """While sequences decode, prompts take at most one part in this many of a step, so that streams do not stall
 for long; and so many prompts progress side by side, so that a short one does not wait for a long one."""
 
+PROMPT_LOGIT_ROWS = 256
+"""Prompt log-probabilities in a step: each takes a row of logits, which for a large vocabulary is half a megabyte."""
+
 
 @dataclass(slots=True)
 class _Part:
@@ -81,8 +84,7 @@ class Scheduler:
         max_len = self.max_len
         if request.params.max_tokens is not None:
             max_len = min(max_len, len(request.prompt) + request.params.max_tokens)
-        # Without prefix caching, the sequences of a group still share their prompt, under a salt of their
-        # own.
+        # Without prefix caching, the sequences of a group still share their prompt, under a salt of their own.
         salt: str | None = f"salt:{request.cache_salt}"
         if not self.config.enable_prefix_caching:
             salt = None if request.group is None else f"group:{request.group}"
@@ -119,8 +121,8 @@ class Scheduler:
         self._parts = parts
         return self._plan(parts) if parts else None
 
-    def commit(self, plan: StepPlan, output: StepOutput, failures: Mapping[int, str] | None = None) -> list[TokenChunk]:
-        """Take in what the scheduled `plan` brought; `failures` says why, for each sequence it failed for."""
+    def commit(self, output: StepOutput, failures: Mapping[int, str] | None = None) -> list[TokenChunk]:
+        """Take in what the scheduled step brought; `failures` says why, for each sequence of the plan it failed for."""
         errors = dict(failures or {})
         if any(output.errors):
             owners = [index for index, part in enumerate(self._parts) for _ in range(part.rows)]
@@ -176,15 +178,22 @@ class Scheduler:
         places = min(len(self.waiting), self.max_running - len(self.running)) if admit else 0
         share = -(-budget // min(max(len(prompts) + places, 1), PROMPT_SHARES))
         parts: list[_Part] = []
+        rows = PROMPT_LOGIT_ROWS
         for sequence in itertools.chain(prompts, self._admissions() if admit else ()):
-            parts.append(_Part(sequence, min(share, sequence.remaining, budget)))
-            budget -= parts[-1].tokens
+            tokens = min(share, sequence.remaining, budget)
+            if sequence.prompt_logprobs is not None:
+                tokens = min(tokens, rows)
+                rows -= tokens
+            if tokens:
+                parts.append(_Part(sequence, tokens))
+            budget -= tokens
             if budget == 0:
                 break
         for part in parts:
-            more = min(budget, part.sequence.remaining - part.tokens)
-            part.tokens += more
-            budget -= more
+            if part.sequence.prompt_logprobs is None:
+                more = min(budget, part.sequence.remaining - part.tokens)
+                part.tokens += more
+                budget -= more
         return parts
 
     def _admissions(self) -> Iterator[Sequence]:

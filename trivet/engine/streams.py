@@ -7,10 +7,13 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from functools import partial
+from itertools import count
 from time import monotonic
 
+import msgspec
+
 from trivet.engine.request import EngineRequest, TokenChunk
-from trivet.errors import OverloadedError, RequestError
+from trivet.errors import OverloadedError
 
 
 class TokenStream(AsyncIterator[TokenChunk]):
@@ -44,45 +47,49 @@ class TokenStream(AsyncIterator[TokenChunk]):
 
 
 class Streams:
-    """Leads chunks to the streams of one event loop; `cancel` gets the id of a stream closed early."""
+    """Leads chunks to the streams of a client; `cancel` gets the id of a stream closed early.
+
+    Requests get ids of their own here, so that callers may use theirs again and again: a chunk of a cancelled request
+    may still be on its way when the next of the same name comes.
+    """
 
     def __init__(self, limit: int, cancel: Callable[[str], None]) -> None:
         self.limit = limit
         self._cancel = cancel
-        self._loop = asyncio.get_running_loop()
-        self._queues: dict[str, asyncio.Queue[TokenChunk]] = {}
+        self._ids = count()
+        self._queues: dict[str, tuple[str, asyncio.Queue[TokenChunk]]] = {}
+        """By our id: the caller's, and where its chunks go."""
         self._endings: deque[float] = deque(maxlen=32)
 
-    def open(self, request: EngineRequest) -> TokenStream:
-        """Raises OverloadedError when `limit` streams are open, RequestError when the id is in use."""
+    def open(self, request: EngineRequest) -> tuple[TokenStream, EngineRequest]:
+        """Returns the stream and the request for the engine. Raises OverloadedError when `limit` streams are open."""
         if len(self._queues) >= self.limit:
             raise OverloadedError(
                 f"{len(self._queues)} requests run or wait, the most this engine takes; try again later",
                 self._retry_after(),
             )
-        if request.request_id in self._queues:
-            raise RequestError(f"request id {request.request_id!r} is in use", "request_id")
-        queue = self._queues[request.request_id] = asyncio.Queue()
-        return TokenStream(queue, partial(self._close_soon, request.request_id))
+        request_id = str(next(self._ids))
+        queue: asyncio.Queue[TokenChunk] = asyncio.Queue()
+        self._queues[request_id] = request.request_id, queue
+        close = partial(_call_soon, asyncio.get_running_loop(), self._close, request_id)
+        own = msgspec.structs.replace(request, request_id=request_id, generated=list(request.generated))
+        return TokenStream(queue, close), own
 
     def deliver(self, chunks: list[TokenChunk]) -> None:
         for chunk in chunks:
-            queue = self._queues.get(chunk.request_id)
-            if queue is None:
+            if chunk.request_id not in self._queues:
                 continue
-            queue.put_nowait(chunk)
             if chunk.finish_reason is not None:
-                del self._queues[chunk.request_id]
+                name, queue = self._queues.pop(chunk.request_id)
                 self._endings.append(monotonic())
+            else:
+                name, queue = self._queues[chunk.request_id]
+            chunk.request_id = name
+            queue.put_nowait(chunk)
 
     def end(self, finish_reason: str, error: str | None = None) -> None:
         """End all streams alike."""
         self.deliver([TokenChunk(request_id=i, finish_reason=finish_reason, error=error) for i in list(self._queues)])
-
-    def _close_soon(self, request_id: str) -> None:
-        # A dropped stream may be collected in any thread, and after the loop has gone.
-        with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._close, request_id)
 
     def _close(self, request_id: str) -> None:
         if request_id in self._queues:
@@ -94,3 +101,9 @@ class Streams:
         if len(self._endings) < 2:
             return 1.0
         return max(1.0, (self._endings[-1] - self._endings[0]) / (len(self._endings) - 1))
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[str], None], argument: str) -> None:
+    # A dropped stream may be collected in any thread, and after the loop has gone.
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(callback, argument)

@@ -28,8 +28,9 @@ def main() -> int:
     endpoint, loader = sys.argv[1:3]
     faulthandler.enable()
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
-    # Ctrl-C reaches the whole process group; the parent decides when this one ends.
+    # These reach whole groups of processes; the parent decides when this one ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     config = msgspec.json.decode(sys.stdin.buffer.readline(), type=EngineConfig)
     threading.Thread(target=_end_with_parent, args=(endpoint,), daemon=True).start()
     with zmq.Context() as context, context.socket(zmq.PAIR) as socket:

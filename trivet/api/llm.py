@@ -229,11 +229,7 @@ class LLM:
 
 
 def _shut_down(llm: AsyncLLM, loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
-    async def close() -> None:
-        await llm.close()
-        await loop.shutdown_default_executor()
-
-    asyncio.run_coroutine_threadsafe(close(), loop).result()
+    asyncio.run_coroutine_threadsafe(llm.close(), loop).result()
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
     loop.close()

@@ -32,6 +32,7 @@ class InProcessClient:
         """Requests to add and ids to cancel; like `_closing`, under the lock of `_changed`."""
         self._closing = False
         self._engine: Engine | None = None
+        self._ended = asyncio.Event()
         self._thread = threading.Thread(target=self._serve, name="trivet-engine", daemon=True)
 
     async def start(self) -> None:
@@ -61,7 +62,9 @@ class InProcessClient:
         with self._changed:
             self._closing = True
             self._changed.notify()
-        await asyncio.to_thread(self._thread.join)
+        # Not `to_thread(join)`: an interpreter that is exiting has no executors any more.
+        await self._ended.wait()
+        self._thread.join()
         self._streams.end("abort")
 
     def _send(self, message: EngineRequest | str) -> None:
@@ -75,6 +78,12 @@ class InProcessClient:
             self._loop.call_soon_threadsafe(callback, *args)
 
     def _serve(self) -> None:
+        try:
+            self._run()
+        finally:
+            self._post(self._ended.set)
+
+    def _run(self) -> None:
         try:
             engine = Engine(self._config, self._load)
         except Exception as error:

@@ -95,7 +95,7 @@ def test_health(serve):
     url = serve(llm)
     assert (get(url, "/health").status_code, get(url, "/health").json()) == (200, {"status": "ok"})
     assert client.post(url + "/ping").status_code == 200
-    llm.is_healthy = False
+    llm.engine.alive = False
     response = get(url, "/health")
     assert response.status_code == 503 and response.json()["error"]["type"] == "unavailable_error"
 
@@ -126,7 +126,7 @@ def test_a_client_that_leaves_while_it_waits(serve, path):
     url = serve(llm)
     with pytest.raises(httpx.ReadTimeout):
         post(url, path, REQUESTS[path], timeout=0.2)
-    until(lambda: llm.cancelled == 1 and llm.running == 0)
+    until(lambda: llm.engine.cancelled == 1 and llm.engine.running == 0)
     assert 'tgi_request_failure{err="dropped"} 1.0' in get(url, "/metrics").text
 
 
@@ -138,25 +138,24 @@ def test_a_client_that_leaves_a_stream(serve, path):
         lines = response.iter_lines()
         while not next(lines).startswith("data: "):
             pass
-    until(lambda: llm.cancelled == 1 and llm.running == 0)
+    until(lambda: llm.engine.cancelled == 1 and llm.engine.running == 0)
 
 
 def test_a_client_that_leaves_without_reading(serve):
     """The answer does not fit the socket's buffers: the server is stuck in sending when the client goes."""
-    llm = FakeLLM()
+    llm = FakeLLM(answer=[65] * 30_000, max_model_len=40_000)
     url = serve(llm)
     host, port = url.removeprefix("http://").split(":")
-    body = json.dumps(chat(stream=True, n=1000, logprobs=True)).encode()
+    body = json.dumps(chat(stream=True, logprobs=True, top_logprobs=5)).encode()
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect((host, int(port)))
         head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
         connection.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-        until(lambda: llm.running == 1)
+        until(lambda: llm.engine.running == 1)
         time.sleep(0.3)
-        assert llm.running == 1
-    until(lambda: llm.running == 0)
-    assert llm.cancelled == 1
+    until(lambda: llm.engine.running == 0)
+    assert llm.engine.cancelled == 1
 
 
 @pytest.mark.parametrize("path", STREAMS)
@@ -235,7 +234,7 @@ def test_many_at_once(serve):
     responses = asyncio.run(ask_all())
     assert [response.status_code for response in responses] == [200] * len(responses)
     assert len({response.headers["x-request-id"] for response in responses}) == len(responses)
-    assert llm.running == 0 and llm.cancelled == 0
+    assert llm.engine.running == 0 and llm.engine.cancelled == 0
 
 
 def test_requests_may_share_an_id(url, llm):

@@ -4,10 +4,9 @@ import math
 
 import pytest
 
-from tests.server.fake_llm import ANSWER, EOS, FakeLLM
+from tests.server.fake_llm import ANSWER, EOS, TOKENS, FakeLLM
 from tests.server.wire import client, events, post
 
-TOKENS = [3 + byte for byte in ANSWER.encode()] + [EOS]
 SETTINGS = [
     *("seed", "temperature", "dynatemp_range", "dynatemp_exponent", "top_k", "top_p", "min_p", "top_n_sigma"),
     *("xtc_probability", "xtc_threshold", "typical_p", "repeat_last_n", "repeat_penalty", "presence_penalty"),
@@ -78,7 +77,7 @@ def test_stream_golden(url):
         {
             "index": 0,
             "content": content,
-            "tokens": [3 + ord(content)],
+            "tokens": [ord(content)],
             "stop": False,
             "id_slot": 0,
             "tokens_predicted": count,
@@ -153,8 +152,8 @@ def test_finish(url, fields, expected):
 
 def test_probabilities(url):
     got = post(url, "/completion", body(n_predict=1, n_probs=1)).json()["completion_probabilities"]
-    best = {"id": 2 + ord("L"), "token": "K", "bytes": [ord("K")], "logprob": -0.25}
-    assert got == [{"id": 3 + ord("L"), "token": "L", "bytes": [ord("L")], "logprob": -0.5, "top_logprobs": [best]}]
+    best = {"id": ord("K"), "token": "K", "bytes": [ord("K")], "logprob": -0.25}
+    assert got == [{"id": ord("L"), "token": "L", "bytes": [ord("L")], "logprob": -0.5, "top_logprobs": [best]}]
 
 
 def test_response_fields(url):
@@ -192,8 +191,8 @@ def test_defaults_reach_the_engine(url, llm):
         ({"samplers": "kt"}, {"stages": ("top_k", "temperature"), "temperature": 0.8}),
         ({"samplers": ["min_p", "nope", "temp"]}, {"stages": ("min_p", "temperature")}),
         ({"samplers": ["top_k"], "temperature": 0}, {"stages": ("top_k",), "temperature": 1.0}),
-        ({"logit_bias": [[50, 1.5], ["hi", False]]}, {"logit_bias": {50: 1.5, 107: -math.inf, 108: -math.inf}}),
-        ({"logit_bias": {"50": 2, "h": -1}}, {"logit_bias": {50: 2.0, 107: -1.0}}),
+        ({"logit_bias": [[50, 1.5], ["hi", False]]}, {"logit_bias": {50: 1.5, 104: -math.inf, 105: -math.inf}}),
+        ({"logit_bias": {"50": 2, "h": -1}}, {"logit_bias": {50: 2.0, 104: -1.0}}),
         ({"ignore_eos": True}, {"logit_bias": {EOS: -math.inf}, "ignore_eos": True}),
         ({"n_predict": None, "max_tokens": 9, "top_k": None}, {"max_tokens": 9, "top_k": 40}),
         ({"n_probs": 3}, {"logprobs": 3}),
@@ -235,7 +234,7 @@ def test_cache_prompt_false_shares_nothing(url, llm):
         ({"presence_penalty": 3}, "Field 'presence_penalty': presence_penalty must be between -2 and 2"),
         ({"typical_p": 0}, "Field 'typical_p'"),
         ({"logit_bias": [[50]]}, "Field 'logit_bias': expected"),
-        ({"logit_bias": [[999, 1]]}, "Field 'logit_bias': token 999 is not in the vocabulary"),
+        ({"logit_bias": [[259, 1]]}, "Field 'logit_bias': token 259 is not in the vocabulary"),
         ({"temperature": "hot"}, "Expected `float | null`, got `str` - at `$.temperature`"),
         ({"prompt": None}, '"prompt" elements must be'),
         ({"prompt": 5}, '"prompt" elements must be'),
@@ -276,25 +275,25 @@ def test_errors(url, serve):
 @pytest.mark.parametrize(
     ("path", "request_body", "answer"),
     [
-        ("/tokenize", {"content": "hi"}, {"tokens": [107, 108]}),
-        ("/tokenize", {"content": "hi", "add_special": True}, {"tokens": [1, 107, 108]}),
-        ("/tokenize", {"content": [50, "h"]}, {"tokens": [50, 107]}),
+        ("/tokenize", {"content": "hi"}, {"tokens": [104, 105]}),
+        ("/tokenize", {"content": "hi", "add_special": True}, {"tokens": [256, 104, 105]}),
+        ("/tokenize", {"content": [50, "h"]}, {"tokens": [50, 104]}),
         (
             "/tokenize",
             {"content": "é", "with_pieces": True},
-            {"tokens": [{"id": 198, "piece": [195]}, {"id": 172, "piece": [169]}]},
+            {"tokens": [{"id": 195, "piece": [195]}, {"id": 169, "piece": [169]}]},
         ),
         (
             "/tokenize",
             {"prompt": "hi"},
-            {"count": 3, "max_model_len": 256, "tokens": [1, 107, 108], "token_strs": None},
+            {"count": 3, "max_model_len": 256, "tokens": [256, 104, 105], "token_strs": None},
         ),
         (
             "/tokenize",
             {"model": "fake", "prompt": "h", "add_special_tokens": False, "return_token_strs": True},
-            {"count": 1, "max_model_len": 256, "tokens": [107], "token_strs": ["h"]},
+            {"count": 1, "max_model_len": 256, "tokens": [104], "token_strs": ["h"]},
         ),
-        ("/detokenize", {"tokens": [1, 107, 108]}, {"prompt": "<s>hi", "content": "<s>hi"}),
+        ("/detokenize", {"tokens": [256, 104, 105]}, {"prompt": "<s>hi", "content": "<s>hi"}),
     ],
 )
 def test_tokenize(url, path, request_body, answer):
@@ -315,7 +314,7 @@ def test_tokenize_chat(url):
         ("/tokenize", {"prompt": 5}, 400, "Bad Request"),
         ("/tokenize", {}, 400, "Bad Request"),
         ("/tokenize", {"prompt": "a", "model": "x"}, 404, "NotFoundError"),
-        ("/detokenize", {"tokens": [999]}, 400, "BadRequestError"),
+        ("/detokenize", {"tokens": [259]}, 400, "BadRequestError"),
     ],
 )
 def test_tokenize_errors(url, path, request_body, status, kind):

@@ -2,10 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.server.fake_llm import ANSWER, EOS, FakeLLM
+from tests.server.fake_llm import ANSWER, BOS, EOS, TOKENS, FakeLLM
 from tests.server.wire import client, events, get, post
-
-TOKENS = [3 + byte for byte in ANSWER.encode()] + [EOS]
 
 
 def body(inputs="hi", **parameters):
@@ -13,7 +11,7 @@ def body(inputs="hi", **parameters):
 
 
 def token(text, **more):
-    return {"id": 3 + ord(text), "text": text, "logprob": -0.5, "special": False, **more}
+    return {"id": ord(text), "text": text, "logprob": -0.5, "special": False, **more}
 
 
 def test_generate_golden(url):
@@ -133,9 +131,9 @@ def test_end_token_is_reported_but_not_written(url):
 def test_prefill(url):
     details = post(url, "/generate", body(decoder_input_details=True, max_new_tokens=1)).json()["details"]
     assert details["prefill"] == [
-        {"id": 1, "text": "<s>", "logprob": None},
-        {"id": 3 + ord("h"), "text": "h", "logprob": -0.5},
-        {"id": 3 + ord("i"), "text": "i", "logprob": -0.5},
+        {"id": BOS, "text": "<s>", "logprob": None},
+        {"id": ord("h"), "text": "h", "logprob": -0.5},
+        {"id": ord("i"), "text": "i", "logprob": -0.5},
     ]
 
 
@@ -196,7 +194,7 @@ def test_parameters_reach_the_engine(url, llm):
     got = post(url, "/generate", body("hello", **given, details=True)).json()
     [request] = llm.requests
     params = request.params
-    assert request.prompt == [1, 3 + ord("o")]
+    assert request.prompt == [BOS, ord("o")]
     assert (params.temperature, params.top_k, params.top_p, params.typical_p) == (0.5, 3, 0.9, 0.8)
     assert (params.repetition_penalty, params.frequency_penalty, params.seed) == (1.3, 0.2, 2**64 - 1)
     assert (params.max_tokens, params.stop, params.include_stop_str_in_output) == (254, ["z"], True)

@@ -24,7 +24,6 @@ class Kind(StrEnum):
     INVALID = "invalid"
     """A value is out of range, or asks for what is not supported."""
     PROMPT_TOO_LONG = "prompt_too_long"
-    NO_TEMPLATE = "no_template"
     NOT_FOUND = "not_found"
     METHOD = "method"
     OVERLOADED = "overloaded"

@@ -16,7 +16,7 @@ POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inli
 
 
 class Facts(msgspec.Struct, kw_only=True):
-    """`chat`: the model has a chat template. `cache_tokens`: what the KV cache holds. Sizes in bytes."""
+    """chat: the model was made for it, as a chat template shows. cache_tokens: what the KV cache holds."""
 
     version: str
     model: str
@@ -49,7 +49,7 @@ def routes(service: Service) -> list[Route]:
             cache_tokens=info.num_blocks * info.block_size,
             weight_bytes=info.weight_bytes,
             cache_bytes=info.cache_bytes,
-            chat=service.llm.chat_template is not None,
+            chat=bool(service.llm.args.chat_template or service.llm.tokenizer.chat_template),
             needs_key=bool(service.options.api_keys),
         )
         return Response(msgspec.json.encode(body), media_type="application/json")

@@ -154,7 +154,7 @@ class Answer:
         ]
 
     def _text(self, token: int) -> str:
-        return self._service.llm.tokenizer.decode([token])
+        return self._service.llm.tokenizer.token_text(token)
 
     def _bytes(self, token: int) -> list[int]:
         return list(self._service.llm.tokenizer.token_bytes(token))

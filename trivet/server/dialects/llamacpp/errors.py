@@ -19,7 +19,6 @@ _STATUS = {
     Kind.UNAUTHORIZED: (401, "authentication_error"),
     Kind.INVALID: (400, "invalid_request_error"),
     Kind.PROMPT_TOO_LONG: (400, "exceed_context_size_error"),
-    Kind.NO_TEMPLATE: (400, "invalid_request_error"),
     Kind.NOT_FOUND: (404, "not_found_error"),
     Kind.METHOD: (405, "invalid_request_error"),
     Kind.OVERLOADED: (429, "unavailable_error"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -37,7 +36,6 @@ from trivet.server.dialects.openai.schemas import (
     ChatCompletion,
     ChatLogprobs,
     Delta,
-    Message,
 )
 from trivet.server.errors import Kind, Problem
 from trivet.server.service import Service
@@ -72,66 +70,20 @@ async def chat_completions(service: Service, request: Request) -> Response:
 
 
 def render(service: Service, body: ChatBody) -> str:
-    """The conversation as the model's template writes it."""
-    template = service.llm.chat_template
-    if template is None:
-        raise Problem(
-            Kind.NO_TEMPLATE,
-            "this model has no chat template: use /v1/completions, or start the server with --chat-template",
-            "messages",
-        )
-    if not body.messages:
-        raise Problem(Kind.INVALID, "messages must hold at least one message", "messages")
-    kwargs: dict[str, Any] = dict(body.chat_template_kwargs or {})
-    if body.documents is not None:
-        kwargs["documents"] = body.documents
+    """The conversation as the model's template writes it. Raises RequestError for what it cannot read."""
+    variables: dict[str, Any] = {
+        "add_generation_prompt": body.add_generation_prompt is not False,
+        "continue_final_message": bool(body.continue_final_message),
+        "documents": body.documents,
+    }
     if body.reasoning_effort is not None:
-        kwargs["reasoning_effort"] = body.reasoning_effort
-        kwargs.setdefault("enable_thinking", body.reasoning_effort != "none")
-    messages = [template_message(message, index) for index, message in enumerate(body.messages)]
-    return template.render(messages, add_generation_prompt=body.add_generation_prompt is not False, **kwargs)
-
-
-def template_message(message: Message, index: int) -> dict[str, Any]:
-    """A message as templates expect it: text content, parsed tool arguments, no empty fields."""
-    fields: dict[str, Any] = {"role": message.role, "content": _text(message.content, index)}
-    for name in ("name", "tool_call_id"):
-        if (value := getattr(message, name)) is not None:
-            fields[name] = value
-    if message.tool_calls:
-        fields["tool_calls"] = [_parsed_arguments(call, index) for call in message.tool_calls]
-    if reasoning := message.reasoning or message.reasoning_content:
-        fields |= {"reasoning": reasoning, "reasoning_content": reasoning}
-    return fields
-
-
-def _text(content: str | list[dict[str, Any]] | None, index: int) -> str:
-    if not isinstance(content, list):
-        return content or ""
-    texts = []
-    for number, part in enumerate(content):
-        where = f"messages[{index}].content[{number}]"
-        kind = part.get("type", "text")
-        if kind not in ("text", "input_text", "output_text", "refusal"):
-            raise Problem(Kind.INVALID, f"content of type {kind!r} is not supported, only text", where)
-        text = part.get("refusal" if kind == "refusal" else "text")
-        if not isinstance(text, str):
-            raise Problem(Kind.INVALID, f"{where} must have a `text` that is a string", where)
-        texts.append(text)
-    return "\n".join(texts)
-
-
-def _parsed_arguments(call: dict[str, Any], index: int) -> dict[str, Any]:
-    function = call.get("function")
-    if not isinstance(function, dict):
-        raise Problem(Kind.INVALID, "a tool call must have a `function`", f"messages[{index}].tool_calls")
-    arguments = function.get("arguments")
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments) if arguments else {}
-        except ValueError:
-            arguments = {}
-    return call | {"function": function | {"arguments": arguments}}
+        variables["reasoning_effort"] = body.reasoning_effort
+        variables["enable_thinking"] = body.reasoning_effort != "none"
+    given = body.chat_template_kwargs or {}
+    for name in ("messages", "tools"):
+        if name in given:
+            raise Problem(Kind.INVALID, f"chat_template_kwargs must not hold {name!r}", "chat_template_kwargs")
+    return service.llm.chat_template.render(body.messages, **variables | given)
 
 
 class ChatAnswer:

@@ -18,7 +18,6 @@ _STATUS = {
     Kind.UNAUTHORIZED: (401, "Unauthorized"),
     Kind.INVALID: (400, "BadRequestError"),
     Kind.PROMPT_TOO_LONG: (400, "BadRequestError"),
-    Kind.NO_TEMPLATE: (400, "BadRequestError"),
     Kind.NOT_FOUND: (404, "NotFoundError"),
     Kind.METHOD: (405, "Method Not Allowed"),
     Kind.OVERLOADED: (429, "RateLimitError"),

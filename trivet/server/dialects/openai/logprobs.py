@@ -72,7 +72,7 @@ class LogprobsWriter:
             return f"token_id:{token}"
         if entry is not None and entry.decoded_token is not None:
             return entry.decoded_token
-        return self._tokenizer.decode([token])
+        return self._tokenizer.token_text(token)
 
     def _bytes(self, token: int) -> list[int]:
         return list(self._tokenizer.token_bytes(token))

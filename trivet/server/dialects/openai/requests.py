@@ -30,7 +30,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "function_call": ("none",),
     "modalities": (["text"],),
     "echo": (False,),
-    "continue_final_message": (False,),
     "watermarking": (False,),
 }
 """Values, beside null, that ask for nothing where a field is not supported."""
@@ -46,7 +45,7 @@ COMPLETION_UNSUPPORTED = (*SHARED_UNSUPPORTED, "suffix", "prompt_embeds")
 CHAT_UNSUPPORTED = (
     *SHARED_UNSUPPORTED,
     *("tools", "tool_choice", "functions", "function_call", "audio", "modalities", "web_search_options"),
-    *("verbosity", "echo", "chat_template", "continue_final_message", "mm_processor_kwargs", "media_io_kwargs"),
+    *("verbosity", "echo", "chat_template", "mm_processor_kwargs", "media_io_kwargs"),
 )
 
 

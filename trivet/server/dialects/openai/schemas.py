@@ -88,24 +88,13 @@ class CompletionBody(GenerationBody, kw_only=True):
     prompt_embeds: Any = None
 
 
-class Message(Struct, kw_only=True, forbid_unknown_fields=False):
-    """A chat message as it reaches the template; content parts are joined to one text before."""
-
-    role: str
-    content: str | list[dict[str, Any]] | None = None
-    name: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
-    tool_call_id: str | None = None
-    reasoning: str | None = None
-    reasoning_content: str | None = None
-
-
 class ChatBody(GenerationBody, kw_only=True):
-    messages: list[Message]
+    messages: list[dict[str, Any]]
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
     add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     documents: list[dict[str, Any]] | None = None
     reasoning_effort: str | None = None
@@ -120,7 +109,6 @@ class ChatBody(GenerationBody, kw_only=True):
     verbosity: Any = None
     echo: Any = None
     chat_template: Any = None
-    continue_final_message: Any = None
     mm_processor_kwargs: Any = None
     media_io_kwargs: Any = None
 

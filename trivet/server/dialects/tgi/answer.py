@@ -134,7 +134,7 @@ class Answer:
         ]
 
     def _text(self, token: int) -> str:
-        return self._tokenizer.decode([token])
+        return self._tokenizer.token_text(token)
 
 
 def _mean_logprob(sequence: CompletionOutput) -> float:

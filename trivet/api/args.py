@@ -6,11 +6,12 @@ import difflib
 import functools
 import re
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
 from trivet.engine.config import EngineConfig
 from trivet.errors import RequestError
 
+T = TypeVar("T")
 ANY = object()
 
 UNUSED: dict[str, Any] = {
@@ -86,10 +87,10 @@ def parse_size(value: int | str, name: str) -> int:
     return int(float(match[1]) * UNITS.get(match[2], 1))
 
 
-def strict(cls: type) -> type:
+def strict(cls: type[T]) -> type[T]:
     """Make a dataclass answer an unknown keyword with the nearest, and drop UNUSED ones asking nothing."""
-    generated = cls.__init__  # type: ignore[misc]
-    names = [field.name for field in fields(cls)]
+    generated = cls.__init__
+    names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
 
     @functools.wraps(generated)
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -103,7 +104,7 @@ def strict(cls: type) -> type:
                 raise RequestError(f"{name}={value!r} is not supported, only {UNUSED[name]!r}", name)
         generated(self, *args, **kwargs)
 
-    cls.__init__ = init  # type: ignore[misc]
+    cls.__init__ = init  # type: ignore[method-assign]
     return cls
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tests import reference
+from tests.models.memory import MemoryCheckpoint
 from tests.models.tiny import MODELS, PROMPT, Tiny
 from tests.oracles.llamacpp_model import LlamaCppModel
 from tests.oracles.make_models import STEPS
@@ -16,6 +18,7 @@ from tests.oracles.transformers_model import TransformersModel
 from trivet.models.config import ModelConfig
 from trivet.models.registry import build
 from trivet.weights import open_checkpoint
+from trivet.weights.names import HuggingFaceCheckpoint
 
 pytestmark = pytest.mark.compare
 
@@ -64,3 +67,36 @@ def test_llamacpp(tiny: Tiny, tmp_path: Path) -> None:
     pytest.importorskip("llama_cpp")
     file = tiny.write_gguf(tmp_path / "model.gguf")
     check_equal(ours(file), LlamaCppModel(file).logits)
+
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        {"rope_type": "default"},
+        {"rope_type": "linear", "factor": 2.5},
+        YARN,
+        YARN | {"beta_fast": 8, "beta_slow": 2},
+        YARN | {"truncate": False},
+        YARN | {"attention_factor": 1.5},
+        YARN | {"mscale": 0.7, "mscale_all_dim": 0.3},
+        {"rope_type": "yarn", "factor": 4.0},
+        YARN | {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+        {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 0.5, "high_freq_factor": 2.0},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("theta", [500.0, 10000.0, 1e6])
+def test_rotary_frequencies(scaling: dict[str, Any], theta: float) -> None:
+    transformers = pytest.importorskip("transformers")
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    tiny = next(m for m in MODELS if m.name == "llama")
+    parameters = {"rope_parameters": scaling | {"rope_theta": theta}, "head_dim": 64}
+    config = {k: v for k, v in tiny.config.items() if k != "rope_theta"} | parameters
+    oracle = LlamaRotaryEmbedding(transformers.LlamaConfig(**config))
+    rotary = ModelConfig.from_checkpoint(HuggingFaceCheckpoint(MemoryCheckpoint(config, tiny.weights()))).rotaries[0]
+    assert rotary.inv_freq == pytest.approx(oracle.inv_freq.tolist(), rel=1e-5)
+    assert rotary.magnitude == pytest.approx(oracle.attention_scaling)

@@ -61,6 +61,7 @@ class ModelConfig:
 
         Raises ModelError when a value is missing or absurd.
         """
+        # Both import this module.
         from trivet.models import gguf_config, huggingface_config
 
         gguf = "general.architecture" in checkpoint.metadata

@@ -40,7 +40,7 @@ def read(checkpoint: Checkpoint, max_context: int | None) -> ModelConfig:
     windows = _windows(fields, name, layers)
     rotary = rope.from_gguf(checkpoint, fields, rotated, name == "llama", context, max_context or context)
     local = rotary
-    if name == "gemma3":
+    if name == "gemma3" or "rope.freq_base_swa" in fields:
         base = fields.number("rope.freq_base_swa", 10000.0, low=2)
         local = rope.rotary(rope.default(rotated, base), interleaved=False)
 

@@ -37,7 +37,6 @@ def yarn(
     beta_fast: float = 32.0,
     beta_slow: float = 1.0,
     truncate: bool = True,
-    extrapolation: float = 1.0,
 ) -> Array:
     """YaRN (arXiv 2309.00071): dimensions that turn more than beta_fast times in `original` tokens are kept,
     those that turn less than beta_slow times stretched by `factor`, and the rest blended.
@@ -52,8 +51,7 @@ def yarn(
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, dim - 1)
     stretched = np.clip((np.arange(dim // 2) - low) / max(high - low, 0.001), 0, 1)
-    kept = (1 - stretched) * extrapolation
-    return inv_freq * (kept + (1 - kept) / factor)
+    return inv_freq * (1 - stretched + stretched / factor)
 
 
 def yarn_magnitude(factor: float, mscale: float = 1.0) -> float:
@@ -96,7 +94,6 @@ def from_gguf(
         original,
         fields.positive("rope.scaling.yarn_beta_fast", 32.0),
         fields.positive("rope.scaling.yarn_beta_slow", 1.0),
-        extrapolation=fields.number("rope.scaling.yarn_ext_factor", 1.0, low=0, high=1),
     )
     return rotary(inv_freq, interleaved, magnitude * yarn_magnitude(factor))
 

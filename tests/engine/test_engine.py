@@ -205,7 +205,7 @@ KIB = 1024
         ({"max_num_seqs": 6}, Options(context_length=1024), 4 * 1024 + 6 * 256),
         ({"max_num_seqs": 2}, Options(context_length=1024), 2 * 1024 + 2 * 256),
         ({"max_num_seqs": 2, "max_model_len": 100}, Options(), 2 * 112 + 2 * 112),
-        ({"max_num_seqs": 2}, Options(context_length=1024, memory=16 * KIB), 2048),
+        ({"max_num_seqs": 2}, Options(context_length=1024, memory=20 * KIB), 2048),
         ({"kv_cache_memory": 4 * KIB}, Options(), 512),
         ({"num_blocks": 20, "kv_cache_memory": 1}, Options(), 320),
     ],
@@ -218,17 +218,20 @@ def test_the_cache_is_sized_to_need(config: dict, options: Options, tokens: int)
 
 
 def test_a_context_that_was_not_asked_for_shrinks_to_the_memory() -> None:
-    options = Options(context_length=4096, memory=8 * KIB)
+    options = Options(context_length=4096, memory=10 * KIB)
     assert Engine(EngineConfig(model=""), lambda _: FakeRuntime(options)).info.max_model_len == 1024
 
 
 @pytest.mark.parametrize(
     ("config", "text"),
     [
-        ({"max_model_len": 2000}, "max_model_len 2000 needs 0.00 GiB.* the free memory allows .* max_model_len 1024"),
+        (
+            {"max_model_len": 2000},
+            "max_model_len 2000 needs 0.00 GiB.* 80% of the free memory allows .* max_model_len 1024",
+        ),
         ({"max_model_len": 5000}, "between 2 and the model's context length 4096, got 5000"),
-        ({"num_blocks": 100}, "num_blocks 100 asks for .* that is 64 blocks of 16 tokens"),
-        ({"kv_cache_memory": 10000}, "kv_cache_memory 10000 asks for"),
+        ({"num_blocks": 100}, "num_blocks 100 asks for .* that is 80 blocks of 16 tokens"),
+        ({"kv_cache_memory": 20000}, "kv_cache_memory 20000 asks for"),
         ({"kv_cache_memory": 1}, "kv_cache_memory 1 allows"),
         ({"num_blocks": 4, "max_model_len": 65}, "num_blocks 4 allows .* max_model_len 64"),
         ({"max_num_seqs": 0}, "max_num_seqs must be at least 1, got 0"),
@@ -237,6 +240,6 @@ def test_a_context_that_was_not_asked_for_shrinks_to_the_memory() -> None:
     ],
 )
 def test_what_does_not_fit_is_refused_at_start(config: dict, text: str) -> None:
-    options = Options(context_length=4096, memory=8 * KIB)
+    options = Options(context_length=4096, memory=10 * KIB)
     with pytest.raises(EngineError, match=text):
         Engine(EngineConfig(model="", **config), lambda _: FakeRuntime(options))

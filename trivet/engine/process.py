@@ -148,6 +148,9 @@ class ProcessClient:
                 self._admit()
         except Exception as error:
             logger.error("the engine is gone: %s", error, exc_info=not isinstance(error, TrivetError))
+            broken, self._child = self._child, None
+            if broken is not None:
+                await broken.close()
             self._open.clear()
             self._streams.end("error", f"the engine's process failed and did not start again: {error}")
 

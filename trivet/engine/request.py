@@ -110,7 +110,6 @@ class ModelInfo(msgspec.Struct, kw_only=True):
         for name, ids in (
             ("prompt", request.prompt),
             ("generated", request.generated),
-            ("eos_token_ids", request.eos_token_ids),
             ("stop_token_ids", params.stop_token_ids),
             ("allowed_token_ids", params.allowed_token_ids),
             ("logit_bias", params.logit_bias),

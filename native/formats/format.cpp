@@ -1,5 +1,8 @@
 #include "formats/format.h"
 
+#include <stdexcept>
+#include <string>
+
 #include "formats/blocks.h"
 
 namespace trivet {
@@ -19,6 +22,15 @@ const FormatInfo* format_info(Format format) {
     case Format::Q6_K: return &q6_k;
   }
   return nullptr;
+}
+
+Format computing_format(int type_id) {
+  const Format format = static_cast<Format>(type_id);
+  if (format_info(format) == nullptr) {
+    throw std::invalid_argument("tensor type " + std::to_string(type_id) +
+                                " does not compute; use F32, F16, BF16, Q8_0, Q4_0, Q4_K or Q6_K");
+  }
+  return format;
 }
 
 std::size_t row_bytes(Format format, std::int64_t columns) {

@@ -17,6 +17,9 @@ struct FormatInfo {
 // Null for a format that does not compute.
 const FormatInfo* format_info(Format format);
 
+// The format with this number. Throws std::invalid_argument when it does not compute.
+Format computing_format(int type_id);
+
 // Bytes of a row of `columns` values; columns must be a multiple of the block size.
 std::size_t row_bytes(Format format, std::int64_t columns);
 

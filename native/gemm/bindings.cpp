@@ -30,15 +30,6 @@ nb::ndarray<nb::numpy, float> to_numpy(std::unique_ptr<float[]> data, const std:
   return {values, N, shape, owner};
 }
 
-Format check_format(int type_id) {
-  const Format format = static_cast<Format>(type_id);
-  if (format_info(format) == nullptr) {
-    throw std::invalid_argument("tensor type " + std::to_string(type_id) +
-                                " does not compute; use F32, F16, BF16, Q8_0, Q4_0, Q4_K or Q6_K");
-  }
-  return format;
-}
-
 void check_size(Format format, std::int64_t rows, std::int64_t columns, std::size_t bytes) {
   const FormatInfo& info = *format_info(format);
   const std::string name = info.name;
@@ -63,7 +54,7 @@ void split(std::int64_t count, int threads, Work work) {
 }
 
 nb::ndarray<nb::numpy, float> dequantize_array(int type_id, Bytes blocks, std::int64_t count) {
-  const Format format = check_format(type_id);
+  const Format format = computing_format(type_id);
   check_size(format, 1, count, blocks.size());
   auto out = std::make_unique_for_overwrite<float[]>(static_cast<std::size_t>(count));
   {
@@ -74,7 +65,7 @@ nb::ndarray<nb::numpy, float> dequantize_array(int type_id, Bytes blocks, std::i
 }
 
 PackedMatrix pack_matrix(int type_id, Bytes data, std::int64_t rows, std::int64_t columns) {
-  const Format format = check_format(type_id);
+  const Format format = computing_format(type_id);
   check_size(format, rows, columns, data.size());
   nb::gil_scoped_release release;
   PackedMatrix matrix(format, rows, columns);

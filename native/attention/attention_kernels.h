@@ -1,0 +1,343 @@
+// Attention for one instruction set; included by the sources that compile it.
+#pragma once
+
+#include "attention/attention.h"
+#include "ops/simd.h"
+
+namespace trivet {
+namespace {
+
+constexpr int kTile = CacheLayer::kTile;
+constexpr int kChunk = AttentionKernels::kChunk;
+constexpr int kSplit = AttentionKernels::kSplit;
+constexpr int kChunkTiles = kChunk / kTile;
+
+// Stands for -infinity where differences are taken: far below any score, yet its difference with itself is 0.
+constexpr float kLowest = -1e30f;
+
+// Rows of queries from which keys and values are first converted to float32, once for all of them.
+constexpr int kConvertRows = 8;
+
+TRIVET_INLINE float exp(float x) { return exp(broadcast(x))[0]; }
+
+// A running softmax for each row: the maximum, the sum of exponentials and the weighted sum of values [dim].
+struct State {
+  float* highest;
+  float* total;
+  float* values;
+};
+
+TRIVET_INLINE State state_at(float* memory, int rows) { return {memory, memory + rows, memory + 2 * rows}; }
+
+struct Scratch {
+  float* queries;      // [rows][dim]
+  float* scores;       // [rows][kChunk]
+  float* lane_totals;  // [rows][kTile]
+  float* decay;        // [rows]
+  float* keys;         // [kChunkTiles][dim][kTile]
+  float* values;       // [kChunkTiles][kTile][dim]
+  State split, merged;
+
+  Scratch(float* memory, int rows, int dim) {
+    const auto take = [&memory](std::int64_t count) {
+      float* part = memory;
+      memory += count;
+      return part;
+    };
+    queries = take(std::int64_t{rows} * dim);
+    scores = take(std::int64_t{rows} * kChunk);
+    lane_totals = take(std::int64_t{rows} * kTile);
+    decay = take(rows);
+    keys = take(std::int64_t{kChunk} * dim);
+    values = take(std::int64_t{kChunk} * dim);
+    split = state_at(take(std::int64_t{rows} * (dim + 2)), rows);
+    merged = state_at(take(std::int64_t{rows} * (dim + 2)), rows);
+  }
+};
+
+TRIVET_INLINE void clear(State state, int rows, int dim) {
+  for (int r = 0; r < rows; ++r) state.highest[r] = kLowest;
+  std::memset(state.total, 0, rows * sizeof(float));
+  std::memset(state.values, 0, sizeof(float) * rows * dim);
+}
+
+void merge(State into, State from, int rows, int dim) {
+  for (int r = 0; r < rows; ++r) {
+    const float highest = into.highest[r] > from.highest[r] ? into.highest[r] : from.highest[r];
+    const float a = exp(into.highest[r] - highest), b = exp(from.highest[r] - highest);
+    into.highest[r] = highest;
+    into.total[r] = into.total[r] * a + from.total[r] * b;
+    float* values = into.values + std::int64_t{r} * dim;
+    const float* added = from.values + std::int64_t{r} * dim;
+    for (int i = 0; i < dim; i += kLanes) store(values + i, load(values + i) * a + load(added + i) * b);
+  }
+}
+
+// Row r is query head r % group of token r / group.
+void finish(const AttentionCall& call, const AttentionItem& item, int kv_head, State state) {
+  const int group = call.shape.group(), width = call.shape.head_dim, dim = call.cache.dim;
+  for (int r = 0; r < item.tokens * group; ++r) {
+    const int head = kv_head * group + r % group;
+    float factor = 1.0f / state.total[r];
+    if (call.sinks != nullptr) {
+      const float sink = call.sinks[head];
+      const float highest = state.highest[r] > sink ? state.highest[r] : sink;
+      const float scaled = exp(state.highest[r] - highest);
+      factor = scaled / (state.total[r] * scaled + exp(sink - highest));
+    }
+    float* y = call.y + (item.row + r / group) * call.ldy + std::int64_t{head} * width;
+    const float* values = state.values + std::int64_t{r} * dim;
+    for (int i = 0; i < width; i += kLanes) store(y + i, load(values + i) * factor, width - i);
+  }
+}
+
+// scores[r][t] = queries[r] . keys[t] for R rows and N tiles of keys; every score is one chain over the columns.
+template <int R, int N, class E>
+void score_block(const float* queries, const E* const* tiles, int dim, float* scores) {
+  Vec sums[R][2 * N] = {};
+  for (int d = 0; d < dim; ++d) {
+    Vec query[R];
+    for (int r = 0; r < R; ++r) query[r] = broadcast(queries[std::int64_t{r} * dim + d]);
+    for (int n = 0; n < N; ++n) {
+      const E* column = tiles[n] + std::int64_t{d} * kTile;
+      const Vec low = load(column), high = load(column + kLanes);
+      for (int r = 0; r < R; ++r) {
+        sums[r][2 * n] = madd(query[r], low, sums[r][2 * n]);
+        sums[r][2 * n + 1] = madd(query[r], high, sums[r][2 * n + 1]);
+      }
+    }
+  }
+  for (int r = 0; r < R; ++r) {
+    for (int n = 0; n < 2 * N; ++n) store(scores + r * kChunk + n * kLanes, sums[r][n]);
+  }
+}
+
+template <int R, class E>
+void score_rows(const float* queries, const E* const* tiles, int count, int dim, float* scores) {
+  constexpr int N = R == 1 ? 4 : R <= 3 ? 2 : 1;  // enough independent sums to hide the latency, few enough registers
+  int n = 0;
+  for (; n + N <= count; n += N) score_block<R, N>(queries, tiles + n, dim, scores + n * kTile);
+  for (; n < count; ++n) score_block<R, 1>(queries, tiles + n, dim, scores + n * kTile);
+}
+
+// values[r] = values[r] * decay[r] + sum_t weights[r][t] * V[t] for R rows and C vectors of columns.
+template <int R, int C, class E>
+void weigh_block(const float* weights, const float* decay, const E* const* tiles, int tokens, int dim, float* values) {
+  Vec sums[R][C];
+  for (int r = 0; r < R; ++r) {
+    for (int c = 0; c < C; ++c) sums[r][c] = load(values + std::int64_t{r} * dim + c * kLanes) * decay[r];
+  }
+  for (int begin = 0; begin < tokens; begin += kTile) {
+    const E* row = tiles[begin / kTile];
+    const int end = begin + kTile < tokens ? begin + kTile : tokens;
+    for (int t = begin; t < end; ++t, row += dim) {
+      Vec v[C];
+      for (int c = 0; c < C; ++c) v[c] = load(row + c * kLanes);
+      for (int r = 0; r < R; ++r) {
+        const Vec weight = broadcast(weights[r * kChunk + t]);
+        for (int c = 0; c < C; ++c) sums[r][c] = madd(weight, v[c], sums[r][c]);
+      }
+    }
+  }
+  for (int r = 0; r < R; ++r) {
+    for (int c = 0; c < C; ++c) store(values + std::int64_t{r} * dim + c * kLanes, sums[r][c]);
+  }
+}
+
+template <int R, class E>
+void weigh_rows(const float* weights, const float* decay, const E* const* tiles, int tokens, int dim, float* values) {
+  constexpr int C = R == 1 ? 8 : R <= 3 ? 4 : 2;
+  const E* columns[kChunkTiles];
+  int i = 0;
+  const auto seek = [&] {
+    for (int n = 0; n * kTile < tokens; ++n) columns[n] = tiles[n] + i;
+  };
+  for (; i + C * kLanes <= dim; i += C * kLanes) {
+    seek();
+    weigh_block<R, C>(weights, decay, columns, tokens, dim, values + i);
+  }
+  for (; i < dim; i += kLanes) {
+    seek();
+    weigh_block<R, 1>(weights, decay, columns, tokens, dim, values + i);
+  }
+}
+
+// Calls f(integral_constant<count>, first) for blocks of at most six rows.
+template <class F>
+TRIVET_INLINE void for_row_blocks(int rows, F&& f) {
+  for (int r = 0; r < rows;) {
+    const int left = rows - r;
+    const int count = left >= 12 || left == 6 ? 6 : left > 6 ? (left + 1) / 2 : left;
+    switch (count) {
+      case 1: f.template operator()<1>(r); break;
+      case 2: f.template operator()<2>(r); break;
+      case 3: f.template operator()<3>(r); break;
+      case 4: f.template operator()<4>(r); break;
+      case 5: f.template operator()<5>(r); break;
+      default: f.template operator()<6>(r); break;
+    }
+    r += count;
+  }
+}
+
+// Turns row r's scores of the tokens [begin, begin + count) into weights, and returns the decay of what was summed
+// before. The row sees positions [lowest, position].
+TRIVET_INLINE float soften(const AttentionShape& shape, float* scores, int begin, int count, int lowest, int position,
+                           float& highest, float* lane_totals) {
+  const IntVec lanes = {0, 1, 2, 3, 4, 5, 6, 7};
+  const bool masked = begin < lowest || begin + count - 1 > position;
+  Vec top = broadcast(kLowest);
+  for (int i = 0; i < count; i += kLanes) {
+    Vec score = load(scores + i);
+    if (shape.softcap != 0.0f) score = tanh(score / shape.softcap) * shape.softcap;
+    if (masked) {
+      const IntVec at = lanes + (begin + i);
+      score = (at < lowest) | (at > position) ? broadcast(-__builtin_inff()) : score;
+    }
+    store(scores + i, score);
+    top = max(score, top);
+  }
+  const float above = max(top);
+  const float next = above > highest ? above : highest;
+  const float decay = exp(highest - next);
+  highest = next;
+  for (int half = 0; half < kTile; half += kLanes) {
+    Vec total = load(lane_totals + half) * decay;
+    for (int i = half; i < count; i += kTile) {
+      const Vec weight = exp(load(scores + i) - next);
+      store(scores + i, weight);
+      total += weight;
+    }
+    store(lane_totals + half, total);
+  }
+  return decay;
+}
+
+template <class E>
+const float* const* converted(const E* const* tiles, int count, int dim, float* memory, const float** pointers) {
+  for (int n = 0; n < count; ++n) {
+    float* out = memory + std::int64_t{n} * dim * kTile;
+    for (int i = 0; i < dim * kTile; i += kLanes) store(out + i, load(tiles[n] + i));
+    pointers[n] = out;
+  }
+  return pointers;
+}
+
+template <class K, class V>
+void attend_chunk(const AttentionCall& call, const AttentionItem& item, const Scratch& scratch, const K* const* keys,
+                  const V* const* values, int begin, int tiles) {
+  const int group = call.shape.group(), rows = item.tokens * group, dim = call.cache.dim;
+  for_row_blocks(rows, [&]<int R>(int r) {
+    score_rows<R>(scratch.queries + std::int64_t{r} * dim, keys, tiles, dim, scratch.scores + r * kChunk);
+  });
+  for (int r = 0; r < rows; ++r) {
+    const int position = item.position + r / group;
+    const int lowest = call.shape.window == 0 ? 0 : position - call.shape.window + 1;
+    scratch.decay[r] = soften(call.shape, scratch.scores + r * kChunk, begin, tiles * kTile, lowest, position,
+                              scratch.split.highest[r], scratch.lane_totals + r * kTile);
+  }
+  // Nothing after the last query's token is read: those places may hold another sequence's leavings.
+  const int seen = item.position + item.tokens - begin;
+  const int tokens = seen < tiles * kTile ? seen : tiles * kTile;
+  for_row_blocks(rows, [&]<int R>(int r) {
+    weigh_rows<R>(scratch.scores + r * kChunk, scratch.decay + r, values, tokens, dim,
+                  scratch.split.values + std::int64_t{r} * dim);
+  });
+}
+
+template <class E>
+void attend_split(const AttentionCall& call, const AttentionItem& item, int kv_head, const Scratch& scratch, int split) {
+  const int rows = item.tokens * call.shape.group(), dim = call.cache.dim;
+  clear(scratch.split, rows, dim);
+  std::memset(scratch.lane_totals, 0, sizeof(float) * rows * kTile);
+  const int last = item.position + item.tokens - 1;
+  const int window = call.shape.window;
+  const int first = window == 0 || item.position < window ? 0 : item.position - window + 1;
+  const int end = last < (split + 1) * kSplit ? last + 1 : (split + 1) * kSplit;
+  for (int chunk = split * kSplit; chunk < end; chunk += kChunk) {
+    if (chunk + kChunk <= first) continue;
+    const int begin = first > chunk ? first / kTile * kTile : chunk;
+    const E* keys[kChunkTiles];
+    const E* values[kChunkTiles];
+    int tiles = 0;
+    for (int p = begin; p < chunk + kChunk && p <= last; p += kTile, ++tiles) {
+      const std::int64_t tile = std::int64_t{item.blocks[p / call.block_size]} * (call.block_size / kTile) +
+                                p % call.block_size / kTile;
+      keys[tiles] = reinterpret_cast<const E*>(call.cache.keys) + call.cache.offset(tile, kv_head);
+      values[tiles] = reinterpret_cast<const E*>(call.cache.values) + call.cache.offset(tile, kv_head);
+    }
+    if (rows >= kConvertRows && sizeof(E) < sizeof(float)) {
+      const float* key_floats[kChunkTiles];
+      const float* value_floats[kChunkTiles];
+      attend_chunk(call, item, scratch, converted(keys, tiles, dim, scratch.keys, key_floats),
+                   converted(values, tiles, dim, scratch.values, value_floats), begin, tiles);
+    } else {
+      attend_chunk(call, item, scratch, keys, values, begin, tiles);
+    }
+  }
+  for (int r = 0; r < rows; ++r) {
+    scratch.split.total[r] = sum(load(scratch.lane_totals + r * kTile) + load(scratch.lane_totals + r * kTile + kLanes));
+  }
+}
+
+void load_queries(const AttentionCall& call, const AttentionItem& item, int kv_head, float* queries) {
+  const int group = call.shape.group(), width = call.shape.head_dim, dim = call.cache.dim;
+  for (int r = 0; r < item.tokens * group; ++r) {
+    const float* q = call.q + (item.row + r / group) * call.ldq + (std::int64_t{kv_head} * group + r % group) * width;
+    for (int i = 0; i < dim; i += kLanes) {
+      store(queries + std::int64_t{r} * dim + i, load(q + i, width - i) * call.shape.scale);
+    }
+  }
+}
+
+template <class E>
+void attend(const AttentionCall& call, const AttentionItem& item, int kv_head, float* memory, float* partials) {
+  const int rows = item.tokens * call.shape.group(), dim = call.cache.dim;
+  Scratch scratch(memory, rows, dim);
+  load_queries(call, item, kv_head, scratch.queries);
+  if (partials == nullptr) clear(scratch.merged, rows, dim);
+  for (int split = item.split_begin; split < item.split_end; ++split) {
+    if (partials != nullptr) {
+      scratch.split = state_at(partials, rows);
+      partials += attention_partial_floats(call.shape);
+    }
+    attend_split<E>(call, item, kv_head, scratch, split);
+    if (partials == nullptr) merge(scratch.merged, scratch.split, rows, dim);
+  }
+  if (partials == nullptr) finish(call, item, kv_head, scratch.merged);
+}
+
+void combine(const AttentionCall& call, const AttentionItem& item, int kv_head, const float* partials, int splits,
+             float* memory) {
+  const int rows = item.tokens * call.shape.group(), dim = call.cache.dim;
+  const State merged = Scratch(memory, rows, dim).merged;
+  clear(merged, rows, dim);
+  for (int split = 0; split < splits; ++split, partials += attention_partial_floats(call.shape)) {
+    merge(merged, state_at(const_cast<float*>(partials), rows), rows, dim);
+  }
+  finish(call, item, kv_head, merged);
+}
+
+template <class E>
+void store_token(const CacheLayer& cache, std::int64_t tile, int lane, const float* k, const float* v) {
+  for (int head = 0; head < cache.kv_heads; ++head, k += cache.head_dim, v += cache.head_dim) {
+    E* keys = reinterpret_cast<E*>(cache.keys) + cache.offset(tile, head) + lane;
+    E* values = reinterpret_cast<E*>(cache.values) + cache.offset(tile, head) + std::int64_t{lane} * cache.dim;
+    for (int i = 0; i < cache.head_dim; ++i) store(keys + i * kTile, k[i]);
+    for (int i = 0; i < cache.head_dim; ++i) store(values + i, v[i]);
+  }
+}
+
+template <class E>
+constexpr AttentionKernels kKernels = {store_token<E>, attend<E>, combine};
+
+const AttentionKernels& kernels(CacheType type) {
+  switch (type) {
+    case CacheType::f16: return kKernels<f16>;
+    case CacheType::bf16: return kKernels<bf16>;
+    default: return kKernels<float>;
+  }
+}
+
+}  // namespace
+}  // namespace trivet

@@ -1,0 +1,60 @@
+#include "attention/cache.h"
+
+#include <new>
+#include <stdexcept>
+#include <string>
+
+#include "ops/simd.h"
+#include "pages.h"
+
+namespace trivet {
+namespace {
+
+constexpr int kMaxBlockSize = 1 << 16;
+
+std::int64_t element_bytes(CacheType type) { return type == CacheType::f32 ? 4 : 2; }
+
+}  // namespace
+
+KvCache::KvCache(CacheType type, const std::vector<std::pair<int, int>>& layers) : type_(type) {
+  for (const auto& [kv_heads, head_dim] : layers) {
+    if (kv_heads < 1 || kv_heads > 1 << 16 || head_dim < 1 || head_dim > 1 << 12) {
+      throw std::invalid_argument("a cache layer needs 1 to 65536 heads of 1 to 4096 columns, got " +
+                                  std::to_string(kv_heads) + " of " + std::to_string(head_dim));
+    }
+    layers_.push_back({kv_heads, head_dim, (head_dim + kLanes - 1) / kLanes * kLanes, nullptr, nullptr});
+  }
+}
+
+std::int64_t KvCache::block_bytes(std::int64_t block_size) const {
+  if (block_size < 1 || block_size > kMaxBlockSize || block_size % CacheLayer::kTile != 0) {
+    throw std::invalid_argument("block_size must be a multiple of " + std::to_string(CacheLayer::kTile) + " up to " +
+                                std::to_string(kMaxBlockSize) + ", got " + std::to_string(block_size));
+  }
+  std::int64_t bytes = 0;
+  for (const CacheLayer& layer : layers_) bytes += 2 * block_size * layer.kv_heads * layer.dim * element_bytes(type_);
+  return bytes;
+}
+
+void KvCache::allocate(std::int64_t blocks, std::int64_t block_size) {
+  const std::int64_t bytes = block_bytes(block_size);
+  if (blocks < 1 || blocks > INT32_MAX) {
+    throw std::invalid_argument("the cache needs 1 to 2^31 - 1 blocks, got " + std::to_string(blocks));
+  }
+  if (bytes != 0 && blocks > INT64_MAX / bytes) throw std::bad_alloc();
+  std::vector<std::shared_ptr<std::byte>> memory;
+  std::vector<CacheLayer> layers = layers_;
+  for (CacheLayer& layer : layers) {
+    const std::int64_t half = blocks * block_size * layer.kv_heads * layer.dim * element_bytes(type_);
+    for (std::byte** part : {&layer.keys, &layer.values}) {
+      memory.push_back(map_pages(half));
+      *part = memory.back().get();
+    }
+  }
+  memory_ = std::move(memory);
+  layers_ = std::move(layers);
+  blocks_ = blocks;
+  block_size_ = static_cast<int>(block_size);
+}
+
+}  // namespace trivet

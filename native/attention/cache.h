@@ -1,0 +1,53 @@
+// The paged key-value cache.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+namespace trivet {
+
+enum class CacheType { f32, f16, bf16 };
+
+// One layer's keys and values. Tokens lie in tiles of kTile: a block of `block_size` tokens is block_size / kTile
+// consecutive tiles, and nothing but the block table knows of blocks. Of a tile, keys are [kv_heads][dim][kTile], so
+// that one vector holds a column of several keys and a score needs no sum across lanes; values are
+// [kv_heads][kTile][dim]. `dim` is head_dim rounded up to whole vectors; the columns added stay zero.
+struct CacheLayer {
+  static constexpr int kTile = 16;
+
+  int kv_heads, head_dim, dim;
+  std::byte* keys;
+  std::byte* values;
+
+  // Elements before a head's part of a tile, in keys as in values.
+  std::int64_t offset(std::int64_t tile, int kv_head) const { return (tile * kv_heads + kv_head) * dim * kTile; }
+};
+
+class KvCache {
+ public:
+  // `layers` holds (kv_heads, head_dim).
+  KvCache(CacheType type, const std::vector<std::pair<int, int>>& layers);
+
+  // Over all layers. Throws std::invalid_argument when block_size is not a positive multiple of the tile.
+  std::int64_t block_bytes(std::int64_t block_size) const;
+
+  // Throws std::bad_alloc.
+  void allocate(std::int64_t blocks, std::int64_t block_size);
+
+  CacheType type() const { return type_; }
+  const std::vector<CacheLayer>& layers() const { return layers_; }
+  std::int64_t blocks() const { return blocks_; }
+  int block_size() const { return block_size_; }
+
+ private:
+  CacheType type_;
+  std::vector<CacheLayer> layers_;
+  std::vector<std::shared_ptr<std::byte>> memory_;
+  std::int64_t blocks_ = 0;
+  int block_size_ = CacheLayer::kTile;
+};
+
+}  // namespace trivet

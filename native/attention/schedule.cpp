@@ -1,0 +1,96 @@
+#include "attention/schedule.h"
+
+#include <algorithm>
+
+namespace trivet {
+namespace {
+
+// Pieces of work per thread that balance well enough.
+constexpr int kPieces = 4;
+
+constexpr int kSplit = AttentionKernels::kSplit;
+
+int cost(const AttentionItem& item) { return item.tokens * (item.split_end - item.split_begin); }
+
+}  // namespace
+
+AttentionSchedule::AttentionSchedule(const AttentionShape& shape, int threads) : shape_(shape), threads_(threads) {
+  scratch_.assign(threads, std::vector<float>(attention_scratch_floats(shape)));
+}
+
+void AttentionSchedule::build(const AttentionSequences& sequences) {
+  items_.clear();
+  tiles_.clear();
+  partial_floats_ = 0;
+  std::vector<AttentionItem> whole;
+  std::int64_t total = 0;
+  for (int s = 0; s < sequences.count; ++s) {
+    const std::int32_t* blocks = sequences.block_tables + std::int64_t{s} * sequences.table_width;
+    const int end = sequences.query_starts[s + 1], step = attention_tile_tokens(shape_);
+    for (int row = sequences.query_starts[s]; row < end; row += step) {
+      const int tokens = std::min(step, end - row), position = sequences.positions[row];
+      const int first = shape_.window == 0 ? 0 : std::max(0, position - shape_.window + 1);
+      whole.push_back({row, tokens, position, blocks, first / kSplit, (position + tokens - 1) / kSplit + 1, -1});
+      total += cost(whole.back());
+    }
+  }
+  const std::int64_t limit = threads_ == 1 ? INT32_MAX : total * shape_.kv_heads / (threads_ * kPieces) + 1;
+  for (const AttentionItem& item : whole) add_tile(item, static_cast<int>(std::min<std::int64_t>(limit, INT32_MAX)));
+  std::stable_sort(items_.begin(), items_.end(),
+                   [](const AttentionItem& a, const AttentionItem& b) { return cost(a) > cost(b); });
+
+  const std::size_t counters = tiles_.size() * shape_.kv_heads;
+  if (counters > unfinished_size_) {
+    unfinished_ = std::make_unique<std::atomic<int>[]>(counters);
+    unfinished_size_ = counters;
+  }
+  for (std::size_t i = 0; i < counters; ++i) {
+    unfinished_[i].store(tiles_[i / shape_.kv_heads].pieces, std::memory_order_relaxed);
+  }
+  if (static_cast<std::int64_t>(partials_.size()) < partial_floats_) partials_.resize(partial_floats_);
+}
+
+void AttentionSchedule::add_tile(const AttentionItem& tile, int cost_limit) {
+  const int splits = tile.split_end - tile.split_begin;
+  const int per_piece = std::max(1, cost_limit / tile.tokens);
+  if (splits <= per_piece) {
+    items_.push_back(tile);
+    return;
+  }
+  int pieces = 0;
+  for (int split = tile.split_begin; split < tile.split_end; split += per_piece, ++pieces) {
+    AttentionItem item = tile;
+    item.split_begin = split;
+    item.split_end = std::min(split + per_piece, tile.split_end);
+    item.tile = static_cast<int>(tiles_.size());
+    items_.push_back(item);
+  }
+  tiles_.push_back({tile.split_begin, splits, pieces, partial_floats_});
+  partial_floats_ += splits * shape_.kv_heads * attention_partial_floats(shape_);
+}
+
+float* AttentionSchedule::partials(const Tile& tile, int kv_head) {
+  return partials_.data() + tile.partials + std::int64_t{kv_head} * tile.splits * attention_partial_floats(shape_);
+}
+
+void AttentionSchedule::execute(const AttentionKernels& kernels, const AttentionCall& call, std::int64_t unit,
+                                int thread) {
+  float* scratch = scratch_[thread].data();
+  const AttentionItem& item = items_[unit / shape_.kv_heads];
+  const int kv_head = static_cast<int>(unit % shape_.kv_heads);
+  if (item.tile < 0) {
+    kernels.attend(call, item, kv_head, scratch, nullptr);
+    return;
+  }
+  const Tile& tile = tiles_[item.tile];
+  float* states = partials(tile, kv_head);
+  const std::int64_t skipped = item.split_begin - tile.first_split;
+  kernels.attend(call, item, kv_head, scratch, states + skipped * attention_partial_floats(shape_));
+  std::atomic<int>& unfinished = unfinished_[std::int64_t{item.tile} * shape_.kv_heads + kv_head];
+  if (unfinished.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+    unfinished.store(tile.pieces, std::memory_order_relaxed);
+    kernels.combine(call, item, kv_head, states, tile.splits, scratch);
+  }
+}
+
+}  // namespace trivet

@@ -1,0 +1,60 @@
+// How one step's attention is cut into items that threads claim.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "attention/attention.h"
+
+namespace trivet {
+
+// The sequences of a step; see trivet/engine/plan.py.
+struct AttentionSequences {
+  int count;
+  const std::int32_t* query_starts;
+  const std::int32_t* positions;
+  const std::int32_t* block_tables;
+  int table_width;
+};
+
+// Serves every layer of one shape. Each sequence's queries are cut into tiles; where those are too few or too unequal
+// for the threads, the long ones are cut again along the splits of their keys. That changes who computes a split and
+// nothing else.
+class AttentionSchedule {
+ public:
+  AttentionSchedule(const AttentionShape& shape, int threads);
+
+  void build(const AttentionSequences& sequences);
+
+  // Units of work of one layer: every item for every KV head, the longest first.
+  std::int64_t units() const { return static_cast<std::int64_t>(items_.size()) * shape_.kv_heads; }
+
+  // Executes one unit as `thread`; the one that finishes a tile's last split merges them.
+  void execute(const AttentionKernels& kernels, const AttentionCall& call, std::int64_t unit, int thread);
+
+  const AttentionShape& shape() const { return shape_; }
+
+ private:
+  // A query tile whose splits are shared among items.
+  struct Tile {
+    int first_split, splits, pieces;
+    std::int64_t partials;  // floats before its first state
+  };
+
+  void add_tile(const AttentionItem& tile, int cost_limit);
+  float* partials(const Tile& tile, int kv_head);
+
+  AttentionShape shape_;
+  int threads_;
+  std::vector<std::vector<float>> scratch_;  // [threads]
+  std::vector<AttentionItem> items_;
+  std::vector<Tile> tiles_;
+  std::unique_ptr<std::atomic<int>[]> unfinished_;  // [tiles][kv_heads] pieces; back to all once merged
+  std::size_t unfinished_size_ = 0;
+  std::vector<float> partials_;
+  std::int64_t partial_floats_ = 0;
+};
+
+}  // namespace trivet

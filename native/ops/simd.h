@@ -1,0 +1,196 @@
+// Vectors of eight floats, the element types of the KV cache and the elementary functions.
+//
+// Compiled once for each instruction set, so everything here has internal linkage: the linker must not mix copies.
+// Every function treats its eight lanes alike, so a value's result does not depend on its place in a row; what is
+// left at the end of a row goes through the same code, padded with zeros.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "formats/half.h"
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace trivet {
+namespace {
+
+constexpr int kLanes = 8;
+
+using Vec = float __attribute__((vector_size(32)));
+using IntVec = std::int32_t __attribute__((vector_size(32)));
+using UintVec = std::uint32_t __attribute__((vector_size(32)));
+using HalfVec = std::uint16_t __attribute__((vector_size(16)));
+
+struct bf16 {
+  std::uint16_t bits;
+};
+struct f16 {
+  std::uint16_t bits;
+};
+
+#define TRIVET_INLINE [[maybe_unused, gnu::always_inline]] inline
+
+TRIVET_INLINE Vec broadcast(float x) { return Vec{x, x, x, x, x, x, x, x}; }
+
+TRIVET_INLINE Vec load(const float* p) {
+  Vec v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+
+TRIVET_INLINE void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
+
+// a * b + c, rounded once where the instruction set can.
+TRIVET_INLINE Vec madd(Vec a, Vec b, Vec c) {
+#if defined(__FMA__)
+  return _mm256_fmadd_ps(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+// b where either is NaN.
+TRIVET_INLINE Vec max(Vec a, Vec b) {
+#if defined(__AVX2__)
+  return _mm256_max_ps(a, b);
+#else
+  return a > b ? a : b;
+#endif
+}
+
+TRIVET_INLINE Vec min(Vec a, Vec b) {
+#if defined(__AVX2__)
+  return _mm256_min_ps(a, b);
+#else
+  return a < b ? a : b;
+#endif
+}
+
+TRIVET_INLINE Vec load(const bf16* p) {
+  HalfVec half;
+  std::memcpy(&half, p, sizeof half);
+  return reinterpret_cast<Vec>(__builtin_convertvector(half, UintVec) << 16);
+}
+
+TRIVET_INLINE Vec load(const f16* p) {
+#if defined(__F16C__)
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#else
+  Vec v;
+  for (int i = 0; i < kLanes; ++i) v[i] = float_from_f16(p[i].bits);
+  return v;
+#endif
+}
+
+// Nearest, ties to even; NaN stays NaN.
+TRIVET_INLINE void store(bf16* p, float x) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  const std::uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  p->bits = static_cast<std::uint16_t>(x == x ? rounded : (bits >> 16) | 0x40u);
+}
+
+TRIVET_INLINE void store(f16* p, float x) {
+#if defined(__F16C__)
+  p->bits = _cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT);
+#else
+  std::uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  const std::uint32_t sign = bits >> 16 & 0x8000u, magnitude = bits & 0x7fffffffu;
+  std::uint32_t half;
+  if (magnitude > 0x7f800000u) {
+    half = 0x7e00u;
+  } else if (magnitude >= 0x477ff000u) {  // 65520 and more round to infinity
+    half = 0x7c00u;
+  } else if (magnitude >= 0x38800000u) {
+    half = (magnitude + 0xfffu + (magnitude >> 13 & 1u) - (112u << 23)) >> 13;
+  } else {  // adding 1/2 leaves a subnormal half's integer in the low bits, rounded
+    const float shifted = float_from_bits(magnitude) + 0.5f;
+    std::memcpy(&half, &shifted, sizeof half);
+    half -= 0x3f000000u;
+  }
+  p->bits = static_cast<std::uint16_t>(sign | half);
+#endif
+}
+
+TRIVET_INLINE void store(float* p, float x) { *p = x; }
+
+// Sums and maxima over the lanes, in one fixed order.
+TRIVET_INLINE float sum(Vec v) { return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7])); }
+
+TRIVET_INLINE float max(Vec v) {
+  float result = v[0];
+  for (int i = 1; i < kLanes; ++i) result = result > v[i] ? result : v[i];
+  return result;
+}
+
+// e^x, within 2 ulp: x = n ln 2 + r with |r| <= ln 2 / 2, and Cephes' polynomial for e^r (expf.c). 0 below the range
+// of normal numbers, infinity above it.
+TRIVET_INLINE Vec exp(Vec x) {
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
+  const Vec clamped = min(max(broadcast(-88.0f), x), broadcast(89.0f));
+  const Vec shifted = madd(clamped, broadcast(1.44269504088896341f), broadcast(kRound));
+  const Vec n = shifted - kRound;
+  const Vec r = madd(n, broadcast(2.12194440e-4f), madd(n, broadcast(-0.693359375f), clamped));
+  Vec p = madd(broadcast(1.9875691500e-4f), r, broadcast(1.3981999507e-3f));
+  p = madd(p, r, broadcast(8.3334519073e-3f));
+  p = madd(p, r, broadcast(4.1665795894e-2f));
+  p = madd(p, r, broadcast(1.6666665459e-1f));
+  p = madd(p, r, broadcast(5.0000001201e-1f));
+  p = madd(p, r * r, r) + 1.0f;
+  const IntVec power = (reinterpret_cast<IntVec>(shifted) - 0x4b400000) << 23;
+  const Vec scaled = reinterpret_cast<Vec>(reinterpret_cast<IntVec>(p) + power);
+  const Vec bounded = x > 88.7228f ? broadcast(__builtin_inff()) : scaled;
+  const Vec result = x < -87.33f ? broadcast(0.0f) : bounded;
+  return x == x ? result : x;
+}
+
+// Cephes' tanhf.c: a polynomial near 0, else by exp.
+TRIVET_INLINE Vec tanh(Vec x) {
+  const Vec square = x * x;
+  Vec p = madd(broadcast(-5.70498872745e-3f), square, broadcast(2.06390887954e-2f));
+  p = madd(p, square, broadcast(-5.37397155531e-2f));
+  p = madd(p, square, broadcast(1.33314422036e-1f));
+  p = madd(p, square, broadcast(-3.33332819422e-1f));
+  const Vec near = madd(p * square, x, x);
+  const Vec far = 1.0f - 2.0f / (exp(x + x) + 1.0f);
+  return square < 0.390625f ? near : far;
+}
+
+TRIVET_INLINE Vec silu(Vec x) { return x / (1.0f + exp(-x)); }
+
+// 0.5 x (1 + tanh(u)) = x sigmoid(2u), u = sqrt(2 / pi) (x + 0.044715 x^3)
+TRIVET_INLINE Vec gelu_tanh(Vec x) {
+  const Vec u = x * madd(x * x, broadcast(0.044715f * 1.5957691216f), broadcast(1.5957691216f));
+  return x / (1.0f + exp(-u));
+}
+
+// x Phi(x), with the error function of Abramowitz and Stegun 7.1.26 (absolute error 1.5e-7).
+TRIVET_INLINE Vec gelu(Vec x) {
+  const Vec z = (x < 0.0f ? -x : x) * 0.70710678118f;
+  const Vec t = 1.0f / madd(broadcast(0.3275911f), z, broadcast(1.0f));
+  Vec p = madd(broadcast(1.061405429f), t, broadcast(-1.453152027f));
+  p = madd(p, t, broadcast(1.421413741f));
+  p = madd(p, t, broadcast(-0.284496736f));
+  p = madd(p, t, broadcast(0.254829592f));
+  const Vec tail = 0.5f * p * t * exp(-z * z);  // Phi(-|x|)
+  return x * (x < 0.0f ? tail : 1.0f - tail);
+}
+
+// The first `count` lanes from memory, zeros after them; all of them when count >= kLanes.
+TRIVET_INLINE Vec load(const float* p, std::int64_t count) {
+  if (count >= kLanes) return load(p);
+  float padded[kLanes] = {};
+  std::memcpy(padded, p, count * sizeof(float));
+  return load(padded);
+}
+
+TRIVET_INLINE void store(float* p, Vec v, std::int64_t count) {
+  std::memcpy(p, &v, (count < kLanes ? count : kLanes) * sizeof(float));
+}
+
+}  // namespace
+}  // namespace trivet

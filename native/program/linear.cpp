@@ -1,0 +1,98 @@
+#include "program/linear.h"
+
+#include <algorithm>
+
+#include "ops/rows.h"
+
+namespace trivet {
+namespace {
+
+// Units per member: enough that one slowed by something else on the machine does not hold up the others.
+constexpr std::int64_t kUnits = 4;
+
+// Weight bytes read times rows multiplied, below which a unit is done faster than another member joins.
+constexpr std::int64_t kUnitWork = 32 << 10;
+
+// Rows that share one pass over the weights: their converted activations stay in the L2 cache.
+constexpr std::int64_t kUnitRows = 128;
+
+std::vector<Access> linear_accesses(const std::vector<Projection>& projections) {
+  std::vector<Access> accesses;
+  for (const Projection& p : projections) {
+    accesses.push_back(reads(p.input, Division::anywhere));
+    accesses.push_back(writes(p.output, Division::anywhere));
+  }
+  return accesses;
+}
+
+}  // namespace
+
+std::int64_t panels_per_unit(std::int64_t panels, std::int64_t panel_bytes, std::int64_t rows, int members) {
+  if (members == 1) return std::max<std::int64_t>(panels, 1);
+  const std::int64_t balanced = (panels + members * kUnits - 1) / (members * kUnits);
+  const std::int64_t worthwhile = kUnitWork / std::max<std::int64_t>(1, panel_bytes * rows) + 1;
+  return std::max(balanced, worthwhile);
+}
+
+std::unique_ptr<Step> pack_step(const Buffer& input, Rows rows, PackedRows& packed) {
+  const Division division = by_row(rows);
+  return std::make_unique<RowStep>(
+      "pack", rows, std::vector{reads(&input, division), writes(&packed, division)},
+      [&input, &packed](const Batch&, std::int64_t begin, std::int64_t end) {
+        pack_activations(packed.format, input.row(0), input.stride(), begin, end, packed.columns, packed.memory.row(0));
+      });
+}
+
+LinearStep::LinearStep(std::string name, Rows rows, std::vector<Projection> projections, int members, float scale,
+                       float softcap)
+    : Step(std::move(name), linear_accesses(projections)),
+      rows_(rows),
+      projections_(std::move(projections)),
+      scale_(scale),
+      softcap_(softcap),
+      members_(members) {
+  for (const Projection& p : projections_) {
+    panels_ += p.matrix->panels();
+    if (p.matrix->panels() > 0) panel_bytes_ = std::max(panel_bytes_, p.matrix->bytes() / p.matrix->panels());
+  }
+  unit_ends_.resize(projections_.size());
+}
+
+void LinearStep::prepare(const Batch& batch) {
+  const std::int64_t rows = batch.rows(rows_);
+  for (const Projection& p : projections_) p.input->memory.reserve(rows);
+  unit_rows_ = kUnitRows;
+  unit_panels_ = panels_per_unit(panels_, panel_bytes_, std::min(rows, unit_rows_), members_);
+  std::int64_t units = 0;
+  for (std::size_t i = 0; i < projections_.size(); ++i) {
+    units += (projections_[i].matrix->panels() + unit_panels_ - 1) / unit_panels_;
+    unit_ends_[i] = units;
+  }
+  claims_.reset();
+}
+
+void LinearStep::run(const Batch& batch, Worker) {
+  const std::int64_t rows = batch.rows(rows_), per_tile = unit_ends_.back();
+  const std::int64_t units = (rows + unit_rows_ - 1) / unit_rows_ * per_tile;
+  for (std::int64_t unit = claims_.next(); unit < units; unit = claims_.next()) {
+    const std::int64_t row = unit / per_tile * unit_rows_, within = unit % per_tile;
+    const std::size_t i = std::upper_bound(unit_ends_.begin(), unit_ends_.end(), within) - unit_ends_.begin();
+    const std::int64_t panel = (within - (i == 0 ? 0 : unit_ends_[i - 1])) * unit_panels_;
+    const Projection& p = projections_[i];
+    multiply(p, {row, std::min(row + unit_rows_, rows)}, {panel, std::min(panel + unit_panels_, p.matrix->panels())});
+  }
+}
+
+void LinearStep::multiply(const Projection& p, Range rows, Range panels) const {
+  p.matrix->multiply(p.input->memory.row(rows.begin), rows.end - rows.begin, panels.begin, panels.end,
+                     p.output->row(rows.begin), p.output->stride());
+  const std::int64_t begin = panels.begin * PackedMatrix::kPanel;
+  const std::int64_t width = std::min(panels.end * PackedMatrix::kPanel, p.matrix->rows()) - begin;
+  for (std::int64_t i = rows.begin; i < rows.end; ++i) {
+    float* y = p.output->row(i) + begin;
+    if (!p.bias.empty()) row_kernels().add(y, p.bias.data() + begin, width, y);
+    if (scale_ != 1.0f || softcap_ != 0.0f) row_kernels().softcap(y, scale_, softcap_, width, y);
+  }
+}
+
+}  // namespace trivet

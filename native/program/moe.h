@@ -1,0 +1,50 @@
+// A mixture of experts: a router chooses experts for every row, each expert multiplies its rows together.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "ops/rows.h"
+#include "program/linear.h"
+#include "program/step.h"
+
+namespace trivet {
+
+struct MoeShape {
+  std::int64_t width, hidden;
+  int experts, top_k;
+  Activation act;
+  bool normalize;  // divide the chosen experts' probabilities by their sum
+  float scale;
+};
+
+// Packed matrices of the experts, [experts] each.
+struct MoeWeights {
+  const PackedMatrix* router;  // float32
+  const std::vector<PackedMatrix>*gate, *up, *down;
+};
+
+// Scratch, shared by the layers of one shape and formats. Rows are tokens while they are routed; then every token is
+// there once for each of its experts, sorted by expert ("slots").
+struct MoeScratch {
+  MoeScratch(const MoeShape& shape, const MoeWeights& weights);
+  bool fits(const MoeShape& shape, const MoeWeights& weights) const;
+  void reserve(std::int64_t rows);
+
+  std::int64_t width, hidden;
+  int experts, top_k;
+  PackedRows router_input;
+  Buffer probabilities;             // [rows][experts]
+  RowMemory chosen, shares, slots;  // [rows][top_k] expert, weight, place among the slots
+  std::vector<std::int32_t> tokens;       // [slots]
+  std::vector<std::int64_t> ends;         // [experts] slots up to and with those of an expert
+  std::vector<std::int32_t> active;       // experts that have any
+  PackedRows gate_input, up_input, down_input;
+  Buffer gated, raised, lowered;    // [slots]: gate, up and down products
+};
+
+// The steps that compute output = moe(input).
+std::vector<std::unique_ptr<Step>> moe_steps(const MoeShape& shape, const MoeWeights& weights, MoeScratch& scratch,
+                                             const Buffer& input, Buffer& output, Rows rows, int members);
+
+}  // namespace trivet

@@ -1,0 +1,125 @@
+#include "program/program.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+namespace trivet {
+namespace {
+
+// Rows start on cache lines.
+std::int64_t stride(std::int64_t width) { return (width + 15) / 16 * 16; }
+
+}  // namespace
+
+Program::Program(int threads, const std::vector<Slot>& slots, CacheType cache_type,
+                 const std::vector<std::pair<int, int>>& cache_layers)
+    : team_(threads), cache_(cache_type, cache_layers) {
+  std::vector<std::int64_t> strides;
+  for (const Slot& slot : slots) {
+    if (slot.width < 1 || slot.width > 1 << 30 || slot.buffer < -1 ||
+        slot.buffer >= static_cast<std::int64_t>(slots.size())) {
+      throw std::invalid_argument("a value cannot have " + std::to_string(slot.width) + " columns in buffer " +
+                                  std::to_string(slot.buffer));
+    }
+    if (slot.buffer < 0) continue;
+    if (slot.buffer >= static_cast<std::int64_t>(strides.size())) strides.resize(slot.buffer + 1);
+    strides[slot.buffer] = std::max(strides[slot.buffer], stride(slot.width));
+  }
+  for (const std::int64_t floats : strides) buffers_.push_back(std::make_unique<Buffer>(floats));
+  for (const Slot& slot : slots) {
+    values_.push_back({slot.buffer < 0 ? nullptr : buffers_[slot.buffer].get(), slot.width});
+  }
+}
+
+std::shared_ptr<const float> Program::run(const Batch& batch) {
+  const std::unique_lock lock = exclusive();
+  if (!logits_) throw std::invalid_argument("the program has no logits operation");
+  complete_ = true;
+  batch.check(vocabulary_, cache_);
+  for (const auto& buffer : buffers_) buffer->reserve(batch.tokens);
+  for (const auto& rotary : rotaries_) rotary->table.reserve(batch.tokens);
+  logits_->reserve(batch.outputs);
+  for (const auto& schedule : schedules_) {
+    schedule->build({static_cast<int>(batch.sequences), batch.query_starts, batch.positions, batch.block_tables,
+                     static_cast<int>(batch.table_width)});
+  }
+  for (const Instruction& instruction : instructions_) instruction.step->prepare(batch);
+  if (batch.tokens > 0) {
+    team_.run([&](int member) {
+      const Worker worker = {member, team_.size()};
+      for (const Instruction& instruction : instructions_) {
+        if (instruction.barrier) team_.barrier();
+        instruction.step->run(batch, worker);
+      }
+    });
+  }
+  return {logits_->data(), logits_->row(0)};
+}
+
+void Program::allocate_cache(std::int64_t blocks, std::int64_t block_size) {
+  const std::unique_lock lock = exclusive();
+  cache_.allocate(blocks, block_size);
+}
+
+std::unique_lock<std::mutex> Program::exclusive() {
+  std::unique_lock lock(busy_, std::try_to_lock);
+  if (!lock) throw std::runtime_error("the program is at work for another thread");
+  return lock;
+}
+
+std::vector<std::string> Program::listing() const {
+  std::vector<std::string> names;
+  for (const Instruction& instruction : instructions_) {
+    if (instruction.barrier) names.push_back("|");
+    names.push_back(instruction.step->name());
+  }
+  return names;
+}
+
+// Two steps that meet on some memory need a barrier between them, unless each thread keeps to its own rows in both.
+void Program::append(std::unique_ptr<Step> step) {
+  if (complete_) throw std::invalid_argument("the program has run and cannot grow any more");
+  bool barrier = false;
+  for (const Access& access : step->accesses()) {
+    for (const Access& earlier : since_barrier_) barrier |= access.conflicts(earlier);
+  }
+  if (barrier) since_barrier_.clear();
+  since_barrier_.insert(since_barrier_.end(), step->accesses().begin(), step->accesses().end());
+  instructions_.push_back({std::move(step), barrier});
+}
+
+void Program::append_rows(std::string name, const std::vector<const Value*>& inputs,
+                          const std::vector<const Value*>& outputs, RowStep::Body body) {
+  const Rows rows = outputs.front()->rows;
+  std::vector<Access> accesses;
+  for (const Value* value : inputs) accesses.push_back(reads(value->buffer, by_row(rows)));
+  for (const Value* value : outputs) accesses.push_back(writes(value->buffer, by_row(rows)));
+  append(std::make_unique<RowStep>(std::move(name), rows, std::move(accesses), std::move(body)));
+}
+
+void Program::append_linear(std::string name, const Value& input, std::vector<Projection> projections, float scale,
+                            float softcap) {
+  std::vector<PackedRows*> inputs;
+  for (Projection& p : projections) {
+    p.input = &packed(activation_format(p.matrix->format()), input.width);
+    if (std::find(inputs.begin(), inputs.end(), p.input) == inputs.end()) inputs.push_back(p.input);
+  }
+  for (PackedRows* rows : inputs) append(pack_step(*input.buffer, input.rows, *rows));
+  append(std::make_unique<LinearStep>(std::move(name), input.rows, std::move(projections), threads(), scale, softcap));
+}
+
+PackedRows& Program::packed(ActivationFormat format, std::int64_t columns) {
+  for (const auto& rows : packed_) {
+    if (rows->format == format && rows->columns == columns) return *rows;
+  }
+  return *packed_.emplace_back(std::make_unique<PackedRows>(format, columns));
+}
+
+AttentionSchedule& Program::schedule(const AttentionShape& shape) {
+  for (const auto& schedule : schedules_) {
+    if (schedule->shape() == shape) return *schedule;
+  }
+  return *schedules_.emplace_back(std::make_unique<AttentionSchedule>(shape, threads()));
+}
+
+}  // namespace trivet

@@ -1,0 +1,127 @@
+// What a compiled program is made of: steps, and the memory they read and write.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "pages.h"
+#include "program/batch.h"
+#include "threads/team.h"
+
+namespace trivet {
+
+// Memory for rows of a fixed size that grows when a step brings more rows; what it held is lost then.
+class RowMemory {
+ public:
+  explicit RowMemory(std::size_t row_bytes) : row_bytes_(row_bytes) {}
+
+  void reserve(std::int64_t rows) {
+    if (rows <= capacity_) return;
+    capacity_ = rows > 2 * capacity_ ? rows : 2 * capacity_;
+    data_ = map_pages(capacity_ * row_bytes_);
+  }
+
+  std::byte* row(std::int64_t i) const { return data_.get() + i * row_bytes_; }
+  std::size_t row_bytes() const { return row_bytes_; }
+  const std::shared_ptr<std::byte>& data() const { return data_; }
+
+ private:
+  std::size_t row_bytes_;
+  std::int64_t capacity_ = 0;
+  std::shared_ptr<std::byte> data_;
+};
+
+// Rows of float32.
+class Buffer {
+ public:
+  explicit Buffer(std::int64_t stride) : stride_(stride), memory_(stride * sizeof(float)) {}
+
+  float* row(std::int64_t i) const { return reinterpret_cast<float*>(memory_.row(i)); }
+  std::int64_t stride() const { return stride_; }
+  void reserve(std::int64_t rows) { memory_.reserve(rows); }
+  const std::shared_ptr<std::byte>& data() const { return memory_.data(); }
+
+ private:
+  std::int64_t stride_;
+  RowMemory memory_;
+};
+
+// How a step's work on some memory is divided among threads: each has its split() of the rows, or any may come
+// anywhere.
+enum class Division { tokens, outputs, anywhere };
+
+inline Division by_row(Rows rows) { return rows == Rows::tokens ? Division::tokens : Division::outputs; }
+
+struct Access {
+  const void* memory;
+  Division division;
+  bool writes;
+
+  // Whether one thread may see what another does.
+  bool conflicts(const Access& other) const {
+    if (memory != other.memory || !(writes || other.writes)) return false;
+    return division != other.division || division == Division::anywhere;
+  }
+};
+
+inline Access reads(const void* memory, Division division) { return {memory, division, false}; }
+inline Access writes(const void* memory, Division division) { return {memory, division, true}; }
+
+struct Worker {
+  int member, members;
+};
+
+class Step {
+ public:
+  Step(std::string name, std::vector<Access> accesses) : name_(std::move(name)), accesses_(std::move(accesses)) {}
+  virtual ~Step() = default;
+
+  // Called by one thread before the program starts; may allocate and throw.
+  virtual void prepare(const Batch&) {}
+
+  // Called by every member at once. Must not throw.
+  virtual void run(const Batch& batch, Worker worker) = 0;
+
+  const std::string& name() const { return name_; }
+  const std::vector<Access>& accesses() const { return accesses_; }
+
+ private:
+  std::string name_;
+  std::vector<Access> accesses_;
+};
+
+// Each member executes `body` for its rows.
+class RowStep final : public Step {
+ public:
+  using Body = std::function<void(const Batch& batch, std::int64_t begin, std::int64_t end)>;
+
+  RowStep(std::string name, Rows rows, std::vector<Access> accesses, Body body)
+      : Step(std::move(name), std::move(accesses)), rows_(rows), body_(std::move(body)) {}
+
+  void run(const Batch& batch, Worker worker) override {
+    const Range range = split(batch.rows(rows_), worker.member, worker.members);
+    if (range.begin < range.end) body_(batch, range.begin, range.end);
+  }
+
+ private:
+  Rows rows_;
+  Body body_;
+};
+
+// Hands out the units of a step's work to whoever asks; which member gets which does not affect any result.
+class Claims {
+ public:
+  void reset() { next_.store(0, std::memory_order_relaxed); }
+  std::int64_t next() { return next_.fetch_add(1, std::memory_order_relaxed); }
+
+ private:
+  alignas(64) std::atomic<std::int64_t> next_{0};
+};
+
+}  // namespace trivet

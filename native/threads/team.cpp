@@ -1,0 +1,103 @@
+#include "threads/team.h"
+
+#include <chrono>
+#include <stdexcept>
+#include <string>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace trivet {
+namespace {
+
+// Long enough to bridge the gap between two operations or two steps of a busy engine, short against a context switch
+// being noticed when it is idle.
+constexpr std::chrono::microseconds kSpin{50};
+
+void pause() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+class FlushSubnormals {
+ public:
+#if defined(__x86_64__)
+  FlushSubnormals() : saved_(_mm_getcsr()) { _mm_setcsr(kDefaultMode | kFlushToZero | kSubnormalsAreZero); }
+  ~FlushSubnormals() { _mm_setcsr(saved_); }
+
+ private:
+  static constexpr unsigned kDefaultMode = 0x1f80, kFlushToZero = 0x8000, kSubnormalsAreZero = 0x0040;
+  unsigned saved_;
+#endif
+};
+
+}  // namespace
+
+ThreadTeam::ThreadTeam(int size) : size_(size) {
+  if (size < 1 || size > 1024) throw std::invalid_argument("threads must be 1 to 1024, got " + std::to_string(size));
+  threads_.reserve(size - 1);
+  try {
+    for (int member = 1; member < size; ++member) threads_.emplace_back([this, member] { work(member); });
+  } catch (...) {
+    call_ = nullptr;
+    epoch_.fetch_add(1, std::memory_order_release);
+    epoch_.notify_all();
+    throw;
+  }
+}
+
+ThreadTeam::~ThreadTeam() {
+  call_ = nullptr;
+  epoch_.fetch_add(1, std::memory_order_release);
+  epoch_.notify_all();
+}
+
+void ThreadTeam::execute(Call call, void* function) {
+  call_ = call;
+  function_ = function;
+  epoch_.fetch_add(1, std::memory_order_release);
+  epoch_.notify_all();
+  {
+    FlushSubnormals mode;
+    call(function, 0);
+  }
+  barrier();
+}
+
+void ThreadTeam::work(int member) {
+  FlushSubnormals mode;
+  for (std::uint32_t epoch = 0;; ++epoch) {
+    await_change(epoch_, epoch);
+    if (call_ == nullptr) return;
+    call_(function_, member);
+    barrier();
+  }
+}
+
+void ThreadTeam::barrier() {
+  const std::uint32_t barrier = barriers_.load(std::memory_order_relaxed);
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
+    arrived_.store(0, std::memory_order_relaxed);
+    barriers_.store(barrier + 1, std::memory_order_release);
+    barriers_.notify_all();
+  } else {
+    await_change(barriers_, barrier);
+  }
+}
+
+void ThreadTeam::await_change(const std::atomic<std::uint32_t>& value, std::uint32_t old) {
+  const auto deadline = std::chrono::steady_clock::now() + kSpin;
+  do {
+    for (int i = 0; i < 32; ++i) {
+      if (value.load(std::memory_order_acquire) != old) return;
+      pause();
+    }
+  } while (std::chrono::steady_clock::now() < deadline);
+  value.wait(old, std::memory_order_acquire);
+}
+
+}  // namespace trivet

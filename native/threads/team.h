@@ -1,0 +1,63 @@
+// A fixed team of threads that executes one function at a time.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <thread>
+#include <type_traits>
+#include <vector>
+
+namespace trivet {
+
+// The caller of run() is member 0; the others wait for work, spinning shortly and then asleep.
+//
+// Members run with subnormals flushed to zero, whatever the caller's mode: speed and results must not depend on
+// which member computes a row.
+class ThreadTeam {
+ public:
+  explicit ThreadTeam(int size);
+  ~ThreadTeam();
+  ThreadTeam(const ThreadTeam&) = delete;
+  ThreadTeam& operator=(const ThreadTeam&) = delete;
+
+  int size() const { return size_; }
+
+  // Calls f(member) on every member and returns when all have. One caller at a time. f must not throw: a member that
+  // left would keep the others waiting at a barrier.
+  template <class F>
+  void run(F&& f) {
+    using Function = std::remove_reference_t<F>;
+    execute([](void* function, int member) noexcept { (*static_cast<Function*>(function))(member); },
+            const_cast<void*>(static_cast<const void*>(&f)));
+  }
+
+  // For use inside run(): returns when every member has called it. Writes before it are seen by all after it.
+  void barrier();
+
+ private:
+  using Call = void (*)(void* function, int member) noexcept;
+
+  void execute(Call call, void* function);
+  void work(int member);
+  static void await_change(const std::atomic<std::uint32_t>& value, std::uint32_t old);
+
+  const int size_;
+  Call call_ = nullptr;  // null tells the members to leave
+  void* function_ = nullptr;
+  alignas(64) std::atomic<std::uint32_t> epoch_{0};    // counts executed functions
+  alignas(64) std::atomic<int> arrived_{0};            // members at the current barrier
+  alignas(64) std::atomic<std::uint32_t> barriers_{0}; // counts passed barriers
+  std::vector<std::jthread> threads_;
+};
+
+// Splits [0, count) into `parts` nearly equal ranges and gives the one of `part`.
+struct Range {
+  std::int64_t begin, end;
+};
+
+inline Range split(std::int64_t count, int part, int parts) {
+  return {count * part / parts, count * (part + 1) / parts};
+}
+
+}  // namespace trivet

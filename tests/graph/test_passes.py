@@ -1,0 +1,72 @@
+"""Passes keep what a graph computes; buffers never hold two values that are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from tests import reference
+from tests.native.harness import logits, model_graph, program, random_tokens
+from trivet.graph.buffers import assign_buffers
+from trivet.graph.ops import Graph, Op
+from trivet.graph.passes import fuse, fuse_add_norm, fuse_linears
+
+PASSES = [fuse_linears, fuse_add_norm, fuse]
+
+
+@pytest.mark.parametrize("transform", PASSES)
+@pytest.mark.parametrize("experts", [0, 4])
+def test_results_are_identical(transform: Callable[[Graph], Graph], experts: int) -> None:
+    graph, checkpoint = model_graph(experts=experts)
+    tokens = random_tokens(20)
+    weights = reference.Weights(checkpoint)
+    changed = transform(graph)
+    assert (reference.run(changed, weights, tokens) == reference.run(graph, weights, tokens)).all()
+    run = [logits(program((g, checkpoint), fused=False), tokens) for g in (graph, changed)]
+    assert (run[0] == run[1]).all()
+
+
+def kinds(graph: Graph) -> dict[str, int]:
+    return {kind: sum(op.kind == kind for op in graph.ops) for kind in ("linear", "add", "rms_norm", "add_rms_norm")}
+
+
+def test_what_is_fused() -> None:
+    graph, _ = model_graph()
+    assert kinds(graph) == {"linear": 14, "add": 4, "rms_norm": 7, "add_rms_norm": 0}
+    assert kinds(fuse_linears(graph))["linear"] == 8
+    assert kinds(fuse_add_norm(graph)) == {"linear": 14, "add": 1, "rms_norm": 4, "add_rms_norm": 3}
+
+
+def test_a_norm_of_groups_is_left_alone() -> None:
+    graph = Graph(
+        [Op("add", (0, 1), (2,)), Op("rms_norm", (2,), (3,), attrs={"eps": 1e-5, "group": 4})], widths=[8, 8, 8, 8]
+    )
+    assert fuse_add_norm(graph).ops == graph.ops
+
+
+@pytest.mark.parametrize("transform", [lambda graph: graph, fuse])
+@pytest.mark.parametrize("experts", [0, 4])
+def test_no_two_needed_values_share_a_buffer(transform: Callable[[Graph], Graph], experts: int) -> None:
+    graph = transform(model_graph(experts=experts)[0])
+    buffers = assign_buffers(graph)
+    assert len(set(buffers)) < len(buffers) / 4
+    held: dict[int, int] = {}
+    for op in graph.ops:
+        for value in op.inputs:
+            assert held[buffers[value]] == value, f"{op.kind} reads a value that was overwritten"
+        if op.kind == "logits":
+            assert buffers[op.outputs[0]] == -1
+            continue
+        assert len({buffers[value] for value in op.outputs}) == len(op.outputs)
+        if op.kind == "select":
+            assert not {buffers[value] for value in op.outputs} & {buffers[value] for value in op.inputs}
+        held |= {buffers[value]: value for value in op.outputs}
+
+
+def test_an_unused_result_has_a_place() -> None:
+    ops = [Op("embed", (), (0,)), Op("scale", (0,), (1,)), Op("scale", (0,), (2,)), Op("logits", (2,), (3,))]
+    buffers = assign_buffers(Graph(ops, widths=[8, 8, 8, 5]))
+    assert buffers[1] >= 0 and buffers[1] != buffers[0] and buffers[3] == -1
+    assert np.array_equal(sorted(set(buffers)), [-1, 0, 1])

@@ -1,0 +1,132 @@
+"""The CPU runtime on whole models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.models.tiny import MODELS, PROMPT, Tiny
+from tests.oracles.make_models import FILE, ROWS
+from trivet.engine.config import EngineConfig
+from trivet.engine.plan import SampleRow, StepPlan
+from trivet.errors import EngineError
+from trivet.runtime.cpu import CpuRuntime
+from trivet.runtime.loader import load_runtime
+from trivet.sampling.params import SamplingParams
+
+STORIES = Path(__file__).parents[3] / "shared/models/stories260k"
+STORY = [1, 403, 407, 261, 378]
+STORY_GOES_ON = [
+    *(432, 383, 286, 261, 376, 298, 315, 421, 395, 317, 426, 338, 401, 396, 267, 337, 410, 408, 419, 292),
+    *(411, 322, 265, 282, 295, 433, 426, 385, 328, 432, 358, 394, 261, 370, 432, 352, 266, 268, 388, 426),
+]
+
+
+def ints(*values: int) -> np.ndarray:
+    return np.array(values, np.int32)
+
+
+def plan(tokens: list[int], start: int, rows: list[int]) -> StepPlan:
+    """One sequence's tokens from `start` on, in the blocks 0, 1, ...; greedy where rows are asked for."""
+    end = start + len(tokens)
+    sample = SampleRow(SamplingParams(temperature=0), 0, end, 0, ints(*tokens))
+    return StepPlan(
+        token_ids=ints(*tokens),
+        positions=ints(*range(start, end)),
+        query_starts=ints(0, len(tokens)),
+        context_lens=ints(end),
+        block_tables=ints(*range(8))[None],
+        logit_rows=ints(*rows),
+        samples=[sample] * len(rows),
+    )
+
+
+def load(path: Path, **settings: object) -> CpuRuntime:
+    runtime = load_runtime(EngineConfig(model=str(path), **settings))  # type: ignore[arg-type]
+    assert isinstance(runtime, CpuRuntime)
+    runtime.allocate_cache(8, 16)
+    return runtime
+
+
+def greedy(runtime: CpuRuntime, prompt: list[int], count: int) -> list[int]:
+    tokens = [int(runtime.run(plan(prompt, 0, [len(prompt) - 1])).tokens[0])]
+    for position in range(len(prompt), len(prompt) + count - 1):
+        tokens.append(int(runtime.run(plan(tokens[-1:], position, [0])).tokens[0]))
+    return tokens
+
+
+@pytest.fixture(scope="module")
+def golden() -> Mapping[str, np.ndarray]:
+    return np.load(FILE)
+
+
+def check(runtime: CpuRuntime, logits: np.ndarray, tokens: np.ndarray) -> None:
+    step = plan(PROMPT, 0, ROWS)
+    program = runtime.program
+    ours = program.run(
+        step.token_ids, step.positions, step.query_starts, step.context_lens, step.block_tables, step.logit_rows
+    )
+    assert (np.abs(ours - logits).max(1) / np.ptp(logits, axis=1)).max() <= 2e-4
+    assert greedy(runtime, PROMPT, len(tokens)) == tokens.tolist()
+
+
+@pytest.mark.parametrize("tiny", MODELS, ids=str)
+def test_folder(tiny: Tiny, golden: Mapping[str, np.ndarray], tmp_path: Path) -> None:
+    folder = tiny.write_folder(tmp_path / "folder")
+    check(load(folder), golden[f"{tiny}.logits"], golden[f"{tiny}.tokens"])
+
+
+@pytest.mark.parametrize("tiny", [m for m in MODELS if m.gguf_arch], ids=str)
+def test_gguf(tiny: Tiny, golden: Mapping[str, np.ndarray], tmp_path: Path) -> None:
+    file = tiny.write_gguf(tmp_path / "model.gguf")
+    check(load(file, threads=2), golden[f"{tiny}.logits"], golden[f"{tiny}.tokens"])
+
+
+@pytest.mark.skipif(not STORIES.exists(), reason="../shared/models/stories260k is not there")
+@pytest.mark.parametrize("file", ["stories260k.gguf", "hf"])
+@pytest.mark.parametrize("cache", ["auto", "f16", "bf16"])
+def test_stories(file: str, cache: str) -> None:
+    runtime = load(STORIES / file, kv_cache_dtype=cache)
+    assert greedy(runtime, STORY, len(STORY_GOES_ON)) == STORY_GOES_ON
+
+
+def test_info(tmp_path: Path) -> None:
+    llama = next(m for m in MODELS if m.name == "llama")
+    runtime = load(llama.write_gguf(tmp_path / "small.gguf"), threads=3)
+    info = runtime.info
+    assert (info.name, info.architecture, info.dtype) == ("small", "llama", "f32")
+    assert info.device.startswith("cpu (") and info.device.endswith(", 3 threads)")
+    assert (info.vocab_size, info.num_layers, info.context_length) == (96, 3, 128)
+    assert info.weight_bytes >= 4 * (3 * (64 * 64 * 2 + 64 * 32 * 2 + 64 * 96 * 3) + 96 * 64)
+    assert runtime.block_bytes(32) == 3 * 2 * 32 * 32 * 4
+    assert runtime.available_bytes() > 1 << 20
+    runtime.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kv_cache_dtype": "fp8"}, "kv_cache_dtype must be one of auto, f32, f16, bf16, got fp8"),
+        ({"threads": -1}, r"threads must be 0 \(one per core\) to 1024, got -1"),
+    ],
+)
+def test_wrong_settings(settings: dict[str, object], message: str, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=message):
+        load(MODELS[0].write_gguf(tmp_path / "model.gguf"), **settings)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "size", "message"),
+    [
+        (8, 10, "multiple of 16"),
+        (0, 16, "1 to"),
+        (2**31 - 1, 65536, r"take \d+ bytes of KV cache, .* use fewer blocks"),
+    ],
+)
+def test_a_cache_that_cannot_be(blocks: int, size: int, message: str, tmp_path: Path) -> None:
+    runtime = load(MODELS[0].write_gguf(tmp_path / "model.gguf"))
+    with pytest.raises(EngineError, match=message):
+        runtime.allocate_cache(blocks, size)

@@ -1,40 +1,52 @@
 from __future__ import annotations
 
+import asyncio
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 import uvicorn
 
 from tests.server.fake_llm import FakeLLM
+from trivet.api.async_llm import AsyncLLM
 from trivet.server.app import create_app
 from trivet.server.launch import bind
 from trivet.server.options import ServerOptions
 
 
 @contextmanager
-def running(app: Callable) -> Iterator[str]:
-    """Serve an application from a thread; yields its URL."""
+def running(llm: AsyncLLM, options: ServerOptions | None = None) -> Iterator[str]:
+    """Start an engine and serve it, all in a thread; yields the URL."""
     listener = bind("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    listener.listen()
+    servers: list[uvicorn.Server] = []
+    started = threading.Event()
+
+    async def serve() -> None:
+        try:
+            await llm.start()
+            app = create_app(llm, options)
+            servers.append(uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)))
+        finally:
+            started.set()
+        await servers[0].serve([listener])
+        await llm.close()
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()
+    started.wait()
     try:
-        while not server.started:
-            time.sleep(0.01)
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
-        server.should_exit = True
+        servers[0].should_exit = True
         thread.join()
-        listener.close()
 
 
 @pytest.fixture(scope="session")
 def session() -> Iterator[tuple[str, FakeLLM]]:
     llm = FakeLLM()
-    with running(create_app(llm)) as address:
+    with running(llm) as address:
         yield address, llm
 
 
@@ -54,13 +66,5 @@ def url(session: tuple[str, FakeLLM], llm: FakeLLM) -> str:
 @pytest.fixture
 def serve() -> Iterator[Callable[..., str]]:
     """Start servers of one's own: serve(llm, option=…) -> URL."""
-    stack = []
-
-    def start(llm: FakeLLM, **options: object) -> str:
-        context = running(create_app(llm, ServerOptions(**options)))
-        stack.append(context)
-        return context.__enter__()
-
-    yield start
-    for context in stack:
-        context.__exit__(None, None, None)
+    with ExitStack() as stack:
+        yield lambda llm, **options: stack.enter_context(running(llm, ServerOptions(**options)))

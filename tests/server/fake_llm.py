@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -24,19 +25,24 @@ TEMPLATE = (
     "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}"
 )
-__all__ = ["ANSWER", "BOS", "EOS", "TOKENS", "FakeLLM", "logprob"]
+__all__ = ["ANSWER", "BOS", "EOS", "TOKENS", "FakeLLM", "byte_model", "logprob"]
+
+
+def byte_model(template: str | None = TEMPLATE) -> str:
+    """A folder with the byte tokenizer and no weights; it goes when the interpreter does."""
+    folder = TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    write_byte_tokenizer(Path(folder.name), template)
+    return folder.name
 
 
 class FakeLLM(AsyncLLM):
-    """Started. Keywords are those of `FakeEngine`; `requests` holds what the server asked for."""
+    """Keywords are those of `FakeEngine`; `requests` holds what the server asked for."""
 
-    def __init__(self, template: str | None = TEMPLATE, **behaviour: object) -> None:
+    def __init__(self, **behaviour: object) -> None:
         self.engine = FakeEngine(**behaviour)
         self.requests: list[GenerateRequest] = []
-        with TemporaryDirectory() as folder:
-            write_byte_tokenizer(Path(folder), template)
-            super().__init__(EngineArgs(folder, served_model_name="fake"), self.engine)
-            asyncio.run(self.start())
+        super().__init__(EngineArgs(byte_model(), served_model_name="fake"), self.engine)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput, None]:
         self.requests.append(request)
@@ -48,7 +54,7 @@ class FakeLLM(AsyncLLM):
 class FakeEngine:
     """Sequence i of a request is the answer without its first i tokens.
 
-    fail_after: tokens after which the engine fails. delay: seconds before each token.
+    fail_after: tokens after which the engine fails. delay, load_delay: seconds before each token, before it is ready.
     """
 
     def __init__(
@@ -58,10 +64,12 @@ class FakeEngine:
         fail_after: int | None = None,
         overloaded: bool = False,
         delay: float = 0.0,
+        load_delay: float = 0.0,
         max_model_len: int = 256,
     ) -> None:
         self.answer = answer
-        self.fail_after, self.overloaded, self.delay = fail_after, overloaded, delay
+        self.fail_after, self.overloaded = fail_after, overloaded
+        self.delay, self.load_delay = delay, load_delay
         self.alive = True
         self.cancelled = 0
         self.tasks: set[asyncio.Task[None]] = set()
@@ -84,7 +92,8 @@ class FakeEngine:
     def running(self) -> int:
         return len(self.tasks)
 
-    async def start(self) -> None: ...
+    async def start(self) -> None:
+        await asyncio.sleep(self.load_delay)
 
     async def close(self) -> None:
         self.alive = False

@@ -187,8 +187,8 @@ def test_overload(serve, path):
 
 def test_unforeseen_errors_tell_nothing(serve, caplog):
     llm = FakeLLM()
-    llm.tokenizer.encode = lambda *_: 1 / 0
     url = serve(llm)
+    llm.tokenizer.encode = lambda *_: 1 / 0
     response = post(url, "/v1/completions", {"prompt": "secret"})
     assert response.status_code == 500 and response.json()["error"]["message"] == "internal server error"
     assert "ZeroDivisionError" in caplog.text and "secret" not in caplog.text

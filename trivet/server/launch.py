@@ -67,7 +67,8 @@ async def run(
         if server is None:
             loading.cancel()
         elif server.should_exit:
-            server.force_exit = True
+            for task in server.server_state.tasks:
+                task.cancel()
         else:
             server.should_exit = True
 
@@ -82,7 +83,6 @@ async def run(
             create_app(llm, options),
             log_config=None,
             access_log=False,
-            lifespan="on",
             server_header=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=max(1, round(shutdown_timeout)),

@@ -140,5 +140,5 @@ def test_what_cannot_be_fetched(fake: Hub, change: dict[str, Any], reason: str) 
     "model", ["", "name", "./org/name", "../name", "a/b/c", "org/name.gguf", "org/na me", "x" * 5000, "a\0b"]
 )
 def test_what_is_neither_a_path_nor_an_id(fake: Hub, model: str) -> None:
-    with pytest.raises(ModelError, match="no such file or folder, nor a hub id|File name too long"):
+    with pytest.raises(ModelError, match=r"no such file or folder, nor a hub id|File name too long"):
         hub.resolve(model)

@@ -189,7 +189,7 @@ def infer_type(value: Any) -> ValueType:
         return ValueType.INT64 if low < 0 else ValueType.UINT64
     if kinds <= {int, float}:
         return ValueType.FLOAT32
-    raise TypeError(f"GGUF holds bools, numbers, strings and lists of one of these, not {value!r}")
+    raise ValueError(f"GGUF holds bools, numbers, strings and lists of one of these, not {value!r}")
 
 
 def encode_string(text: str) -> bytes:

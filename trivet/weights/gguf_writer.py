@@ -27,7 +27,7 @@ class GGUFWriter:
         list's elements; for other keys it is inferred (see `infer_type`).
     tensors: what `write` will be called with, in this order.
 
-    Raises ModelError when the file cannot be written, ValueError for what GGUF cannot hold.
+    Raises ModelError when the file cannot be written, or for metadata and tensors that GGUF cannot hold.
     """
 
     def __init__(
@@ -81,16 +81,21 @@ class GGUFWriter:
         parts = [MAGIC, struct.pack("<IQQ", VERSION, len(self._tensors), len(metadata))]
         for key, value in metadata.items():
             try:
-                parts += [encode_string(key), encode_value(value, types.get(key, infer_type(value)))]
+                parts += [encode_string(key), encode_value(value, types[key] if key in types else infer_type(value))]
             except ValueError as e:
-                raise ValueError(f"metadata key {key!r}: {e}") from None
+                raise ModelError(f"{self._path}: metadata key {key!r}: {e}") from None
         names = set()
         offset = 0
         for info in self._tensors:
             if info.name in names or len(info.name.encode()) > MAX_NAME_BYTES:
-                raise ValueError(f"tensor name {info.name!r} is used twice or longer than {MAX_NAME_BYTES} bytes")
+                raise ModelError(
+                    f"{self._path}: tensor name {info.name!r} is used twice or longer than {MAX_NAME_BYTES} bytes"
+                )
             if not 1 <= len(info.shape) <= MAX_DIMENSIONS or min(info.shape) < 1:
-                raise ValueError(f"tensor {info.name!r} has the shape {info.shape}, 1 to {MAX_DIMENSIONS} dims of >= 1")
+                raise ModelError(
+                    f"{self._path}: tensor {info.name!r} has the shape {list(info.shape)}, "
+                    f"which is not of 1 to {MAX_DIMENSIONS} dimensions of at least 1"
+                )
             names.add(info.name)
             dimensions = struct.pack(f"<I{len(info.shape)}Q", len(info.shape), *reversed(info.shape))
             parts += [encode_string(info.name), dimensions, struct.pack("<IQ", info.format.type_id, offset)]

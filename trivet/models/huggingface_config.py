@@ -55,18 +55,7 @@ WINDOW_PERIOD = {"gemma2": 2, "gemma3": 6}
 
 def read(checkpoint: Checkpoint, max_context: int | None) -> ModelConfig:
     """Raises ModelError when the model type is unknown or a value is missing or absurd."""
-    fields = Fields(checkpoint.path, checkpoint.metadata)
-    model_type = fields.choice("model_type", ARCHITECTURES)
-    method = fields.section("quantization_config").values.get("quant_method")
-    if method is not None:
-        raise ModelError(
-            f"{checkpoint.path}: weights quantised with {method} are not supported; "
-            "use the original checkpoint, or a GGUF file of it"
-        )
-    if model_type == "gemma3":
-        fields = fields.section("text_config")
-    name = ARCHITECTURES[model_type]
-    fields = Fields(checkpoint.path, DEFAULTS.get(name, {}) | dict(fields.values))
+    name, fields = text_config(checkpoint)
     if fields.boolean("use_bidirectional_attention", False):
         raise fields.error("use_bidirectional_attention", True, "false")
 
@@ -103,6 +92,22 @@ def read(checkpoint: Checkpoint, max_context: int | None) -> ModelConfig:
     )
 
 
+def text_config(checkpoint: Checkpoint) -> tuple[str, Fields]:
+    """Our name of the architecture, and what `config.json` says of text, with defaults. Raises ModelError."""
+    fields = Fields(checkpoint.path, checkpoint.metadata)
+    model_type = fields.choice("model_type", ARCHITECTURES)
+    method = fields.section("quantization_config").values.get("quant_method")
+    if method is not None:
+        raise ModelError(
+            f"{checkpoint.path}: weights quantised with {method} are not supported; "
+            "use the original checkpoint, or a GGUF file of it"
+        )
+    if model_type == "gemma3":
+        fields = fields.section("text_config")
+    name = ARCHITECTURES[model_type]
+    return name, Fields(checkpoint.path, DEFAULTS.get(name, {}) | dict(fields.values))
+
+
 def _windows(fields: Fields, name: str, layers: int) -> tuple[int, ...]:
     window = fields.integer("sliding_window", low=1) if name == "gemma3" else fields.integer("sliding_window", 0, low=0)
     if name.startswith("qwen") and not fields.boolean("use_sliding_window", False):
@@ -132,22 +137,27 @@ def _rotaries(fields: Fields, name: str, head_dim: int, max_context: int) -> tup
         return rope.from_huggingface(fields, parameters, dim, base, interleaved, max_context)
 
     theta = fields.number("rope_theta", 10000.0, low=2)
-    rotary = read(_rope_parameters(fields), theta)
+    rotary = read(rope_parameters(fields), theta)
     if name != "gemma3":
         return rotary, rotary
-    theta = fields.number("rope_local_base_freq", 10000.0, low=2)
-    return rotary, read(fields.section("rope_parameters").section("sliding_attention"), theta)
+    return rotary, read(*local_rope_parameters(fields))
 
 
-def _rope_parameters(fields: Fields) -> Fields:
+def rope_parameters(fields: Fields) -> Fields:
     """Those of full attention, where layers differ."""
     parameters = fields.section("rope_parameters" if "rope_parameters" in fields else "rope_scaling")
     return parameters.section("full_attention") if "full_attention" in parameters else parameters
 
 
+def local_rope_parameters(fields: Fields) -> tuple[Fields, float]:
+    """Those of sliding windows in Gemma 3, and their base where they do not say it."""
+    base = fields.number("rope_local_base_freq", 10000.0, low=2)
+    return fields.section("rope_parameters").section("sliding_attention"), base
+
+
 def _context_length(fields: Fields) -> int:
     """YaRN is switched on by adding it to a configuration that keeps the original length."""
-    context, parameters = fields.integer("max_position_embeddings"), _rope_parameters(fields)
+    context, parameters = fields.integer("max_position_embeddings"), rope_parameters(fields)
     if rope.rope_type(parameters) != "yarn":
         return context
     original = rope.original_context(fields, parameters)

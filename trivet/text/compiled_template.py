@@ -15,6 +15,10 @@ from trivet.text.template_sandbox import Raised, TemplateSandbox, check_length
 MARK = "\u2063mark\u2063"
 """A text that no conversation holds."""
 
+MAX_STEPS = 300_000
+"""Calls and turns of loops in one rendering; a message of a conversation takes some dozens."""
+_TRIAL_STEPS = 10_000
+
 _SANDBOX = TemplateSandbox()
 
 
@@ -37,8 +41,11 @@ class CompiledTemplate:
         self.knows_developer = "developer" in source
 
     def render(self, messages: list[dict[str, Any]], **variables: Any) -> str:
-        """Raises RequestError when the template refuses the messages or fails."""
-        _SANDBOX.start()
+        """Raises RequestError when the template refuses the messages, fails, or does not come to an end."""
+        return self._render(messages, variables, MAX_STEPS)
+
+    def _render(self, messages: list[dict[str, Any]], variables: Mapping[str, Any], max_steps: int) -> str:
+        _SANDBOX.start(max_steps)
         parts: list[str] = []
         size = 0
         try:
@@ -61,7 +68,8 @@ class CompiledTemplate:
     @cached_property
     def no_tools(self) -> list[Any] | None:
         """What `tools` must be where there are none."""
-        return None if MARK in self._try(_user(self._text(MARK)), None) else []
+        messages = _user(self._text(MARK))
+        return [] if MARK not in self._try(messages, None) and MARK in self._try(messages, []) else None
 
     @cached_property
     def wants_parts(self) -> bool:
@@ -94,7 +102,8 @@ class CompiledTemplate:
     def _try(self, messages: list[dict[str, Any]], tools: list[Any] | None) -> str:
         """What the template writes; "" where it fails."""
         try:
-            return self.render(messages, tools=tools, documents=None, add_generation_prompt=False)
+            variables = {"tools": tools, "documents": None, "add_generation_prompt": False}
+            return self._render(messages, variables, _TRIAL_STEPS)
         except RequestError:
             return ""
 

@@ -94,17 +94,24 @@ class _Folder:
 class _Encoder:
     """The whole of a `tokenizers` pipeline as an Encoder."""
 
-    def __init__(self, tokenizer: Tokenizer, around: tuple[list[int], list[int]]) -> None:
+    def __init__(self, tokenizer: Tokenizer, added: tuple[list[int], list[int]]) -> None:
         self._tokenizer = tokenizer
-        self._before, self._after = around
+        self._before, self._after = added
 
     def __call__(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
-        if parse_special:
-            ids = self._tokenizer.encode(text, add_special_tokens=add_special).ids
-        else:
-            tokenizer, originals = self._without_special
-            ids = [originals.get(i, i) for i in tokenizer.encode(text, add_special_tokens=add_special).ids]
+        if not parse_special:
+            return self._encode_plainly(text, add_special)
+        ids = self._tokenizer.encode(text, add_special_tokens=add_special).ids
         return [*self._before, *ids, *self._after] if add_special else ids
+
+    def _encode_plainly(self, text: str, add_special: bool) -> list[int]:
+        tokenizer, originals = self._without_special
+        ids = [originals.get(i, i) for i in tokenizer.encode(text, add_special_tokens=False).ids]
+        if not add_special:
+            return ids
+        inside, around = self("a", False, True), self("a", True, True)
+        start = next(i for i in range(len(around) + 1) if around[i : i + len(inside)] == inside)
+        return [*around[:start], *ids, *around[start + len(inside) :]]
 
     @cached_property
     def _without_special(self) -> tuple[Tokenizer, dict[int, int]]:
@@ -113,11 +120,11 @@ class _Encoder:
         """
         whole = self._tokenizer
         tokenizer = Tokenizer(whole.model)
-        for part in ("normalizer", "pre_tokenizer", "post_processor"):
-            if (value := getattr(whole, part)) is not None:
-                setattr(tokenizer, part, value)
-        added = whole.get_added_tokens_decoder()
-        plain = {i: token for i, token in sorted(added.items()) if not token.special}
+        if whole.normalizer is not None:
+            tokenizer.normalizer = whole.normalizer
+        if whole.pre_tokenizer is not None:
+            tokenizer.pre_tokenizer = whole.pre_tokenizer
+        plain = {i: token for i, token in sorted(whole.get_added_tokens_decoder().items()) if not token.special}
         tokenizer.add_tokens(list(plain.values()))
         ids = {tokenizer.token_to_id(token.content): i for i, token in plain.items()}
         return tokenizer, {own: i for own, i in ids.items() if own is not None and own != i}

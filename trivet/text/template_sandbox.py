@@ -18,8 +18,6 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
-MAX_STEPS = 2_000_000
-"""Calls and turns of loops in one rendering."""
 MAX_LENGTH = 1 << 25
 """Characters (or items) of anything that a template makes."""
 
@@ -43,7 +41,9 @@ class GenerationTag(Extension):
 
 
 class TemplateSandbox(ImmutableSandboxedEnvironment):
-    """Shared by all templates and threads; `start` gives the calling thread a new budget for one rendering."""
+    """Shared by all templates and threads; `start` gives the calling thread a budget for one rendering: a step is a
+    call or a turn of a loop.
+    """
 
     intercepted_binops = frozenset({"+", "*", "**"})
 
@@ -52,18 +52,19 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         self.filters["tojson"] = _to_json
         self.globals["raise_exception"] = _raise_exception
         self.globals["strftime_now"] = _strftime_now
-        self._used = threading.local()
+        self.turn = object()
+        self._budget = threading.local()
 
-    def start(self) -> None:
-        self._used.steps = 0
-
-    def step(self) -> None:
-        self._used.steps += 1
-        if self._used.steps > MAX_STEPS:
-            raise BudgetError(f"it takes more than {MAX_STEPS} steps")
+    def start(self, steps: int) -> None:
+        self._budget.steps = self._budget.left = steps
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
-        __self.step()
+        budget = __self._budget
+        budget.left -= 1
+        if budget.left < 0:
+            raise BudgetError(f"it takes more than {budget.steps} steps")
+        if __obj is __self.turn:
+            return ""
         return super().call(__context, __obj, *args, **kwargs)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
@@ -85,7 +86,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
         for loop in tree.find_all(nodes.For):
-            loop.body.insert(0, nodes.ExprStmt(_method("step", [], loop.lineno)).set_lineno(loop.lineno))
+            loop.body.insert(0, nodes.ExprStmt(_call("turn", [], loop.lineno)).set_lineno(loop.lineno))
         return _JoinCalls().visit(tree)
 
 
@@ -94,11 +95,11 @@ class _JoinCalls(NodeTransformer):
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
         self.generic_visit(node)
-        return _method("join", node.nodes, node.lineno)
+        return _call("join", node.nodes, node.lineno)
 
 
-def _method(name: str, args: list[nodes.Expr], lineno: int) -> nodes.Call:
-    """A call of one of the sandbox's methods."""
+def _call(name: str, args: list[nodes.Expr], lineno: int) -> nodes.Call:
+    """A call of an attribute of the sandbox."""
     call = nodes.Call(nodes.EnvironmentAttribute(name), args, [], None, None)
     call.set_lineno(lineno)
     return call

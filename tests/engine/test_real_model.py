@@ -1,0 +1,100 @@
+"""A real model through the engine: a request's tokens and log-probabilities do not depend on its company."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.engine.fake import Result, request
+from tests.engine.test_clients import children, collect
+from trivet.engine.config import EngineConfig
+from trivet.engine.engine import Engine
+from trivet.engine.process import ProcessClient
+from trivet.engine.request import EngineRequest
+
+MODEL = Path(__file__).parents[3] / "shared/models/stories260k/stories260k.gguf"
+STORY = [1, 403, 407, 261, 378]
+NEXT = [432, 383, 286, 261, 376, 298, 315, 421, 395, 317, 426, 338, 401, 396, 267, 337, 410, 408, 419, 292]
+
+pytestmark = pytest.mark.skipif(not MODEL.exists(), reason="../shared/models/stories260k is not there")
+
+
+def config(**fields: object) -> EngineConfig:
+    return EngineConfig(**({"model": str(MODEL), "max_model_len": 128, "threads": 1} | fields))
+
+
+def requests() -> list[EngineRequest]:
+    """Prompts that share prefixes with the first, greedy and drawn, with all that reads the history."""
+    rng = random.Random(1)
+    story = [*STORY, *NEXT]
+    mix = [request(STORY, "story", temperature=0, max_tokens=len(NEXT), logprobs=2)]
+    for i in range(31):
+        prompt = story[: rng.randrange(1, len(story))] + [rng.randrange(3, 500) for _ in range(rng.randrange(0, 40))]
+        fields = {"temperature": rng.choice([0.0, 0.9]), "seed": i, "max_tokens": rng.randrange(1, 40), "logprobs": 2}
+        fields |= {"prompt_logprobs": 1} if i % 5 == 0 else {}
+        fields |= {"repetition_penalty": 1.3, "top_p": 0.9} if i % 3 == 0 else {}
+        mix.append(request(prompt, f"{i}", **fields))
+    return mix
+
+
+def run(engine: Engine, mix: list[EngineRequest]) -> dict[str, Result]:
+    results = {r.request_id: Result() for r in mix}
+    for r in mix:
+        engine.add(r)
+    while engine.busy:
+        for chunk in engine.step():
+            results[chunk.request_id].add(chunk)
+    engine.scheduler.check_integrity()
+    return results
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, Result]:
+    engine = Engine(config(enable_prefix_caching=False))
+    results: dict[str, Result] = {}
+    for r in requests():
+        results |= run(engine, [r])
+    engine.close()
+    return results
+
+
+def test_the_story_is_the_one_that_other_implementations_tell(alone: dict[str, Result]) -> None:
+    assert alone["story"].tokens == NEXT
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"threads": 2},
+        {"max_num_batched_tokens": 7},
+        {"max_num_batched_tokens": 33, "enable_prefix_caching": False},
+        {"num_blocks": 8},
+        {"num_blocks": 10, "max_num_batched_tokens": 16},
+    ],
+)
+def test_a_request_gets_the_same_in_any_company(alone: dict[str, Result], fields: dict) -> None:
+    engine = Engine(config(**fields))
+    for _ in range(2):  # the second time, prompts and outputs are in the cache
+        assert run(engine, requests()) == alone
+    stats = engine.stats()
+    assert (stats.preemptions > 0) == ("num_blocks" in fields)
+    assert (stats.cached_tokens > 0) == fields.get("enable_prefix_caching", True)
+    engine.close()
+
+
+async def test_streams_go_on_when_the_process_is_killed(alone: dict[str, Result]) -> None:
+    client = ProcessClient(config())
+    await client.start()
+    try:
+        mix = requests()
+        tasks = [asyncio.create_task(collect(client, r)) for r in mix]
+        while client.stats().generated_tokens < 50:
+            await asyncio.sleep(0.001)
+        children()[0].kill()
+        results = await asyncio.gather(*tasks)
+    finally:
+        await client.close()
+    assert dict(zip([r.request_id for r in mix], results, strict=True)) == alone

@@ -11,6 +11,7 @@ import msgspec
 
 from trivet.engine.request import EngineRequest, EngineStats, ModelInfo, TokenChunk, TokenLogprob
 from trivet.engine.streams import TokenStream
+from trivet.errors import OverloadedError
 
 BOS, EOS, EXTRA = 256, 257, 258
 PADDING = 259
@@ -42,12 +43,13 @@ class ScriptedClient:
     """Answers the i-th sequence with the i-th script (again from the first after the last), `pace` tokens a chunk.
 
     A script ends at an end token, at max_tokens, or with its last token as "length"; one that holds a string
-    fails there with that error.
+    fails there with that error. Past `limit` requests, it is overloaded.
     """
 
-    def __init__(self, *scripts: list[int | str], pace: int = 1, max_model_len: int = 1000) -> None:
+    def __init__(self, *scripts: list[int | str], pace: int = 1, max_model_len: int = 1000, limit: int = 100) -> None:
         self.scripts = scripts
         self.pace = pace
+        self.limit = limit
         self.requests: list[EngineRequest] = []
         self.cancelled: list[str] = []
         self.alive = True
@@ -79,6 +81,8 @@ class ScriptedClient:
 
     def submit(self, request: EngineRequest) -> TokenStream:
         self.info.check(request)
+        if len(self.requests) == self.limit:
+            raise OverloadedError("full", retry_after=7)
         # What crosses the border to an engine is msgpack.
         request = msgspec.msgpack.decode(msgspec.msgpack.encode(request), type=EngineRequest)
         script = self.scripts[len(self.requests) % len(self.scripts)]

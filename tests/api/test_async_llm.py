@@ -10,7 +10,7 @@ from tests.api.scripted import BOS, EOS, EXTRA, PADDING, ScriptedClient
 from trivet.api.args import EngineArgs
 from trivet.api.async_llm import AsyncLLM
 from trivet.api.request import GenerateRequest
-from trivet.errors import EngineError, RequestError
+from trivet.errors import EngineError, OverloadedError, RequestError
 from trivet.sampling.params import SamplingParams
 
 HELLO = list(b"Hello, world")
@@ -315,6 +315,14 @@ async def test_an_engine_failure_is_raised_and_cancels_the_rest(model, n):
     with pytest.raises(EngineError, match="non-finite logits"):
         await llm.complete(ask(n=n))
     assert client.cancelled == [request.request_id for request in client.requests[1:]]
+
+
+async def test_an_overloaded_engine_takes_all_of_n_or_none(model):
+    llm, client = await start(model, HELLO, limit=2)
+    with pytest.raises(OverloadedError) as error:
+        await llm.complete(ask(n=3))
+    assert error.value.retry_after == 7
+    assert client.cancelled == [request.request_id for request in client.requests]
 
 
 async def test_unseeded_requests_differ_but_repeat_with_the_engine_s_seed(model):

@@ -22,7 +22,6 @@ pytestmark = pytest.mark.skipif(not STORIES.exists(), reason="../shared is absen
 
 @pytest.fixture(scope="module")
 def llm():
-    pytest.importorskip("trivet._native", reason="the native module is not built")
     with LLM(GGUF) as llm:
         yield llm
 

@@ -79,7 +79,6 @@ def test_a_model_that_cannot_run_is_shown_with_the_reason(trivet, folders, tmp_p
 
 
 def test_system(trivet):
-    pytest.importorskip("trivet._native")
     code, out, _ = trivet("inspect", "--system", "--json")
     assert code == 0
     found = json.loads(out)

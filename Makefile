@@ -7,7 +7,7 @@ NATIVE := $(shell find native -name '*.cpp' -o -name '*.h' 2>/dev/null) CMakeLis
 .PHONY: serve test lint compare native clean
 
 serve: $(VENV)/.installed
-	$(BIN)/trivet serve --host 0.0.0.0 --port 8080
+	$(BIN)/trivet serve --port 8080
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest

@@ -58,6 +58,11 @@ def test_wrong_use_is_one_line_and_2(trivet, args, message):
         (ModelError("m.gguf: wrong magic\n  b'XXXX'"), 1, "trivet: error: m.gguf: wrong magic b'XXXX'\n"),
         (FileNotFoundError(2, "No such file", "a/b"), 1, "trivet: error: a/b: No such file\n"),
         (OSError("disk on fire"), 1, "trivet: error: disk on fire\n"),
+        (
+            UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),
+            1,
+            "trivet: error: not valid text: 'utf-8' codec can't decode byte 0xff in position 0: invalid start byte\n",
+        ),
         (MemoryError(), 1, "trivet: error: not enough memory\n"),
         (ImportError("no _native"), 1, "trivet: error: this installation does not work: no _native\n"),
         (KeyboardInterrupt(), 130, "trivet: interrupted\n"),

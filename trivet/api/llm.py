@@ -152,7 +152,8 @@ class LLM:
             while (output := self._run(following())) is not None:
                 yield output
         except GeneratorExit:
-            self._run(outputs.aclose())
+            if self._finalizer.alive:
+                self._run(outputs.aclose())
             raise
 
     def render_chat(self, messages: Sequence[Message], **kwargs: Any) -> str:

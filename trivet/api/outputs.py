@@ -40,7 +40,7 @@ class CompletionOutput:
     logprobs: list[dict[int, Logprob]] | None = None
     finish_reason: str | None = None
     stop_reason: int | str | None = None
-    tokens: list[TokenText] = field(default_factory=list)
+    tokens: list[TokenText] = field(default_factory=list, repr=False)
 
     def finished(self) -> bool:
         return self.finish_reason is not None

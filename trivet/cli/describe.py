@@ -8,8 +8,10 @@ from typing import Any
 from trivet.errors import ModelError
 from trivet.models.config import ModelConfig
 from trivet.models.registry import build
+from trivet.runtime.cpu import main_format
 from trivet.text.tokenizer import Tokenizer
 from trivet.weights import open_checkpoint
+from trivet.weights.formats import Format
 from trivet.weights.hub import resolve
 from trivet.weights.tensor import Checkpoint
 
@@ -100,7 +102,7 @@ def memory(checkpoint: Checkpoint, config: ModelConfig, context: int | None, dty
     """Bytes of the weights, and of the keys and values of one sequence of `context` tokens."""
     infos = checkpoint.tensors.values()
     if dtype == "auto":
-        dtype = "f32" if all(info.format.name == "F32" for info in infos) else "bf16"
+        dtype = "f32" if main_format(checkpoint) is Format.F32 else "bf16"  # the runtime's rule
     context = context or config.context_length
     token = 2 * config.num_layers * config.kv_size * CACHE_BYTES[dtype]
     weight_bytes = sum(info.num_bytes for info in infos)

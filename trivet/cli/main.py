@@ -90,6 +90,8 @@ def main() -> None:
         code = fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except ImportError as error:
         code = fail(f"this installation does not work: {error}")
+    except UnicodeError as error:
+        code = fail(f"not valid text: {error}")
     except MemoryError:
         code = fail("not enough memory")
     except (KeyboardInterrupt, typer.Abort):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 import resource
 import sys
@@ -33,10 +34,10 @@ async def measure(
 
     Raises EngineError when the model's context or the memory is too small.
     """
-    args.max_model_len = prompt_tokens + gen_tokens
-    args.max_num_seqs = max(batches)
+    length, most = prompt_tokens + gen_tokens, max(batches)
     # One block more for each sequence: the scheduler keeps one in reserve for all that run.
-    args.num_gpu_blocks_override = max(batches) * (-(-args.max_model_len // args.block_size) + 1)
+    blocks = most * (-(-length // args.block_size) + 1)
+    args = dataclasses.replace(args, max_model_len=length, max_num_seqs=most, num_gpu_blocks_override=blocks)
     client = InProcessClient(args.engine_config())
     rng = np.random.default_rng(0)
 
@@ -48,7 +49,7 @@ async def measure(
         try:
             await client.start()
         except EngineError as error:
-            wanted = f"{max(batches)} sequences of {prompt_tokens} + {gen_tokens} tokens"
+            wanted = f"{most} sequences of {prompt_tokens} + {gen_tokens} tokens"
             raise EngineError(f"{wanted}: {error}") from None
         load_s = round(time.monotonic() - start, 3)
         tick("warming up", 0)

@@ -14,14 +14,14 @@ PACKAGES = ("numpy", "tokenizers", "safetensors", "huggingface-hub", "starlette"
 def system_info() -> dict[str, Any]:
     """Processor, the instruction sets that kernels use and could use, memory in bytes, versions; ready for JSON."""
     from trivet import __version__, _native
+    from trivet.runtime.machine import available_bytes, usable_cores
 
-    native = _native.system_info()
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else native["cores"]
     return {
         "processor": processor(),
-        **native,
-        "usable_cores": usable,
+        **_native.system_info(),
+        "usable_cores": usable_cores(),
         "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        "available_bytes": available_bytes(),
         "os": platform.platform(),
         "python": platform.python_version(),
         "trivet": __version__,

@@ -107,6 +107,12 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         assert np.array_equal(tensors[info.name].view(np.uint8).reshape(contents(info).shape), contents(info))
 
 
+def test_version_2_is_read_like_3(tmp_path: Path) -> None:
+    path = write(tmp_path / "model.gguf")
+    path.write_bytes(replace(b"GGUF" + u32(3), b"GGUF" + u32(2))(path.read_bytes()))
+    assert GGUFFile(path).metadata == METADATA
+
+
 @pytest.mark.parametrize("fmt", Format, ids=lambda fmt: fmt.name)
 def test_every_format_has_the_size_the_gguf_package_gives_it(fmt: Format, tmp_path: Path) -> None:
     info = TensorInfo("x", (3, 2 * fmt.block_size), fmt)
@@ -188,6 +194,7 @@ def splits(tmp_path: Path) -> list[Path]:
 
 def test_splits_are_one_model(splits: list[Path]) -> None:
     assert [path.name for path in splits] == [f"m-{i:05}-of-00003.gguf" for i in (1, 2, 3)]
+    (splits[0].parent / "config.json").write_text("{}")
     for path in (splits[0], splits[0].parent):
         model = open_checkpoint(path)
         assert model.metadata == {"general.architecture": "llama", "answer": 42}
@@ -240,6 +247,8 @@ DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "one key more": (replace(u64(4, 15), u64(4, 16)), ""),
     "key twice": (replace(b"twin.b", b"twin.a"), "metadata key 'twin.a' is there twice"),
     "no key": (replace(u64(5) + b"empty", u64(0)), "metadata key 2 has no name"),
+    "long key": (replace(u64(5) + b"empty", u64(65536) + b"empty"), "metadata key 2 of 15 has 65536 bytes; at most"),
+    "long name": (replace(u64(19) + Q4_INFO, u64(65536) + Q4_INFO), "tensor 1 of 4 has 65536 bytes; at most 65535"),
     "key not UTF-8": (replace(b"negative", b"negativ\xff"), "name of metadata key 5 .*not UTF-8"),
     "value not UTF-8": (replace(b"caf\xc3\xa9", b"caf\xc3\xc3"), "'general.name' is not UTF-8"),
     "value type": (replace(b"half" + u32(6), b"half" + u32(13)), "'half' has the unknown value type 13"),

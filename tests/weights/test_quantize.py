@@ -12,8 +12,8 @@ from hypothesis.extra import numpy as hnp
 
 from trivet.errors import ModelError
 from trivet.weights.formats import Format
-from trivet.weights.quantize import QUANTIZERS, quantize, to_float32
-from trivet.weights.tensor import Tensor, TensorInfo
+from trivet.weights.quantize import QUANTIZERS, quantize
+from trivet.weights.tensor import Tensor, TensorInfo, to_float32
 
 EXACT = [Format.F32, Format.F16, Format.BF16, Format.Q8_0, Format.Q4_0]
 NORMAL = np.random.default_rng(0).standard_normal((64, 1024), np.float32)

@@ -20,12 +20,12 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         raise ModelError(f"{path}: weights alone are not a model; name the folder that holds them and config.json")
     if not path.is_dir():
         return GGUFFile(path)
-    if (path / "config.json").is_file():
+    models = gguf_models(path)
+    if (path / "config.json").is_file() and (any(path.glob("*.safetensors*")) or not models):
         from trivet.weights.names import HuggingFaceCheckpoint
         from trivet.weights.safetensors import SafetensorsFolder
 
         return HuggingFaceCheckpoint(SafetensorsFolder(path))
-    models = gguf_models(path)
     if len(models) == 1:
         return GGUFFile(models[0])
     if models:

@@ -16,8 +16,8 @@ from trivet.weights.formats import Format
 from trivet.weights.gguf import GGUFFile
 from trivet.weights.gguf_writer import GGUFWriter
 from trivet.weights.mixes import MIXES, choose_formats
-from trivet.weights.quantize import quantize, to_float32
-from trivet.weights.tensor import Checkpoint, Tensor, TensorInfo
+from trivet.weights.quantize import quantize
+from trivet.weights.tensor import Checkpoint, Tensor, TensorInfo, to_float32
 
 QUANTIZATION_VERSION = 2
 _CHUNK = 1 << 18

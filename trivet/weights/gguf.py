@@ -23,6 +23,8 @@ MAGIC = b"GGUF"
 DEFAULT_ALIGNMENT = 32
 MAX_DIMENSIONS = 4
 MAX_SPLITS = 65535
+MAX_NAME_BYTES = 65535
+"""Of a metadata key, by the specification; of a tensor too, though llama.cpp reads only up to 63."""
 
 _FORMATS = {fmt.type_id: fmt for fmt in Format}
 _SPLIT_NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
@@ -86,7 +88,7 @@ class _Part:
         self.metadata: dict[str, Any] = {}
         self.types: dict[str, ValueType] = {}
         for i in range(key_count):
-            key = cursor.string(f"the name of metadata key {i} of {key_count}")
+            key = cursor.string(f"the name of metadata key {i} of {key_count}", MAX_NAME_BYTES)
             if not key or key in self.metadata:
                 raise cursor.error(f"metadata key {key!r} is there twice" if key else f"metadata key {i} has no name")
             self.metadata[key], self.types[key] = cursor.value(f"metadata key {key!r}")
@@ -149,7 +151,7 @@ def _read_header(mapped: mmap.mmap, cursor: Cursor) -> tuple[int, int]:
 
 def _read_info(cursor: Cursor, what: str) -> tuple[TensorInfo, int]:
     """A tensor's description, and its offset from the start of the data."""
-    name = cursor.string(f"the name of {what}")
+    name = cursor.string(f"the name of {what}", MAX_NAME_BYTES)
     what = f"tensor {name!r}"
     dimensions = cursor.scalar(ValueType.UINT32, f"the number of dimensions of {what}")
     if dimensions > MAX_DIMENSIONS:

@@ -85,8 +85,11 @@ class Cursor:
         (value,) = layout.unpack_from(self._data, self.take(layout.size, what))
         return self._bools([value], what)[0] if value_type is ValueType.BOOL else value
 
-    def string(self, what: str) -> str:
+    def string(self, what: str, limit: int | None = None) -> str:
+        """Text of at most `limit` bytes."""
         (size,) = _U64.unpack_from(self._data, self.take(_U64.size, what))
+        if limit is not None and size > limit:
+            raise self.error(f"{what} has {size} bytes; at most {limit} are allowed")
         start = self.take(size, what)
         try:
             return str(self._data[start : self.position], "utf-8")

@@ -17,7 +17,8 @@ from trivet.weights.gguf_values import ValueType, encode_string, encode_value, i
 from trivet.weights.tensor import TensorInfo
 
 VERSION = 3
-MAX_NAME_BYTES = 63
+MAX_TENSOR_NAME_BYTES = 63
+"""What llama.cpp reads."""
 
 
 class GGUFWriter:
@@ -48,8 +49,12 @@ class GGUFWriter:
     def __enter__(self) -> Self:
         with self._reporting():
             self._file = self._partial.open("wb")
-        self._put(self._header)
-        self._pad()
+        try:
+            self._put(self._header)
+            self._pad()
+        except ModelError as e:
+            self.__exit__(type(e), e, None)
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
@@ -87,9 +92,10 @@ class GGUFWriter:
         names = set()
         offset = 0
         for info in self._tensors:
-            if info.name in names or len(info.name.encode()) > MAX_NAME_BYTES:
+            if info.name in names or len(info.name.encode()) > MAX_TENSOR_NAME_BYTES:
                 raise ModelError(
-                    f"{self._path}: tensor name {info.name!r} is used twice or longer than {MAX_NAME_BYTES} bytes"
+                    f"{self._path}: tensor name {info.name!r} is used twice, or longer than "
+                    f"{MAX_TENSOR_NAME_BYTES} bytes"
                 )
             if not 1 <= len(info.shape) <= MAX_DIMENSIONS or min(info.shape) < 1:
                 raise ModelError(

@@ -13,7 +13,7 @@ from trivet.errors import ModelError
 from trivet.weights.fields import Fields
 from trivet.weights.formats import Format
 from trivet.weights.safetensors import SafetensorsFolder
-from trivet.weights.tensor import Tensor, TensorInfo
+from trivet.weights.tensor import Tensor, TensorInfo, to_float32
 
 MODEL = {"embed_tokens": "token_embd", "norm": "output_norm"}
 
@@ -119,7 +119,7 @@ class HuggingFaceCheckpoint:
         loaded = [self._folder.load(part) for _, part in sorted(source.parts.items())]
         data = np.stack([t.data for t in loaded]) if source.stacked else loaded[0].data
         if info.format is not loaded[0].info.format:
-            data = _to_float32(loaded[0]).view(np.uint8)
+            data = to_float32(loaded[0]).view(np.uint8)
         if self._gemma and name.endswith("norm.weight"):
             data = (data.view(np.float32) + 1).view(np.uint8)
         if self._model_type in INTERLEAVED and re.search(r"\.attn_[qk]\.", name):
@@ -195,11 +195,3 @@ def _translate(name: str, family: Mapping[str, str]) -> tuple[str | None, int | 
     expert = EXPERT.search(path)
     ours = family.get(EXPERT.sub("*", path))
     return (f"blk.{match['layer']}.{ours}.{kind}" if ours else None), (int(expert[0]) if expert else None)
-
-
-def _to_float32(tensor: Tensor) -> np.ndarray:
-    if tensor.info.format is Format.F16:
-        return tensor.data.view(np.float16).astype(np.float32)
-    if tensor.info.format is Format.BF16:
-        return (tensor.data.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-    raise ModelError(f"tensor {tensor.info.name} is of type {tensor.info.format.name}, expected F32, F16 or BF16")

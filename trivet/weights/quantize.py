@@ -11,9 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from trivet.errors import ModelError
 from trivet.weights.formats import Format
-from trivet.weights.tensor import Tensor
 
 _SMALLEST, _LARGEST = 1e-30, 1e9
 """Between these the arithmetic of the searches stays finite; 16-bit scales reach neither."""
@@ -34,18 +32,6 @@ def quantize(x: np.ndarray, fmt: Format) -> np.ndarray:
         raise ValueError(f"{np.abs(x).max():g} is too large for the format's scales")
     blocks = np.ascontiguousarray(x, np.float32).reshape(-1, fmt.block_size)
     return QUANTIZERS[fmt](blocks).reshape(*x.shape[:-1], row_bytes)
-
-
-def to_float32(tensor: Tensor) -> np.ndarray:
-    """The values of an F32, F16 or BF16 tensor, `[..., columns]`. Raises ModelError for other formats."""
-    fmt, data = tensor.info.format, tensor.data
-    if fmt is Format.F32:
-        return data.view(np.float32)
-    if fmt is Format.F16:
-        return data.view(np.float16).astype(np.float32)
-    if fmt is Format.BF16:
-        return (data.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-    raise ModelError(f"tensor {tensor.info.name!r} is {fmt.name}; only F32, F16 and BF16 can be converted")
 
 
 def _f32(x: np.ndarray) -> np.ndarray:

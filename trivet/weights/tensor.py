@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from trivet.errors import ModelError
 from trivet.weights.formats import Format
 
 
@@ -30,6 +31,18 @@ class Tensor:
 
     info: TensorInfo
     data: np.ndarray
+
+
+def to_float32(tensor: Tensor) -> np.ndarray:
+    """The values of an F32, F16 or BF16 tensor, `[..., columns]`. Raises ModelError for other formats."""
+    fmt, data = tensor.info.format, tensor.data
+    if fmt is Format.F32:
+        return data.view(np.float32)
+    if fmt is Format.F16:
+        return data.view(np.float16).astype(np.float32)
+    if fmt is Format.BF16:
+        return (data.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    raise ModelError(f"tensor {tensor.info.name!r} is {fmt.name}; only F32, F16 and BF16 can be converted")
 
 
 class Checkpoint(Protocol):

@@ -18,6 +18,8 @@ struct Avx2 {
     __m256i low, high;
   };
 
+  static void prefetch(const void* p) { __builtin_prefetch(static_cast<const std::byte*>(p) + kPrefetch); }
+
   static F32x16 zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
   static F32x16 broadcast(float value) { return {_mm256_set1_ps(value), _mm256_set1_ps(value)}; }
   static I32x16 broadcast(std::int32_t value) { return {_mm256_set1_epi32(value), _mm256_set1_epi32(value)}; }
@@ -88,19 +90,56 @@ struct Avx2 {
     return _mm256_and_si256(a, _mm256_set1_epi8(Mask));
   }
 
+  // Of lanes of four bytes: the even or the odd ones, widened to 16 bits.
+  template <bool kSigned>
+  static I32x16 even_bytes(I32x16 a) {
+    return {even_bytes<kSigned>(a.low), even_bytes<kSigned>(a.high)};
+  }
+  template <bool kSigned>
+  static __m256i even_bytes(__m256i a) {
+    if constexpr (kSigned) return _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8);
+    return _mm256_and_si256(a, _mm256_set1_epi16(255));
+  }
+  template <bool kSigned>
+  static I32x16 odd_bytes(I32x16 a) {
+    if constexpr (kSigned) return {_mm256_srai_epi16(a.low, 8), _mm256_srai_epi16(a.high, 8)};
+    return {_mm256_srli_epi16(a.low, 8), _mm256_srli_epi16(a.high, 8)};
+  }
+  // Of lanes of two int16: the first or the second in both places.
+  static I32x16 twice_first(I32x16 a) { return shuffle(a, 0x0504050401000100, 0x0d0c0d0c09080908); }
+  static I32x16 twice_second(I32x16 a) { return shuffle(a, 0x0706070603020302, 0x0f0e0f0e0b0a0b0a); }
+  static I32x16 shuffle(I32x16 a, long long low, long long high) {
+    const __m256i order = _mm256_setr_epi64x(low, high, low, high);
+    return {_mm256_shuffle_epi8(a.low, order), _mm256_shuffle_epi8(a.high, order)};
+  }
+
+  static I32x16 load_lanes(const std::uint32_t* p) { return {load_vector(p), load_vector(p + 8)}; }
+  static I32x16 load_pairs(const RowPairs& p) { return load_lanes(p.lane); }
+  static void store_pairs(RowPairs& p, I32x16 v) {
+    _mm256_store_si256(reinterpret_cast<__m256i*>(p.lane), v.low);
+    _mm256_store_si256(reinterpret_cast<__m256i*>(p.lane + 8), v.high);
+  }
+
   static __m256i broadcast_dword(const void* p) {
     std::int32_t value;
     __builtin_memcpy(&value, p, sizeof value);
     return _mm256_set1_epi32(value);
   }
 
-  // Keeps the compiler from postponing a sum until all its products lie on the stack.
+  // Registers are short: a sum must not be put off until all its products lie on the stack, and an activation
+  // is cheaper to load again for the next run than to keep. The compiler sees neither by itself.
   static void pin(I32x16& v) { asm("" : "+x"(v.low), "+x"(v.high)); }
+  static const std::int8_t* forget(const std::int8_t* x) {
+    asm volatile("" : "+r"(x));
+    return x;
+  }
 
   template <int M, int Quads, int Chain, class Run>
-  static void dot_bytes(const Run& run, const RowPairs& scale, const std::int8_t* x, std::size_t stride,
+  static void dot_bytes(const Run& run, const RowPairs& scale, const std::int8_t* const (&x)[M], int column,
                         I32x16 (&total)[M]) {
-    const __m256i scale_low = load_vector(scale.lane), scale_high = load_vector(scale.lane + 8);
+    const I32x16 scales = load_pairs(scale);
+    const std::int8_t* rows[M];
+    for (int i = 0; i < M; ++i) rows[i] = forget(x[i] + column);
 #pragma GCC unroll 8
     for (int first = 0; first < Quads; first += Chain) {
       I32x16 sum[M];
@@ -109,7 +148,7 @@ struct Avx2 {
         const Bytes w = run(v);
 #pragma GCC unroll 8
         for (int i = 0; i < M; ++i) {
-          const __m256i quad = broadcast_dword(x + i * stride + 4 * v);
+          const __m256i quad = broadcast_dword(rows[i] + 4 * v);
           const __m256i low = _mm256_maddubs_epi16(w.low, quad), high = _mm256_maddubs_epi16(w.high, quad);
           sum[i].low = v == first ? low : _mm256_add_epi16(sum[i].low, low);
           sum[i].high = v == first ? high : _mm256_add_epi16(sum[i].high, high);
@@ -118,8 +157,8 @@ struct Avx2 {
       }
 #pragma GCC unroll 8
       for (int i = 0; i < M; ++i) {
-        total[i].low = _mm256_add_epi32(total[i].low, _mm256_madd_epi16(sum[i].low, scale_low));
-        total[i].high = _mm256_add_epi32(total[i].high, _mm256_madd_epi16(sum[i].high, scale_high));
+        total[i].low = _mm256_add_epi32(total[i].low, _mm256_madd_epi16(sum[i].low, scales.low));
+        total[i].high = _mm256_add_epi32(total[i].high, _mm256_madd_epi16(sum[i].high, scales.high));
         pin(total[i]);
       }
     }
@@ -130,12 +169,12 @@ struct Avx2 {
   static void dot_words(const RowPairs* w, const std::int16_t* x, std::size_t stride, I32x16 (&total)[M]) {
 #pragma GCC unroll 8
     for (int p = 0; p < Pairs; ++p) {
-      const __m256i w_low = load_vector(w[p].lane), w_high = load_vector(w[p].lane + 8);
+      const I32x16 pairs = load_pairs(w[p]);
 #pragma GCC unroll 8
       for (int i = 0; i < M; ++i) {
         const __m256i pair = broadcast_dword(reinterpret_cast<const std::byte*>(x + 2 * p) + i * stride);
-        total[i].low = _mm256_add_epi32(total[i].low, _mm256_madd_epi16(w_low, pair));
-        total[i].high = _mm256_add_epi32(total[i].high, _mm256_madd_epi16(w_high, pair));
+        total[i].low = _mm256_add_epi32(total[i].low, _mm256_madd_epi16(pairs.low, pair));
+        total[i].high = _mm256_add_epi32(total[i].high, _mm256_madd_epi16(pairs.high, pair));
       }
     }
   }

@@ -17,6 +17,8 @@ struct Generic {
     std::int32_t lane[16];
   };
 
+  static void prefetch(const void* p) { __builtin_prefetch(static_cast<const std::byte*>(p) + kPrefetch); }
+
   static F32x16 zero() { return {}; }
   static F32x16 broadcast(float value) {
     F32x16 v;
@@ -115,16 +117,52 @@ struct Generic {
     return a;
   }
 
+  // Of lanes of four bytes: the even or the odd ones, widened to 16 bits.
+  template <bool kSigned>
+  static I32x16 even_bytes(const I32x16& a) {
+    return widen<kSigned>(a, 0);
+  }
+  template <bool kSigned>
+  static I32x16 odd_bytes(const I32x16& a) {
+    return widen<kSigned>(a, 8);
+  }
+  template <bool kSigned>
+  static I32x16 widen(I32x16 a, int shift) {
+    for (std::int32_t& lane : a.lane) {
+      const std::uint8_t first = lane >> shift & 255, second = lane >> (shift + 16) & 255;
+      lane = kSigned ? pair(static_cast<std::int8_t>(first), static_cast<std::int8_t>(second))
+                     : pair(first, second);
+    }
+    return a;
+  }
+  // Of lanes of two int16: the first or the second in both places.
+  static I32x16 twice_first(I32x16 a) {
+    for (std::int32_t& lane : a.lane) lane = pair(low(lane), low(lane));
+    return a;
+  }
+  static I32x16 twice_second(I32x16 a) {
+    for (std::int32_t& lane : a.lane) lane = pair(lane >> 16, lane >> 16);
+    return a;
+  }
+  static std::int32_t pair(int first, int second) { return (first & 0xffff) | second * 65536; }
+
+  static I32x16 load_lanes(const std::uint32_t* p) {
+    I32x16 v;
+    __builtin_memcpy(v.lane, p, sizeof v.lane);
+    return v;
+  }
+  static void store_pairs(RowPairs& p, const I32x16& v) { __builtin_memcpy(p.lane, v.lane, sizeof p.lane); }
+
   static std::int32_t low(std::uint32_t pair) { return static_cast<std::int16_t>(pair & 0xffff); }
 
   template <int M, int Quads, int Chain, class Run>
-  static void dot_bytes(const Run& run, const RowPairs& scale, const std::int8_t* x, std::size_t stride,
+  static void dot_bytes(const Run& run, const RowPairs& scale, const std::int8_t* const (&x)[M], int column,
                         I32x16 (&total)[M]) {
     I32x16 sum[M] = {};
     for (int v = 0; v < Quads; ++v) {
       const Bytes w = run(v);
       for (int i = 0; i < M; ++i) {
-        const std::int8_t* quad = x + i * stride + 4 * v;
+        const std::int8_t* quad = x[i] + column + 4 * v;
         for (int r = 0; r < 16; ++r) {
           for (int j = 0; j < 4; ++j) sum[i].lane[r] += w.lane[4 * r + j] * quad[j];
         }

@@ -23,8 +23,6 @@ namespace {
 // Activation rows per pass over a panel: their sums (4 KiB), the unpacked step and the step's activations of
 // one block of rows share the L1 cache.
 constexpr int kChunk = 64;
-// How many bytes ahead of their use weights are fetched.
-constexpr int kPrefetch = 2048;
 
 template <class K, int M, class Weights>
 void multiply_rows(int rows, const Weights& weights, const typename K::Scratch& scratch, const std::byte* x,
@@ -51,7 +49,6 @@ void multiply(const Panels& w, const std::byte* x, std::size_t stride, std::int6
       }
       const std::byte* step = panel;
       for (std::int64_t c = 0; c < w.columns; c += K::kColumns, step += K::kStepBytes) {
-        for (int b = 0; b < K::kStepBytes; b += 64) __builtin_prefetch(step + kPrefetch + b);
         const int count = w.columns - c < K::kColumns ? static_cast<int>(w.columns - c) : K::kColumns;
         K::decode_scales(w, panel, c, count, scratch);
         const auto& packed = K::weights(step);
@@ -62,9 +59,11 @@ void multiply(const Panels& w, const std::byte* x, std::size_t stride, std::int6
           }
         }
         const auto unpacked = K::unpack(packed, count, scratch);
-        for (int i = 0; i < chunk; i += K::kRows) {
-          const int block = chunk - i < K::kRows ? chunk - i : K::kRows;
+        // Blocks of nearly equal height: a short last one would leave registers unused.
+        for (int i = 0, left = (chunk + K::kRows - 1) / K::kRows; left > 0; --left) {
+          const int block = (chunk - i + left - 1) / left;
           multiply_rows<K, K::kRows>(block, unpacked, scratch, rows + i * stride, stride, c, count, acc + i);
+          i += block;
         }
       }
       const std::int64_t row = p * kPanelRows;

@@ -59,7 +59,9 @@ struct Q4_0Weights {
   const PanelQ4_0* blocks;
 
   typename V::Bytes operator()(int block, int /*part*/, int v) const {
-    const typename V::Bytes quads = V::load_bytes(blocks[block].quads[v % 4]);
+    const std::uint8_t* p = blocks[block].quads[v % 4];
+    if (v < 4) V::prefetch(p);
+    const typename V::Bytes quads = V::load_bytes(p);
     return v < 4 ? V::template bits<0, 15>(quads) : V::template bits<4, 15>(quads);
   }
 };
@@ -69,7 +71,9 @@ struct Q8_0Weights {
   const PanelQ8_0* blocks;
 
   typename V::Bytes operator()(int block, int part, int v) const {
-    const typename V::Bytes quads = V::load_bytes(blocks[block].quads[v]);
+    const std::uint8_t* p = blocks[block].quads[v];
+    if (part == 0) V::prefetch(p);
+    const typename V::Bytes quads = V::load_bytes(p);
     return part == 0 ? V::template bits<0, 15>(quads) : V::template bits<4, 15>(quads);
   }
 };
@@ -106,9 +110,11 @@ struct Block32Kernel {
                                      std::size_t stride, std::int64_t first, int count,
                                      float (*acc)[kPanelRows]) {
     const ActivationStep32* steps[M];
+    const std::int8_t* q[M];
     F sum[M];
     for (int i = 0; i < M; ++i) {
       steps[i] = activation_step<ActivationStep32>(x, stride, i, first);
+      q[i] = steps[i]->q;
       sum[i] = V::load(acc[i]);
     }
     for (int b = 0; b < count / 32; ++b) {
@@ -117,7 +123,7 @@ struct Block32Kernel {
 #pragma GCC unroll 2
       for (int part = 0; part < kParts; ++part) {
         const auto run = [&](int v) { return weights(b, part, v); };
-        V::template dot_bytes<M, 8, 8>(run, kPartScale[part], steps[0]->q + 32 * b, stride, total);
+        V::template dot_bytes<M, 8, 8>(run, kPartScale[part], q, 32 * b, total);
       }
       const F d = V::load(scratch.d[b]);
       for (int i = 0; i < M; ++i) {
@@ -147,29 +153,28 @@ struct KernelQ8_0 : Block32Kernel<V, 2, 7> {
 // ---- Blocks of 256
 // --------------------------------------------------------------------------------------------------
 
-// The even or the odd bytes of each lane, widened to 16 bits.
-template <bool kSigned>
-std::uint32_t widen(std::uint32_t lane, int odd) {
-  const std::uint32_t bytes = lane >> 8 * odd & 0x00ff00ff;
-  const std::uint32_t negative = bytes & 0x00800080;
-  return kSigned ? bytes | ((negative << 9) - (negative << 1)) : bytes;
+template <class V>
+void prefetch_range(const void* begin, const void* end) {
+  for (auto* p = static_cast<const std::byte*>(begin); p < end; p += 64) V::prefetch(p);
 }
 
-template <bool kSigned>
-void widen_pairs(const std::uint32_t (&bytes)[kPanelRows], RowPairs* __restrict pairs) {
-  for (int r = 0; r < kPanelRows; ++r) pairs[0].lane[r] = widen<kSigned>(bytes[r], 0);
-  for (int r = 0; r < kPanelRows; ++r) pairs[1].lane[r] = widen<kSigned>(bytes[r], 1);
+// Of four runs whose scales are the bytes of each lane: the pairs (0, 2) and (1, 3).
+template <class V, bool kSigned>
+void widen_pairs(const std::uint32_t (&bytes)[kPanelRows], RowPairs pairs[2]) {
+  const auto lanes = V::load_lanes(bytes);
+  V::store_pairs(pairs[0], V::template even_bytes<kSigned>(lanes));
+  V::store_pairs(pairs[1], V::template odd_bytes<kSigned>(lanes));
 }
 
-template <bool kSigned>
-void widen_runs(const std::uint32_t (&bytes)[kPanelRows], RowPairs* __restrict runs) {
-  for (int j = 0; j < 2; ++j) {
-    for (int r = 0; r < kPanelRows; ++r) {
-      const std::uint32_t pair = widen<kSigned>(bytes[r], j);
-      runs[j].lane[r] = (pair & 0xffff) | pair << 16;
-      runs[j + 2].lane[r] = (pair & 0xffff0000) | pair >> 16;
-    }
-  }
+// The same runs one by one, each scale twice.
+template <class V, bool kSigned>
+void widen_runs(const std::uint32_t (&bytes)[kPanelRows], RowPairs runs[4]) {
+  const auto lanes = V::load_lanes(bytes);
+  const auto even = V::template even_bytes<kSigned>(lanes), odd = V::template odd_bytes<kSigned>(lanes);
+  V::store_pairs(runs[0], V::twice_first(even));
+  V::store_pairs(runs[1], V::twice_first(odd));
+  V::store_pairs(runs[2], V::twice_second(even));
+  V::store_pairs(runs[3], V::twice_second(odd));
 }
 
 template <class V>
@@ -177,7 +182,9 @@ struct Q4_KWeights {
   const PanelQ4_K* step;
 
   typename V::Bytes operator()(int group, int part, int v) const {
-    const typename V::Bytes quads = V::load_bytes(step->quads[group * 8 + v]);
+    const std::uint8_t* p = step->quads[group * 8 + v];
+    if (part == 0) V::prefetch(p);
+    const typename V::Bytes quads = V::load_bytes(p);
     return part == 0 ? V::template bits<0, 15>(quads) : V::template bits<4, 15>(quads);
   }
 };
@@ -199,9 +206,10 @@ struct KernelQ4_K {
 
   static void decode_scales(const Panels&, const std::byte* panel, std::int64_t column, int, Scratch& out) {
     const PanelQ4_K& in = reinterpret_cast<const PanelQ4_K*>(panel)[column / kStep];
+    prefetch_range<V>(in.scales, &in + 1);
     for (int g = 0; g < 2; ++g) {
-      widen_runs<false>(in.scales[g], out.scales + 4 * g);
-      widen_pairs<false>(in.mins[g], out.mins + 2 * g);
+      widen_runs<V, false>(in.scales[g], out.scales + 4 * g);
+      widen_pairs<V, false>(in.mins[g], out.mins + 2 * g);
     }
     V::store(out.d, V::load_f16(in.d));
     V::store(out.dmin, V::load_f16(in.dmin));
@@ -217,14 +225,18 @@ struct KernelQ4_K {
   [[gnu::noinline]] static void tile(const Weights& weights, const Scratch& scratch, const std::byte* x,
                                      std::size_t stride, std::int64_t first, int, float (*acc)[kPanelRows]) {
     const auto* step = activation_step<ActivationStep256>(x, stride, 0, first);
+    const std::int8_t* q[M];
     I total[M], offset[M];
-    for (int i = 0; i < M; ++i) total[i] = offset[i] = V::izero();
+    for (int i = 0; i < M; ++i) {
+      q[i] = activation_step<ActivationStep256>(x, stride, i, first)->q;
+      total[i] = offset[i] = V::izero();
+    }
     for (int group = 0; group < 4; ++group) {
 #pragma GCC unroll 2
       for (int part = 0; part < 2; ++part) {
         const auto run = [&](int v) { return weights(group, part, v); };
         const int r = 2 * group + part;
-        V::template dot_bytes<M, 8, 8>(run, scratch.scales[r], step->q + 32 * r, stride, total);
+        V::template dot_bytes<M, 8, 8>(run, scratch.scales[r], q, 32 * r, total);
       }
     }
     V::template dot_words<M, 4>(scratch.mins, step->sum32, stride, offset);
@@ -254,9 +266,10 @@ struct KernelQ6_K {
 
   static void decode_scales(const Panels&, const std::byte* panel, std::int64_t column, int, Scratch& out) {
     const PanelQ6_K& in = reinterpret_cast<const PanelQ6_K*>(panel)[column / kStep];
+    prefetch_range<V>(in.scales, &in + 1);
     for (int g = 0; g < 4; ++g) {
-      widen_runs<true>(in.scales[g], out.scales + 4 * g);
-      widen_pairs<true>(in.scales[g], out.pairs + 2 * g);
+      widen_runs<V, true>(in.scales[g], out.scales + 4 * g);
+      widen_pairs<V, true>(in.scales[g], out.pairs + 2 * g);
     }
     V::store(out.d, V::load_f16(in.d));
   }
@@ -270,6 +283,9 @@ struct KernelQ6_K {
         const auto low0 = V::load_bytes(in.low[half * 16 + v]),
                    low1 = V::load_bytes(in.low[half * 16 + 8 + v]);
         const auto high = V::load_bytes(in.high[half * 8 + v]);
+        V::prefetch(in.low[half * 16 + v]);
+        V::prefetch(in.low[half * 16 + 8 + v]);
+        V::prefetch(in.high[half * 8 + v]);
         std::uint8_t (*out)[64] = scratch.quads + half * 32 + v;
         V::store_bytes(out[0], V::either(V::template bits<0, 15>(low0), V::template bits<-4, 48>(high)));
         V::store_bytes(out[8], V::either(V::template bits<0, 15>(low1), V::template bits<-2, 48>(high)));
@@ -284,13 +300,17 @@ struct KernelQ6_K {
   [[gnu::noinline]] static void tile(const Weights& weights, const Scratch& scratch, const std::byte* x,
                                      std::size_t stride, std::int64_t first, int, float (*acc)[kPanelRows]) {
     const auto* step = activation_step<ActivationStep256>(x, stride, 0, first);
+    const std::int8_t* q[M];
     I total[M], offset[M];
-    for (int i = 0; i < M; ++i) total[i] = offset[i] = V::izero();
+    for (int i = 0; i < M; ++i) {
+      q[i] = activation_step<ActivationStep256>(x, stride, i, first)->q;
+      total[i] = offset[i] = V::izero();
+    }
     for (int group = 0; group < 2; ++group) {
       for (int part = 0; part < 8; ++part) {
         const auto run = [&](int v) { return weights(group, part, v); };
         const int r = 8 * group + part;
-        V::template dot_bytes<M, 4, 2>(run, scratch.scales[r], step->q + 16 * r, stride, total);
+        V::template dot_bytes<M, 4, 2>(run, scratch.scales[r], q, 16 * r, total);
       }
     }
     V::template dot_words<M, 8>(scratch.pairs, step->sum16, stride, offset);

@@ -30,7 +30,11 @@ ActivationFormat activation_format(Format weights) {
 
 std::size_t activation_row_bytes(ActivationFormat format, std::int64_t columns) {
   switch (format) {
-    case ActivationFormat::f32: return (static_cast<std::size_t>(columns) * sizeof(float) + 63) / 64 * 64;
+    case ActivationFormat::f32: {
+      const std::size_t bytes = (static_cast<std::size_t>(columns) * sizeof(float) + 63) / 64 * 64;
+      // Rows 4 KiB apart would all compete for the same few lines of the L1 cache.
+      return bytes % 4096 == 0 ? bytes + 256 : bytes;
+    }
     case ActivationFormat::q8_32: return static_cast<std::size_t>(steps(columns)) * sizeof(ActivationStep32);
     case ActivationFormat::q8_256:
       return static_cast<std::size_t>(steps(columns)) * sizeof(ActivationStep256);

@@ -24,7 +24,7 @@ def oai(url):
         yield client
 
 
-def test_hub_text_generation(hub):
+def test_hub_text_generation(hub, url):
     """The example of the README."""
     options = {"temperature": 0.8, "top_p": 0.95, "repetition_penalty": 1.1}
     r = hub.text_generation("Tell me a story", max_new_tokens=100, details=True, **options)
@@ -34,6 +34,7 @@ def test_hub_text_generation(hub):
     assert r.details.seed is not None and r.details.prefill == []
     pieces = list(hub.text_generation("Tell me a story", max_new_tokens=100, stream=True, **options))
     assert "".join(pieces) == ANSWER + "</s>"
+    hub = InferenceClient(base_url=f"{url}/v1")
     plain = hub.text_generation("Tell me a story", max_new_tokens=9, return_full_text=False)
     assert plain == ANSWER[:9]
 

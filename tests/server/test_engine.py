@@ -13,8 +13,7 @@ import pytest
 
 from tests.engine.fake import Options, make
 from tests.server.fake_llm import byte_model
-from tests.server.test_http import until
-from tests.server.wire import client, events, get, post
+from tests.server.wire import client, events, get, post, until
 from trivet.api.args import EngineArgs
 from trivet.api.async_llm import AsyncLLM
 from trivet.engine.config import EngineConfig

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.server.fake_llm import FakeLLM
-from tests.server.wire import chat, client, events, get, post
+from tests.server.wire import chat, client, events, get, post, until
 from trivet.server import sse
 
 REQUESTS = {
@@ -24,13 +24,6 @@ REQUESTS = {
 STREAMS = {path: body | {"stream": True} for path, body in REQUESTS.items() if path != "/generate"} | {
     "/generate_stream": {"inputs": "hi"}
 }
-
-
-def until(condition, seconds=5.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.01)
 
 
 def test_keys(serve):

@@ -89,7 +89,6 @@ def test_stream_golden(url):
     assert (final["content"], final["tokens"], final["stop"], final["stop_type"]) == ("", [], True, "limit")
 
 
-@pytest.mark.parametrize("path", ["/completion", "/completions"])
 @pytest.mark.parametrize(
     "fields",
     [
@@ -108,13 +107,13 @@ def test_stream_golden(url):
     ],
     ids=str,
 )
-def test_stream_adds_up_to_the_whole(url, path, fields):
+def test_stream_adds_up_to_the_whole(url, fields):
     request = body(seed=1, return_tokens=True) | fields
-    whole = post(url, path, request).json()
+    whole = post(url, "/completion", request).json()
     prompt = fields.get("prompt")
     several = "n_cmpl" in fields or (isinstance(prompt, list) and prompt[0] != 1)
     assert isinstance(whole, list) == several
-    got = events(post(url, path, request | {"stream": True}))
+    got = events(post(url, "/completions", request | {"stream": True}))
     for result in whole if several else [whole]:
         *partial, final = (event for event in got if event["index"] == result["index"])
         assert all(not event["stop"] for event in partial) and final["stop"]
@@ -239,7 +238,9 @@ def test_cache_prompt_false_shares_nothing(url, llm):
         ({"prompt": None}, '"prompt" elements must be'),
         ({"prompt": 5}, '"prompt" elements must be'),
         ({"prompt": [True]}, '"prompt" elements must be'),
-        ({"prompt": []}, '"prompt" must not be an empty list'),
+        ({"prompt": []}, "must hold 1 to 1024 prompts, got 0"),
+        ({"prompt": [[1]] * 1025}, "must hold 1 to 1024 prompts, got 1025"),
+        ({"prompt": [[1]] * 2, "n_cmpl": 9000}, "more than 16384 sequences"),
         ({"n_cmpl": 0}, "Field 'n_cmpl': n_cmpl must be between 1"),
     ],
     ids=str,

@@ -27,12 +27,11 @@ FAKED = (
 
 
 class Served:
-    """A running command; its URL is known once it says so."""
+    """A running command of Python's; its URL is known once it says so."""
 
-    def __init__(self, behaviour: str, *args: str) -> None:
-        command = [sys.executable, "-c", FAKED.format(behaviour=behaviour), "serve", *args]
+    def __init__(self, *args: str) -> None:
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
+        self.process = subprocess.Popen([sys.executable, *args], stdout=pipe, stderr=pipe, text=True)
 
     def url(self) -> str:
         self.welcome = self.process.stdout.readline() + self.process.stdout.readline()
@@ -53,7 +52,8 @@ def trivet_serve() -> Iterator[Callable[..., Served]]:
     started: list[Served] = []
 
     def start(*args: str, behaviour: str = "", port: str = "0", model: str | None = None) -> Served:
-        started.append(Served(behaviour, model or byte_model(), "--port", port, *args))
+        code = FAKED.format(behaviour=behaviour)
+        started.append(Served("-c", code, "serve", model or byte_model(), "--port", port, *args))
         return started[-1]
 
     yield start

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -29,6 +31,14 @@ def events(response: httpx.Response) -> list[Any]:
     assert all(message.startswith("data: ") and "\n" not in message for message in messages)
     bodies = [message.removeprefix("data: ") for message in messages]
     return [body if body == "[DONE]" else json.loads(body) for body in bodies]
+
+
+def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Wait for something to become true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.01)
 
 
 def chat(**fields: Any) -> dict[str, Any]:

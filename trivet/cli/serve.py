@@ -111,6 +111,7 @@ def serve(
     """
     import asyncio
     import logging
+    from dataclasses import replace
 
     from trivet.api.args import EngineArgs
     from trivet.api.async_llm import AsyncLLM
@@ -145,7 +146,10 @@ def serve(
     )
     with bind(host, port) as listener:
         terminal.errors.print(f"Loading {model or 'the built-in model'} …", style="dim")
-        llm = AsyncLLM(args, ProcessClient(args.engine_config()))
+        config = args.engine_config()
+        if model is not None:
+            args = replace(args, model=config.model, served_model_name=args.served_model_name or model)
+        llm = AsyncLLM(args, ProcessClient(config))
         port = listener.getsockname()[1]
 
         def announce() -> None:

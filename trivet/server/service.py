@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 LONG_TEXT = 20_000
 """Characters from which encoding would hold up the other streams for more than a few milliseconds."""
 
+MAX_SEQUENCES = 16384
+"""Of one request, over all its prompts."""
+
 
 class Service:
     """One model, its limits and its metrics. `llm` must have been started."""
@@ -72,6 +75,14 @@ class Service:
                 max_tokens=self.max_model_len,
             )
 
+    def check_count(self, prompts: int, n: int) -> None:
+        """Refuse more prompts than one request may have, or more sequences than it may make of them."""
+        limit = self.options.max_prompts
+        if not 1 <= prompts <= limit:
+            raise Problem(Kind.INVALID, f"prompt must hold 1 to {limit} prompts, got {prompts}", "prompt")
+        if prompts * n > MAX_SEQUENCES:
+            raise Problem(Kind.INVALID, f"{prompts} prompts and n={n} make more than {MAX_SEQUENCES} sequences", "n")
+
     def count_refusal(self, problem: Problem) -> None:
         """Count a request that was refused as invalid; what the engine refused or failed at, `generate` counts."""
         if problem.kind not in (Kind.OVERLOADED, Kind.ENGINE, Kind.INTERNAL, Kind.UNAUTHORIZED):
@@ -86,8 +97,7 @@ class Service:
         with self.metrics.watch(request) as watch:
             async with aclosing(self.llm.generate(request)) as outputs:
                 async for output in outputs:
+                    if any(sequence.finish_reason in ("abort", "error") for sequence in output.outputs):
+                        raise EngineError("the engine stopped before the request was finished")
                     watch.output(output)
-                    for sequence in output.outputs:
-                        if sequence.finish_reason in ("abort", "error"):
-                            raise EngineError("the engine stopped before the request was finished")
                     yield output

@@ -18,8 +18,6 @@ def split_prompts(prompt: Any) -> tuple[list[Any], bool]:
     has_ids = any(_is_id(part) for part in prompt)
     if has_ids and all(_is_id(part) or isinstance(part, str) for part in prompt):
         return [prompt], False
-    if not prompt:
-        raise Problem(Kind.INVALID, '"prompt" must not be an empty list', "prompt")
     return prompt, True
 
 

@@ -35,6 +35,7 @@ async def completion(service: Service, request: Request) -> Response:
     prompts, as_list = split_prompts(body.prompt)
     given = settings(service, body)
     n = next((n for n in (body.n_cmpl, body.n) if n is not None), 1)
+    service.check_count(len(prompts), n)
     requests = []
     for prompt in prompts:
         ids = await encode_prompt(service, prompt)

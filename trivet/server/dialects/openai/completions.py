@@ -46,7 +46,8 @@ async def completions(service: Service, request: Request) -> Response:
     check_request(service, body)
     check_logprobs(service, body.logprobs, "logprobs")
     reply = Reply.to(service, request, body, "cmpl")
-    given = prompts(service, body)
+    given = prompts(body)
+    service.check_count(len(given), body.n or 1)
     requests = [await generate_request(service, body, prompt, reply) for prompt in given]
     decode = service.llm.tokenizer.decode
     echoes = [prompt if isinstance(prompt, str) else decode(prompt) for prompt in given] if body.echo else []
@@ -58,7 +59,7 @@ async def completions(service: Service, request: Request) -> Response:
     return Response(msgspec.json.encode(answer.whole(whole)), media_type="application/json")
 
 
-def prompts(service: Service, body: CompletionBody) -> list[str | list[int]]:
+def prompts(body: CompletionBody) -> list[str | list[int]]:
     """The request's prompts: one text, one list of ids, or a list of either."""
     prompt = body.prompt
     if prompt is None:
@@ -70,10 +71,6 @@ def prompts(service: Service, body: CompletionBody) -> list[str | list[int]]:
         return [ids]
     if ids:
         raise Problem(Kind.INVALID, "prompt must not mix token ids with texts or lists", "prompt")
-    if not 1 <= len(prompt) <= service.options.max_prompts:
-        raise Problem(
-            Kind.INVALID, f"prompt must hold 1 to {service.options.max_prompts} prompts, got {len(prompt)}", "prompt"
-        )
     return [part for part in prompt if not isinstance(part, int)]
 
 

@@ -12,6 +12,9 @@ from trivet.server.service import Service
 PLACEHOLDER_NAMES = ("tgi", "dummy")
 """What huggingface_hub's clients send when their user names no model."""
 
+MAX_NAME = 128
+"""Characters."""
+
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "response_format": ({"type": "text"},),
     "use_beam_search": (False,),
@@ -69,6 +72,9 @@ def check_request(service: Service, body: ChatBody | CompletionBody) -> None:
     if body.temperature == 0 and n > 1:
         raise Problem(Kind.INVALID, f"n must be 1 when using greedy sampling, got {n}.", "n")
     check_logprobs(service, body.prompt_logprobs, "prompt_logprobs")
+    for name in ("request_id", "cache_salt"):
+        if len(getattr(body, name) or "") > MAX_NAME:
+            raise Problem(Kind.INVALID, f"{name} must have at most {MAX_NAME} characters", name)
     stops = len(body.stop) if isinstance(body.stop, list) else 1
     if stops > service.options.max_stop_strings:
         raise Problem(
@@ -93,8 +99,8 @@ def model_name(service: Service, name: str | None) -> str:
 
 def check_logprobs(service: Service, value: int | None, name: str) -> None:
     limit = service.options.max_logprobs
-    if value is not None and not -1 <= value <= limit:
-        raise Problem(Kind.INVALID, f"{name} must be between 0 and {limit}, or -1, got {value}", name)
+    if value is not None and not 0 <= value <= limit:
+        raise Problem(Kind.INVALID, f"{name} must be between 0 and {limit}, got {value}", name)
 
 
 def fit_prompt(service: Service, prompt: list[int], truncate: int | None) -> list[int]:

@@ -28,8 +28,10 @@ from trivet.server.service import Service
 
 
 def routes(service: Service) -> list[Route]:
+    compat = endpoint(service, DIALECT, compat_generate, generates=True)
     return [
-        Route("/", endpoint(service, DIALECT, compat_generate, generates=True), methods=["POST"]),
+        Route("/", compat, methods=["POST"]),
+        Route("/v1", compat, methods=["POST"]),
         Route("/generate", endpoint(service, DIALECT, generate, generates=True), methods=["POST"]),
         Route("/generate_stream", endpoint(service, DIALECT, generate_stream, generates=True), methods=["POST"]),
         Route("/info", endpoint(service, DIALECT, info, public=True), methods=["GET"]),
@@ -37,7 +39,9 @@ def routes(service: Service) -> list[Route]:
 
 
 async def compat_generate(service: Service, request: Request) -> Response:
-    """What huggingface_hub calls: the answer is a list of one, and has the prompt in it unless told otherwise."""
+    """What huggingface_hub calls, at whatever URL it was given: the answer is a list of one, with the prompt in it
+    unless told otherwise.
+    """
     body = await read_json(request, service.options.payload_limit, CompatBody)
     if body.stream:
         return await _stream(service, request, body, full_text=True)

@@ -100,3 +100,10 @@ def test_a_table_without_json(engines, trivet):
     code, out, _ = trivet("bench", "m.gguf", "--prompt-tokens", "8", "--gen-tokens", "4", "--batch", "2")
     assert code == 0
     assert all(name in out for name in COLUMNS[2:])
+
+
+def test_prompts_fit_a_small_context_by_default(trivet):
+    code, out, _ = trivet("bench", "--gen-tokens", "4", "--batch", "1", "--json")
+    assert code == 0
+    report = json.loads(out)
+    assert (report["model"], report["results"][0]["prompt_tokens"]) == ("built-in", 508)

@@ -65,3 +65,9 @@ def test_bad_values_are_one_line(trivet, script, model, args, message):
 def test_a_failing_engine_is_one_line(trivet, script, model):
     script([*b"ab", "non-finite logits"])
     assert trivet("run", model, "-p", "x") == (1, "ab\n", "trivet: error: non-finite logits\n")
+
+
+def test_the_built_in_model_repeats_itself_with_a_seed(trivet):
+    texts = [trivet("run", "-p", "ROMEO:", "-n", "20", "--seed", seed)[1] for seed in ("1", "1", "2")]
+    assert texts[0] == texts[1] != texts[2]
+    assert len(texts[0]) > 20

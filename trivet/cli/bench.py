@@ -10,6 +10,8 @@ import typer
 
 from trivet.cli import options
 
+PROMPT_TOKENS = 512
+
 
 def batches(text: str) -> list[int]:
     """Numbers parted by commas."""
@@ -22,8 +24,15 @@ def batches(text: str) -> list[int]:
 def bench(
     model: options.Model = None,
     prompt_tokens: Annotated[
-        int, typer.Option("--prompt-tokens", min=1, metavar="N", help="Tokens of each prompt.")
-    ] = 512,
+        int | None,
+        typer.Option(
+            "--prompt-tokens",
+            min=1,
+            metavar="N",
+            help="Tokens of each prompt.",
+            show_default=f"{PROMPT_TOKENS}, or fewer in a small context",
+        ),
+    ] = None,
     gen_tokens: Annotated[
         int, typer.Option("--gen-tokens", min=1, metavar="N", help="Tokens to make for each prompt.")
     ] = 64,
@@ -56,7 +65,13 @@ def bench(
     from trivet.cli import terminal
     from trivet.cli.measure import measure
     from trivet.cli.system import system_info
+    from trivet.models.config import ModelConfig
+    from trivet.weights import open_checkpoint
+    from trivet.weights.hub import resolve
 
+    if prompt_tokens is None:
+        config = ModelConfig.from_checkpoint(open_checkpoint(resolve(model)))
+        prompt_tokens = max(1, min(PROMPT_TOKENS, config.context_length - gen_tokens))
     args = EngineArgs(
         model,
         max_num_batched_tokens=max_num_batched_tokens,

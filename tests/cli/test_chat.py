@@ -35,11 +35,19 @@ def test_answers_may_be_as_long_as_fits(trivet, script, model):
     assert client.requests[0].params.max_tokens == 1000 - len("[user]Hi[assistant]")
 
 
-def test_a_conversation_that_is_too_long_says_so(trivet, script, model):
+def test_what_leaves_no_room_for_an_answer_is_forgotten(trivet, script, model):
+    client = script(*ANSWERS, max_model_len=75)
+    code, out, err = trivet("chat", model, "--system", "Be nice.", stdin="Hi\nSo long\n")
+    assert (code, out) == (0, "Hello!\nBye.\n")
+    assert err == "(the oldest 2 messages no longer fit and are forgotten)\n"
+    assert prompts(client)[1] == "[system]Be nice.[user]So long[assistant]"
+
+
+def test_a_message_that_is_too_long_says_so(trivet, script, model):
     script(*ANSWERS, max_model_len=30)
-    code, out, err = trivet("chat", model, stdin="Hi\nHi\n")
-    assert (code, out) == (1, "Hello!\n")
-    assert err.startswith("trivet: error: the prompt has ")
+    code, out, err = trivet("chat", model, stdin="x" * 30)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith("trivet: error: the prompt has 47 tokens")
 
 
 def test_a_template_may_be_given(trivet, script, model, tmp_path):

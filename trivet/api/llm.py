@@ -17,6 +17,7 @@ from trivet.api.async_llm import AsyncLLM, Job
 from trivet.api.outputs import RequestOutput
 from trivet.api.progress import Progress
 from trivet.api.request import GenerateRequest
+from trivet.engine.request import ModelInfo
 from trivet.errors import EngineError, RequestError
 from trivet.sampling.params import SamplingParams
 from trivet.text.chat_template import ChatTemplate
@@ -75,6 +76,11 @@ class LLM:
 
     def get_tokenizer(self) -> Tokenizer:
         return self._llm.tokenizer
+
+    @property
+    def info(self) -> ModelInfo:
+        """The model's sizes and limits, as the engine runs it."""
+        return self._llm.info
 
     @property
     def recommended_params(self) -> dict[str, Any]:

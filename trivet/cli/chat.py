@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from trivet.api.llm import LLM
     from trivet.sampling.params import SamplingParams
 
-HELP = "/clear forgets the conversation, /system TEXT changes the system prompt, /exit leaves (so does Ctrl-D)"
+ANSWER_SHARE = 4
+"""One part in so many of the context is kept for an answer."""
+HELP = "/clear starts anew, /system TEXT sets the system prompt, /exit or Ctrl-D leaves"
 
 
 def chat(
@@ -95,7 +97,7 @@ class Conversation:
             except EOFError:
                 break
             except KeyboardInterrupt:
-                print("\n/exit or Ctrl-D leaves")
+                print("\n(/exit or Ctrl-D leaves)")
                 continue
             if line in ("/exit", "/quit"):
                 return
@@ -120,16 +122,34 @@ class Conversation:
     def _answer(self, line: str) -> None:
         from trivet.cli import terminal
 
-        system = [{"role": "system", "content": self._system}] if self._system else []
         question = {"role": "user", "content": line}
         try:
-            prompt = self._llm.render_chat([*system, *self._messages, question])
+            prompt = self._prompt(question)
             text, interrupted = terminal.write(self._llm.stream(prompt, self._params, add_special_tokens=False))
         except RequestError as error:
             if not self._interactive:
                 raise
-            terminal.errors.print(f"error: {error}; /clear starts anew", style="red")
+            terminal.errors.print(f"error: {error}", style="red")
             return
         if interrupted and not self._interactive:
             raise KeyboardInterrupt
         self._messages += [question, {"role": "assistant", "content": text}]
+
+    def _prompt(self, question: dict[str, str]) -> str:
+        """The conversation, less its oldest exchanges where they leave too little room for an answer."""
+        from trivet.cli import terminal
+
+        system = [{"role": "system", "content": self._system}] if self._system else []
+        context = self._llm.info.max_model_len
+        room = context // ANSWER_SHARE
+        encode = self._llm.get_tokenizer().encode
+        forgotten = 0
+        while True:
+            prompt = self._llm.render_chat([*system, *self._messages, question])
+            if not self._messages or len(encode(prompt, add_special=False)) + room <= context:
+                break
+            del self._messages[:2]
+            forgotten += 2
+        if forgotten:
+            terminal.errors.print(f"(the oldest {forgotten} messages no longer fit and are forgotten)", style="dim")
+        return prompt

@@ -9,15 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests import reference
 from tests.models.memory import MemoryCheckpoint
+from tests.models.stepper import Stepper
 from tests.models.tiny import MODELS, PROMPT, Tiny
 from tests.oracles.llamacpp_model import LlamaCppModel
 from tests.oracles.make_models import STEPS
 from tests.oracles.transformers_model import TransformersModel
 from trivet.models.config import ModelConfig
-from trivet.models.registry import build
-from trivet.weights import open_checkpoint
 from trivet.weights.names import HuggingFaceCheckpoint
 
 pytestmark = pytest.mark.compare
@@ -28,29 +26,24 @@ TOLERANCE = 2e-3
 Logits = Callable[[list[int]], np.ndarray]
 
 
-def ours(path: Path) -> Logits:
-    checkpoint = open_checkpoint(path)
-    graph = build(ModelConfig.from_checkpoint(checkpoint), checkpoint)
-    weights = reference.Weights(checkpoint)
-    return lambda tokens: reference.run(graph, weights, tokens, dtype=np.float32)
-
-
-def check_equal(model: Logits, oracle: Logits) -> None:
-    """The prompt's logits, and those of `STEPS` greedy steps on the oracle's tokens, which must also be ours."""
-    tokens = list(PROMPT)
+def check_equal(model: Path, oracle: Logits) -> None:
+    """The logits of the prompt, in two chunks, and of STEPS greedy steps, which the oracle would take as well."""
+    stepper, tokens = Stepper(model, cache="f32"), list(PROMPT)
+    ours = [*stepper.step(tokens[:25]), *stepper.step(tokens[25:])]
     for _ in range(STEPS):
-        tokens.append(int(oracle(tokens)[-1].argmax()))
+        tokens.append(int(ours[-1].argmax()))
+        ours += [*stepper.step(tokens[-1:])]
     expected = oracle(tokens)
-    difference = np.abs(model(tokens) - expected).max(1) / np.ptp(expected, axis=1)
+    difference = np.abs(np.array(ours) - expected).max(1) / np.ptp(expected, axis=1)
     assert difference.max() <= TOLERANCE
-    assert model(tokens)[len(PROMPT) - 1 : -1].argmax(1).tolist() == tokens[len(PROMPT) :]
+    assert expected[len(PROMPT) - 1 : -1].argmax(1).tolist() == tokens[len(PROMPT) :]
 
 
 @pytest.mark.parametrize("tiny", MODELS, ids=str)
 def test_transformers(tiny: Tiny, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     folder = tiny.write_folder(tmp_path / "folder")
-    check_equal(ours(folder), TransformersModel(folder).logits)
+    check_equal(folder, TransformersModel(folder).logits)
 
 
 @pytest.mark.parametrize("tiny", MODELS, ids=str)
@@ -59,14 +52,14 @@ def test_folder_saved_by_transformers(tiny: Tiny, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     model = TransformersModel(tiny.write_folder(tmp_path / "folder")).model
     model.to(torch.bfloat16).save_pretrained(tmp_path / "saved")
-    check_equal(ours(tmp_path / "saved"), TransformersModel(tmp_path / "saved").logits)
+    check_equal(tmp_path / "saved", TransformersModel(tmp_path / "saved").logits)
 
 
 @pytest.mark.parametrize("tiny", [m for m in MODELS if m.llamacpp], ids=str)
 def test_llamacpp(tiny: Tiny, tmp_path: Path) -> None:
     pytest.importorskip("llama_cpp")
     file = tiny.write_gguf(tmp_path / "model.gguf")
-    check_equal(ours(file), LlamaCppModel(file).logits)
+    check_equal(file, LlamaCppModel(file).logits)
 
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}

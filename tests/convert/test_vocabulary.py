@@ -86,7 +86,7 @@ def write(path: Path, tokenizer: Tokenizer, **settings: Any) -> Path:
 
 
 def read(metadata: dict[str, Any]) -> text.Tokenizer:
-    return text.Tokenizer(*load_gguf_vocabulary(metadata))
+    return text.Tokenizer(*load_gguf_vocabulary(metadata, "metadata"))
 
 
 @pytest.mark.parametrize("name", CUTS)

@@ -55,12 +55,13 @@ def test_special_tokens_as_plain_text(tmp_path: Path) -> None:
     assert tokenizer.encode(text) == [64, 258, 259, 260, 257]
 
 
-def test_beside_the_models_vocabulary(tmp_path: Path) -> None:
-    tokenizer = Tokenizer.load(folder(tmp_path, config={"vocab_size": 300}))
+def test_padding_ids(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.load(folder(tmp_path))
+    with pytest.raises(RequestError, match="token id 299 is out of range: the vocabulary has 261 tokens"):
+        tokenizer.decode([299])
+    tokenizer.widen(300)
     assert tokenizer.vocab_size == 300
     assert tokenizer.decode([64, 299, 65]) == "ab"
-    with pytest.raises(RequestError, match="token id 300 is out of range"):
-        tokenizer.decode([300])
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,8 @@ from typing import Any
 import tokenizers
 
 from trivet.errors import ModelError
-from trivet.text.gguf_vocab import load_gguf_vocabulary
+from trivet.text.gguf_vocab import TokenType, load_gguf_vocabulary
 from trivet.text.pre_tokenizers import PRE_TOKENIZERS
-from trivet.text.sentencepiece import PieceType
 from trivet.text.tokenizer import Tokenizer
 from trivet.text.vocabulary import SPACE, byte_token_value
 from trivet.weights.safetensors import read_json_object
@@ -56,26 +55,26 @@ def vocabulary(folder: Path, size: int) -> dict[str, Any]:
     values |= _special_ids(original, ids, path)
     metadata = {f"tokenizer.ggml.{key}": value for key, value in values.items()}
     metadata |= _chat_templates(original)
-    converted = Tokenizer(*load_gguf_vocabulary(metadata))
+    converted = Tokenizer(*load_gguf_vocabulary(metadata, str(path)))
     if unknown_ends := [i for i in original.eos_ids if i not in converted.eos_ids]:
         metadata |= {
             f"tokenizer.ggml.{role}_token_id": i for role, i in zip(("eot", "eom"), unknown_ends, strict=False)
         }
-        converted = Tokenizer(*load_gguf_vocabulary(metadata))
+        converted = Tokenizer(*load_gguf_vocabulary(metadata, str(path)))
     _compare(original, converted, pipeline, path)
     return metadata
 
 
 def _types(pipeline: tokenizers.Tokenizer, model: dict[str, Any], tokens: list[str]) -> list[int]:
     known = set(pipeline.get_vocab(with_added_tokens=True).values())
-    types = [PieceType.NORMAL if i in known else PieceType.UNUSED for i in range(len(tokens))]
+    types = [TokenType.NORMAL if i in known else TokenType.UNUSED for i in range(len(tokens))]
     for i, token in enumerate(tokens):
         if model.get("byte_fallback") and byte_token_value(token) is not None:
-            types[i] = PieceType.BYTE
+            types[i] = TokenType.BYTE
     for i, added in pipeline.get_added_tokens_decoder().items():
-        types[i] = PieceType.CONTROL if added.special else PieceType.USER_DEFINED
+        types[i] = TokenType.CONTROL if added.special else TokenType.USER_DEFINED
         if added.content == model.get("unk_token"):
-            types[i] = PieceType.UNKNOWN
+            types[i] = TokenType.UNKNOWN
     return [int(kind) for kind in types]
 
 
@@ -95,12 +94,12 @@ def _pre_tokenizer(pipeline: tokenizers.Tokenizer, model: dict[str, Any], path: 
     """The name under which GGUF knows the way a tokenizer cuts a text into words, found by its results."""
     if pipeline.pre_tokenizer is not None:
         cut = pipeline.pre_tokenizer.pre_tokenize_str(PROBE)
+        spell = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         for name, known in PRE_TOKENIZERS.items():
-            if (
-                known.ignore_merges == model.get("ignore_merges", False)
-                and known.build().pre_tokenize_str(PROBE) == cut
-            ):
-                return name
+            if known.byte_level and known.ignore_merges == model.get("ignore_merges", False):
+                whole = tokenizers.pre_tokenizers.Sequence([known.build(), spell])
+                if whole.pre_tokenize_str(PROBE) == cut:
+                    return name
     raise ModelError(f"{path}: GGUF has no name for the way in which this tokenizer cuts a text into words")
 
 

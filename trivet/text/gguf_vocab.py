@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
+from enum import IntEnum
 from itertools import chain
 from typing import Any
 
-from trivet.errors import ModelError
 from trivet.text.bpe import bpe_encoder
 from trivet.text.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
-from trivet.text.sentencepiece import PieceType, unigram_encoder
-from trivet.text.sentencepiece import bpe_encoder as sentencepiece_encoder
+from trivet.text.sentencepiece import sentencepiece_encoder
 from trivet.text.special_tokens import SpecialTokens
 from trivet.text.vocabulary import (
     SPACE,
@@ -18,19 +17,29 @@ from trivet.text.vocabulary import (
     Vocabulary,
     byte_level_piece,
     byte_token_value,
-    check_token_id,
     end_of_generation,
 )
 from trivet.text.wordpiece import wordpiece_encoder
+from trivet.weights.fields import Fields
 
-_PREFIX = "tokenizer.ggml."
-_BPE_MODELS = ("gpt2", "gemma4")
+
+class TokenType(IntEnum):
+    """Of `tokenizer.ggml.token_type`."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+_MODELS = ("bert", "gemma4", "gpt2", "llama")
 _DEFAULT_IDS: dict[str, dict[str, int]] = {
     "llama": {"bos": 1, "eos": 2, "unknown": 0},
     "bert": {"bos": 101, "unknown": 100, "seperator": 102, "padding": 0, "mask": 103},
-    "t5": {"eos": 1, "unknown": 2, "padding": 0},
 }
-_ROLES = {
+_NAMES = {
     "bos_token": "bos",
     "eos_token": "eos",
     "unk_token": "unknown",
@@ -38,7 +47,7 @@ _ROLES = {
     "pad_token": "padding",
     "mask_token": "mask",
 }
-_END_ROLES = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
+"""What chat templates call a role, and what GGUF calls it (the spelling is its own)."""
 _FILL_IN_THE_MIDDLE = {
     "fim_pre": "<|fim_prefix|> <fim-prefix> <fim_prefix> <｜fim▁begin｜> <PRE> ▁<PRE> <|code_prefix|> <|prefix|>",
     "fim_suf": "<|fim_suffix|> <fim-suffix> <fim_suffix> <｜fim▁hole｜> <SUF> ▁<SUF> <|code_suffix|> <|suffix|>",
@@ -48,57 +57,55 @@ _FILL_IN_THE_MIDDLE = {
     "fim_sep": "<|file_sep|>",
 }
 """Texts by which the token for a role is known where the file does not name it."""
+_ROLES = (*_NAMES.values(), "eot", "eom", *_FILL_IN_THE_MIDDLE)
+_END_ROLES = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
 _ALWAYS_SHOWN = ("<|channel|>", "<|message|>", "<|start|>", "<|constrain|>", "<|end|>")
 """Harmony's tokens, unless they end a generation."""
-_LOOKED_FOR = frozenset((PieceType.CONTROL, PieceType.UNKNOWN, PieceType.USER_DEFINED))
-"""Types of tokens that are found in a text before it is cut; without `parse_special`, only the last."""
 _PHI3_KEEPS_SPACE = ("<unk>", "<s>", "<|endoftext|>")
 
 
-def load_gguf_vocabulary(metadata: Mapping[str, Any]) -> tuple[Vocabulary, Encoder]:
-    """Raises ModelError when the metadata holds no tokenizer, one of an unknown kind or one that is damaged."""
-    vocab = _GGUFVocabulary(metadata)
-    return vocab.vocabulary(), vocab.encoder()
+def load_gguf_vocabulary(metadata: Mapping[str, Any], path: str) -> tuple[Vocabulary, Encoder]:
+    """Raises ModelError, naming `path`, when there is no tokenizer, or one that is damaged or of an unknown kind."""
+    found = _GGUFVocabulary(Fields(path, metadata, "tokenizer.ggml."))
+    return found.vocabulary(), found.encoder()
 
 
 class _GGUFVocabulary:
-    def __init__(self, metadata: Mapping[str, Any]) -> None:
-        self._metadata = metadata
-        self.model = self._get("model", str, "none")
-        if self.model not in (*_DEFAULT_IDS, *_BPE_MODELS):
-            known = ", ".join(sorted([*_DEFAULT_IDS, *_BPE_MODELS]))
-            raise ModelError(f"tokenizer.ggml.model is {self.model!r}; supported are {known}")
-        self.pre = self._pre_tokenizer() if self.model in _BPE_MODELS else None
+    def __init__(self, fields: Fields) -> None:
+        self.fields = fields
+        self.model = fields.choice("model", _MODELS)
+        self.is_bert = self.model == "bert"
+        self.pre = self._pre_tokenizer() if self.model in ("gpt2", "gemma4") else None
         self.tokens = [token or f"[EMPTY_{i}]" for i, token in enumerate(self._list("tokens", str))]
         if not self.tokens:
-            raise ModelError("tokenizer.ggml.tokens is missing or empty")
-        self.types = self._list("token_type", int, PieceType.NORMAL)
+            raise fields.error("tokens", [], "at least one token")
         self.ids = {token: i for i, token in enumerate(self.tokens)}
+        self.types = self._list_for_tokens("token_type", int, TokenType.NORMAL)
         self.roles = self._special_ids()
-        self.end = self._find_end_of_generation()
-        self.adds_bos = self._get("add_bos_token", bool, self.pre.add_bos if self.pre else self.model == "llama")
-        self.adds_eos = self._get("add_eos_token", bool, self.model == "t5")
-        self.adds_space = self._get("add_space_prefix", bool, self.model == "llama")
-        if self.model == "gemma4":
-            self.adds_bos = True
+        self.ends = self._find_ends()
+        self.of_type: dict[int, list[int]] = {kind: [] for kind in TokenType}
+        for i, kind in enumerate(self.types):
+            if kind != TokenType.NORMAL:
+                self.of_type.setdefault(kind, []).append(i)
+        self.adds_space = fields.boolean("add_space_prefix", self.model == "llama")
 
     def vocabulary(self) -> Vocabulary:
         eos = self.roles.get("eos")
         return Vocabulary(
             tokens=self.tokens,
             piece=self._piece,
-            special=frozenset(i for i, kind in enumerate(self.types) if kind in (PieceType.CONTROL, PieceType.UNKNOWN)),
-            drops_space=self.adds_space or self.model in ("bert", "t5"),
+            special=frozenset(self.of_type[TokenType.CONTROL] + self.of_type[TokenType.UNKNOWN]),
+            drops_space=self.adds_space or self.is_bert,
             bos_id=self.roles.get("bos"),
-            eos_ids=([] if eos is None else [eos]) + sorted(self.end - {eos}),
-            names={name: self.tokens[self.roles[role]] for name, role in _ROLES.items() if role in self.roles},
+            eos_ids=([] if eos is None else [eos]) + sorted(self.ends - {eos}),
+            names={name: self.tokens[self.roles[role]] for name, role in _NAMES.items() if role in self.roles},
             chat_templates=self._chat_templates(),
         )
 
     def encoder(self) -> Encoder:
         encode_text = self._text_encoder()
-        always = SpecialTokens(self._tokens_of({PieceType.USER_DEFINED}), *self._strippers())
-        with_special = SpecialTokens(self._tokens_of(_LOOKED_FOR), *self._strippers())
+        always = self._special_tokens(TokenType.USER_DEFINED)
+        with_special = self._special_tokens(TokenType.USER_DEFINED, TokenType.CONTROL, TokenType.UNKNOWN)
         before, after = self._surroundings()
 
         def encode(text: str, add_special: bool, parse_special: bool) -> list[int]:
@@ -109,119 +116,98 @@ class _GGUFVocabulary:
         return encode
 
     def _text_encoder(self) -> Callable[[str], list[int]]:
+        """Encodes what is between the tokens that are looked for in the text itself."""
         unknown = self.roles.get("unknown", 0)
         if self.pre is not None:
-            return bpe_encoder(self.tokens, self._list("merges", str), self.pre)
-        if self.model == "bert":
-            lowercase = self._get("normalizer.lowercase", bool, True)
-            strip_accents = self._get("normalizer.strip_accents", bool, lowercase)
-            return wordpiece_encoder(self.tokens, unknown, lowercase, strip_accents)
-        scores = self._list("scores", (int, float), 0.0)
-        if self.model == "llama":
-            return sentencepiece_encoder(self.tokens, scores, self.types, unknown, self.adds_space)
-        charsmap = bytes(byte & 0xFF for byte in self._get("precompiled_charsmap", list, []))
-        squeeze = self._get("remove_extra_whitespaces", bool, False)
-        return unigram_encoder(self.tokens, scores, self.types, unknown, charsmap, self.adds_space, squeeze)
+            return bpe_encoder(self.tokens, self.ids, self._list("merges", str), self.pre)
+        if self.is_bert:
+            lowercase = self.fields.boolean("normalizer.lowercase", True)
+            strip_accents = self.fields.boolean("normalizer.strip_accents", lowercase)
+            return wordpiece_encoder(self.ids, unknown, lowercase, strip_accents)
+        scores = self._list_for_tokens("scores", (int, float), 0.0)
+        apart = [i for kind in (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.BYTE) for i in self.of_type[kind]]
+        return sentencepiece_encoder(self.tokens, self.ids, scores, apart, unknown, self.adds_space)
+
+    def _special_tokens(self, *kinds: TokenType) -> SpecialTokens:
+        return SpecialTokens({self.tokens[i]: i for kind in kinds for i in self.of_type[kind]}, *self._strippers())
 
     def _surroundings(self) -> tuple[list[int], list[int]]:
         """The ids that go before and after a text."""
-        bert = self.model == "bert"
-        before = self.roles.get("bos") if bert or self.adds_bos else None
-        after = self.roles.get("seperator" if bert else "eos") if bert or self.adds_eos else None
+        by_default = self.pre.add_bos if self.pre is not None else self.model == "llama"
+        adds_bos = self.fields.boolean("add_bos_token", by_default) or self.model == "gemma4" or self.is_bert
+        adds_eos = self.fields.boolean("add_eos_token", False) or self.is_bert
+        before = self.roles.get("bos") if adds_bos else None
+        after = self.roles.get("seperator" if self.is_bert else "eos") if adds_eos else None
         return [before] if before is not None else [], [after] if after is not None else []
 
     def _piece(self, i: int) -> bytes:
         token, kind = self.tokens[i], self.types[i]
-        if kind in _LOOKED_FOR:
-            return token.encode()
-        if kind == PieceType.BYTE and (byte := byte_token_value(token)) is not None:
+        if kind == TokenType.NORMAL:
+            byte_level = self.pre is not None and self.pre.byte_level
+            return byte_level_piece(token) if byte_level else token.replace(SPACE, " ").encode()
+        if kind == TokenType.BYTE and (byte := byte_token_value(token)) is not None:
             return bytes([byte])
-        if kind != PieceType.NORMAL:
-            return b""
-        if self.pre is not None and self.pre.byte_level:
-            return byte_level_piece(token)
-        return token.replace(SPACE, " ").encode()
-
-    def _tokens_of(self, kinds: Set[PieceType]) -> dict[str, int]:
-        return {self.tokens[i]: i for i, kind in enumerate(self.types) if kind in kinds}
+        return token.encode() if kind in (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.USER_DEFINED) else b""
 
     def _strippers(self) -> tuple[list[int], list[int]]:
         """Tokens that swallow the whitespace before and after them. GGUF does not say; llama.cpp knows these models."""
-        name = str(self._metadata.get("general.name", "")).lower()
-        arch = str(self._metadata.get("general.architecture", ""))
-        pre = str(self._metadata.get(f"{_PREFIX}pre", ""))
+        name, arch = (str(self.fields.values.get(f"general.{key}", "")).lower() for key in ("name", "architecture"))
+        pre = self.fields.values.get("tokenizer.ggml.pre")
         if pre in ("jina-v2-de", "jina-v2-es", "jina-v2-code") or arch in ("nomic-bert-moe", "jina-bert-v3"):
             return [self.ids["<mask>"]] if "<mask>" in self.ids else [], []
         if "phi-3" in name or "phi3" in name:
             keep = {self.ids.get(token) for token in _PHI3_KEEPS_SPACE}
-            return [], [i for i, kind in enumerate(self.types) if kind in _LOOKED_FOR and i not in keep]
+            return [], [i for ids in self.of_type.values() for i in ids if i not in keep]
         if "modern-bert" in name:
             return [self.ids["[MASK]"]] if "[MASK]" in self.ids else [], []
         return [], []
 
     def _special_ids(self) -> dict[str, int]:
-        roles = dict(_DEFAULT_IDS.get(self.model, {}))
-        for role in (
-            "bos",
-            "eos",
-            "eot",
-            "eom",
-            "unknown",
-            "seperator",
-            "padding",
-            "mask",
-            "cls",
-            *_FILL_IN_THE_MIDDLE,
-        ):
-            key = f"{_PREFIX}{role}_token_id"
-            if key in self._metadata:
-                roles[role] = check_token_id(self._metadata[key], len(self.tokens), key)
-        roles = {role: i for role, i in roles.items() if i < len(self.tokens)}
+        size = len(self.tokens)
+        roles = {role: i for role, i in _DEFAULT_IDS.get(self.model, {}).items() if i < size}
+        for role in _ROLES:
+            if (key := f"{role}_token_id") in self.fields:
+                roles[role] = self.fields.integer(key, low=0, high=size - 1)
         for role, texts in _FILL_IN_THE_MIDDLE.items():
             found = next((self.ids[text] for text in texts.split() if text in self.ids), None)
             if role not in roles and found is not None:
                 roles[role] = found
-                self.types[found] = PieceType.CONTROL
+                self.types[found] = TokenType.CONTROL
         return roles
 
-    def _find_end_of_generation(self) -> set[int]:
-        """All ids that end a generation; their tokens become control tokens, whatever the file says they are."""
+    def _find_ends(self) -> set[int]:
+        """All ids that end a generation. Those known by their text become control tokens, whatever the file says."""
         known = end_of_generation(self.ids)
         for i in known:
-            self.types[i] = PieceType.CONTROL
+            self.types[i] = TokenType.CONTROL
         for token in _ALWAYS_SHOWN:
             if token in self.ids and self.ids[token] not in known:
-                self.types[self.ids[token]] = PieceType.USER_DEFINED
+                self.types[self.ids[token]] = TokenType.USER_DEFINED
         return known | {self.roles[role] for role in _END_ROLES if role in self.roles}
 
     def _chat_templates(self) -> dict[str, str]:
         key = "tokenizer.chat_template"
-        named = {k.removeprefix(key + "."): v for k, v in self._metadata.items() if k.startswith(key + ".")}
-        if key in self._metadata:
-            named["default"] = self._metadata[key]
-        return {name: template for name, template in named.items() if isinstance(template, str)}
+        values = self.fields.values
+        named = {k.removeprefix(key + "."): text for k, text in values.items() if k.startswith(key + ".")}
+        if key in values:
+            named["default"] = values[key]
+        return {name: text for name, text in named.items() if isinstance(text, str)}
 
     def _pre_tokenizer(self) -> PreTokenizer:
-        pre = "gemma4" if self.model == "gemma4" else self._get("pre", str, "default")
-        if pre not in PRE_TOKENIZERS:
-            known = ", ".join(sorted(PRE_TOKENIZERS))
-            raise ModelError(f"tokenizer.ggml.pre is {pre!r}, which is not known; known are {known}")
-        return PRE_TOKENIZERS[pre]
+        if self.model == "gemma4":
+            return PRE_TOKENIZERS["gemma4"]
+        return PRE_TOKENIZERS[self.fields.choice("pre", PRE_TOKENIZERS, "default")]
 
-    def _get(self, key: str, kind: type, default: Any) -> Any:
-        value = self._metadata.get(_PREFIX + key, default)
-        if not isinstance(value, kind):
-            raise ModelError(f"{_PREFIX}{key} is {value!r}; it must be of type {kind.__name__}")
-        return value
+    def _list(self, key: str, kind: type | tuple[type, ...]) -> list[Any]:
+        values = self.fields.values.get(self.fields.prefix + key, [])
+        if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
+            raise self.fields.error(key, values, "a list of " + ("texts" if kind is str else "numbers"))
+        return values
 
-    def _list(self, key: str, kind: type | tuple[type, ...], default: Any = None) -> list[Any]:
-        """A list of the file with an item for each token; of defaults where it is missing and there is a default."""
-        values = self._get(key, list, [])
-        if not values and default is not None:
-            return [default] * len(self.tokens)
-        wrong = next((value for value in values if not isinstance(value, kind)), None)
-        if wrong is not None:
-            raise ModelError(f"{_PREFIX}{key} holds {wrong!r}, which is of the wrong type")
-        if default is not None and len(values) < len(self.tokens):
-            raise ModelError(f"{_PREFIX}{key} has {len(values)} items for {len(self.tokens)} tokens")
-        return list(values[: len(self.tokens)]) if default is not None else values
+    def _list_for_tokens(self, key: str, kind: type | tuple[type, ...], default: Any) -> list[Any]:
+        """An item for each token; the default where the file has no such list."""
+        size = len(self.tokens)
+        values = self._list(key, kind) or [default] * size
+        if len(values) < size:
+            raise self.fields.error(key, values, f"{size} items, one for each token")
+        return values[:size]

@@ -63,13 +63,6 @@ class _Folder:
             found += value if isinstance(value, list) else [] if value is None else [value]
         return [i for i in found if isinstance(i, int)]
 
-    @property
-    def vocab_size(self) -> int:
-        """Rows of the model's output, 0 where that is not said."""
-        config = self._json("config.json")
-        size = config.get("vocab_size", (config.get("text_config") or {}).get("vocab_size", 0))
-        return size if isinstance(size, int) and size < 1 << 28 else 0
-
     def chat_templates(self) -> dict[str, str]:
         listed = self.settings.get("chat_template")
         templates = {"default": listed} if isinstance(listed, str) else {}
@@ -132,7 +125,7 @@ class _Encoder:
 
 def _vocabulary(tokenizer: Tokenizer, folder: _Folder) -> Vocabulary:
     ids = tokenizer.get_vocab(with_added_tokens=True)
-    tokens = [""] * max(folder.vocab_size, max(ids.values(), default=-1) + 1)
+    tokens = [""] * (max(ids.values(), default=-1) + 1)
     for token, i in ids.items():
         tokens[i] = token
     added = tokenizer.get_added_tokens_decoder()

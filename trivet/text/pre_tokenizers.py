@@ -14,8 +14,8 @@ from tokenizers import Regex, pre_tokenizers
 @dataclass(frozen=True)
 class PreTokenizer:
     """patterns: cut the text, one after the other.
-    byte_level: words are then spelt in GPT-2's alphabet of one character for each byte; otherwise a space is
-        spelt "▁" and characters that the vocabulary lacks become byte tokens such as <0x0A>.
+    byte_level: the vocabulary spells its tokens in GPT-2's alphabet, one character for each byte; otherwise it spells
+        a space "▁", and characters that it lacks become byte tokens such as <0x0A>.
     ignore_merges: a word that is a token itself is not merged from its characters.
     whole_newlines: a run of newlines that is a token itself is not merged either.
     add_bos: whether a text begins with BOS where the file does not say.
@@ -28,12 +28,7 @@ class PreTokenizer:
     add_bos: bool = False
 
     def build(self) -> pre_tokenizers.PreTokenizer:
-        steps: list[pre_tokenizers.PreTokenizer] = [
-            pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in self.patterns
-        ]
-        if self.byte_level:
-            steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
-        return pre_tokenizers.Sequence(steps)
+        return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in self.patterns])
 
 
 _SUFFIX = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from trivet.errors import ModelError, RequestError
+from trivet.errors import RequestError
 from trivet.text.vocabulary import Encoder, Vocabulary
 from trivet.weights.tensor import Checkpoint
 
@@ -59,10 +59,7 @@ class Tokenizer:
     def _from_metadata(cls, metadata: Mapping[str, Any], path: str) -> Tokenizer:
         from trivet.text.gguf_vocab import load_gguf_vocabulary
 
-        try:
-            return cls(*load_gguf_vocabulary(metadata))
-        except ModelError as error:
-            raise ModelError(f"{path}: {error}") from None
+        return cls(*load_gguf_vocabulary(metadata, path))
 
     def widen(self, size: int) -> None:
         """Let the ids from `vocab_size` to below `size` stand for no text: the embeddings of many models are padded

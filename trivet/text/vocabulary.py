@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from trivet.errors import ModelError
-
 SPACE = "▁"
 """How SentencePiece and its kin spell a space inside a token (U+2581)."""
 
@@ -41,15 +39,17 @@ class Encoder(Protocol):
     def __call__(self, text: str, add_special: bool, parse_special: bool) -> list[int]: ...
 
 
-def _byte_alphabet() -> dict[int, str]:
-    """GPT-2's spelling of bytes: printable ones as themselves, the rest as characters from U+0100 on."""
+def _byte_alphabet() -> list[str]:
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    rest = [byte for byte in range(256) if byte not in printable]
-    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(rest)}
+    others = iter(range(0x100, 0x200))
+    return [chr(byte if byte in printable else next(others)) for byte in range(256)]
 
+
+BYTE_ALPHABET = _byte_alphabet()
+"""GPT-2's spelling of the 256 bytes: printable ones as themselves, the others as characters from U+0100 on."""
 
 _OUTSIDE = 0xFFFF
-_TO_LATIN1 = dict.fromkeys(range(256), _OUTSIDE) | {ord(char): byte for byte, char in _byte_alphabet().items()}
+_TO_LATIN1 = dict.fromkeys(range(256), _OUTSIDE) | {ord(char): byte for byte, char in enumerate(BYTE_ALPHABET)}
 
 
 def byte_level_piece(token: str) -> bytes:
@@ -60,8 +60,12 @@ def byte_level_piece(token: str) -> bytes:
         return token.encode()
 
 
+def byte_token(byte: int) -> str:
+    return f"<0x{byte:02X}>"
+
+
 def byte_token_value(token: str) -> int | None:
-    """The byte of a byte token such as `<0x0A>`; None for other tokens."""
+    """The byte that `byte_token` spells; None for other tokens."""
     if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
         try:
             return int(token[3:5], 16)
@@ -106,10 +110,3 @@ def end_of_generation(ids: Mapping[str, int]) -> set[int]:
     if "<|tool_response>" in found or "<|plamo:eos|>" in ids:
         found.discard("</s>")  # a tag of HTML there
     return {ids[text] for text in found}
-
-
-def check_token_id(value: object, size: int, what: str) -> int:
-    """`value` as an id below `size`. Raises ModelError."""
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < size:
-        raise ModelError(f"{what} is {value!r}; it must be a token id below {size}")
-    return value

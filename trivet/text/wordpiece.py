@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 
 from trivet.text.vocabulary import SPACE
@@ -16,13 +16,14 @@ _LONGEST_CACHED = 64
 
 
 def wordpiece_encoder(
-    tokens: Sequence[str], unknown: int, lowercase: bool = True, strip_accents: bool = True
+    ids: Mapping[str, int], unknown: int, lowercase: bool = True, strip_accents: bool = True
 ) -> Callable[[str], list[int]]:
     """A function from a text without special tokens to ids: each word becomes the longest tokens that fit, from left
     to right, or `unknown` as a whole where one is missing.
+
+    ids: of the tokens.
     """
-    ids = {token: i for i, token in enumerate(tokens)}
-    longest = max(map(len, tokens))
+    longest = max(map(len, ids))
 
     def pieces(word: str) -> list[int]:
         word, start, out = SPACE + word, 0, []

@@ -10,7 +10,10 @@ namespace trivet {
 const AttentionKernels& attention_kernels_avx2(CacheType type);
 
 const AttentionKernels& attention_kernels(CacheType type) {
-  return active_isa() == Isa::avx2 ? attention_kernels_avx2(type) : kernels(type);
+#ifdef __x86_64__
+  if (active_isa() == Isa::avx2) return attention_kernels_avx2(type);
+#endif
+  return kernels(type);
 }
 
 int attention_tile_tokens(const AttentionShape& shape) { return std::max(1, AttentionKernels::kRows / shape.group()); }

@@ -7,7 +7,12 @@ namespace trivet {
 
 extern const RowKernels kRowKernelsAvx2;
 
-const RowKernels& row_kernels() { return active_isa() == Isa::avx2 ? kRowKernelsAvx2 : kRowKernels; }
+const RowKernels& row_kernels() {
+#ifdef __x86_64__
+  if (active_isa() == Isa::avx2) return kRowKernelsAvx2;
+#endif
+  return kRowKernels;
+}
 
 std::int64_t rotary_width(std::int64_t pairs, bool interleaved) { return interleaved ? 4 * pairs : 2 * pairs; }
 

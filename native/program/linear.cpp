@@ -13,8 +13,10 @@ constexpr std::int64_t kUnits = 4;
 // Weight bytes read times rows multiplied, below which a unit is done faster than another member joins.
 constexpr std::int64_t kUnitWork = 32 << 10;
 
-// Rows that share one pass over the weights: their converted activations stay in the L2 cache.
-constexpr std::int64_t kUnitRows = 128;
+// The kernels take so many rows at a time; a unit of more rows goes over its weights again, so these should stay in the
+// L2 cache.
+constexpr std::int64_t kPassRows = 64;
+constexpr std::int64_t kUnitBytes = 128 << 10;
 
 std::vector<Access> linear_accesses(const std::vector<Projection>& projections) {
   std::vector<Access> accesses;
@@ -28,9 +30,10 @@ std::vector<Access> linear_accesses(const std::vector<Projection>& projections) 
 }  // namespace
 
 std::int64_t panels_per_unit(std::int64_t panels, std::int64_t panel_bytes, std::int64_t rows, int members) {
-  if (members == 1) return std::max<std::int64_t>(panels, 1);
+  if (rows > kPassRows) return std::max<std::int64_t>(1, kUnitBytes / panel_bytes);
+  if (members == 1) return panels;
   const std::int64_t balanced = (panels + members * kUnits - 1) / (members * kUnits);
-  const std::int64_t worthwhile = kUnitWork / std::max<std::int64_t>(1, panel_bytes * rows) + 1;
+  const std::int64_t worthwhile = kUnitWork / (panel_bytes * rows) + 1;
   return std::max(balanced, worthwhile);
 }
 
@@ -53,21 +56,23 @@ LinearStep::LinearStep(std::string name, Rows rows, std::vector<Projection> proj
       members_(members) {
   for (const Projection& p : projections_) {
     panels_ += p.matrix->panels();
-    if (p.matrix->panels() > 0) panel_bytes_ = std::max(panel_bytes_, p.matrix->bytes() / p.matrix->panels());
+    panel_bytes_ = std::max(panel_bytes_, static_cast<std::int64_t>(p.matrix->bytes()) / p.matrix->panels());
   }
   unit_ends_.resize(projections_.size());
 }
 
 void LinearStep::prepare(const Batch& batch) {
-  const std::int64_t rows = batch.rows(rows_);
+  const std::int64_t rows = std::max<std::int64_t>(1, batch.rows(rows_));
   for (const Projection& p : projections_) p.input->memory.reserve(rows);
-  unit_rows_ = kUnitRows;
-  unit_panels_ = panels_per_unit(panels_, panel_bytes_, std::min(rows, unit_rows_), members_);
+  unit_panels_ = panels_per_unit(panels_, panel_bytes_, rows, members_);
   std::int64_t units = 0;
   for (std::size_t i = 0; i < projections_.size(); ++i) {
     units += (projections_[i].matrix->panels() + unit_panels_ - 1) / unit_panels_;
     unit_ends_[i] = units;
   }
+  // Where the panels are too few for the members, the rows are divided too.
+  const std::int64_t tiles = std::clamp<std::int64_t>(members_ * kUnits / units, 1, (rows + kPassRows - 1) / kPassRows);
+  unit_rows_ = ((rows + tiles - 1) / tiles + kPassRows - 1) / kPassRows * kPassRows;
   claims_.reset();
 }
 

@@ -44,7 +44,7 @@ class LinearStep final : public Step {
   std::vector<Projection> projections_;
   float scale_, softcap_;
   std::int64_t panels_ = 0;
-  std::size_t panel_bytes_ = 0;  // of the widest matrix
+  std::int64_t panel_bytes_ = 0;  // of the widest matrix
   int members_;
   std::int64_t unit_panels_ = 1, unit_rows_ = 1;
   std::vector<std::int64_t> unit_ends_;  // for each projection, of its units within those of a tile of rows

@@ -13,7 +13,7 @@ from trivet import _native
 from trivet.errors import ModelError
 from trivet.graph.builder import GraphBuilder
 from trivet.graph.ops import Graph, Rotary, Weight
-from trivet.graph.passes import fuse
+from trivet.graph.passes import optimize
 from trivet.runtime.compiler import compile_program
 from trivet.weights.formats import Format
 from trivet.weights.tensor import Tensor, TensorInfo
@@ -120,10 +120,10 @@ def model_graph(format: Format = Format.F32, experts: int = 0, window: int = 0) 
 
 
 def program(
-    model: tuple[Graph, RandomCheckpoint], threads: int = 1, cache_dtype: str = "f32", fused: bool = True
+    model: tuple[Graph, RandomCheckpoint], threads: int = 1, cache_dtype: str = "f32", optimized: bool = True
 ) -> _native.Program:
     graph, checkpoint = model
-    return compile_program(fuse(graph) if fused else graph, checkpoint, threads, cache_dtype)
+    return compile_program(optimize(graph) if optimized else graph, checkpoint, threads, cache_dtype)
 
 
 class Sequences:

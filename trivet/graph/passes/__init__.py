@@ -3,10 +3,11 @@
 from trivet.graph.ops import Graph
 from trivet.graph.passes.fuse_add_norm import fuse_add_norm
 from trivet.graph.passes.fuse_linears import fuse_linears
+from trivet.graph.passes.hoist_select import hoist_select
 
-__all__ = ["fuse", "fuse_add_norm", "fuse_linears"]
+__all__ = ["fuse_add_norm", "fuse_linears", "hoist_select", "optimize"]
 
 
-def fuse(graph: Graph) -> Graph:
+def optimize(graph: Graph) -> Graph:
     """All that every runtime gains by."""
-    return fuse_add_norm(fuse_linears(graph))
+    return fuse_add_norm(fuse_linears(hoist_select(graph)))

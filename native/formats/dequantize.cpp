@@ -34,11 +34,13 @@ void expand(const BlockQ4_K& block, float* out) {
 
 void expand(const BlockQ6_K& block, float* out) {
   const float d = float_from_f16(block.d);
-  for (int i = 0; i < 256; ++i) {
-    const int half = i / 128, quarter = i / 32 % 4, l = i % 32;
-    const int low = (block.low[64 * half + 32 * (quarter % 2) + l] >> (quarter / 2 * 4)) & 15;
-    const int high = (block.high[32 * half + l] >> (2 * quarter)) & 3;
-    out[i] = d * static_cast<float>(block.scales[i / 16]) * static_cast<float>((low | high << 4) - 32);
+  for (int quarter = 0; quarter < 8; ++quarter, out += 32) {
+    const int half = quarter / 4, k = quarter % 4;
+    const std::uint8_t *low = block.low + 64 * half + 32 * (k % 2), *high = block.high + 32 * half;
+    for (int l = 0; l < 32; ++l) {
+      const int q = (low[l] >> (k / 2 * 4) & 15) | (high[l] >> 2 * k & 3) << 4;
+      out[l] = d * static_cast<float>(block.scales[2 * quarter + l / 16]) * static_cast<float>(q - 32);
+    }
   }
 }
 

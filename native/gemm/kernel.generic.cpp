@@ -7,8 +7,8 @@ namespace trivet {
 namespace {
 
 struct Generic {
-  static constexpr int kFloatRows = 4;
-  static constexpr int kByteRows = 4;
+  static constexpr int kFloatRows = 2;
+  static constexpr int kByteRows = 2;
 
   struct F32x16 {
     float lane[16];

@@ -2,17 +2,21 @@
 //
 // V lives in the anonymous namespace of the including source, so that no instantiation is visible to the
 // linker: code compiled for one instruction set can never stand in for another's. For the same reason nothing
-// of std:: is called.
+// of std:: is called. V has F32x16 and I32x16, with a lane for each row of a panel, and Bytes, with four
+// columns of each row.
 //
-// V has F32x16 and I32x16, one lane per row of a panel, and Bytes, four columns of each row.
-//
-// A product runs over a panel in steps of columns. For few rows of activations the weights are decoded where
-// they are used; for more, a step is first unpacked to scratch in the L1 cache and read by one block of rows
-// after the other. Both are the same tile code over another source of weights, and a row goes through the
-// same operations in the same order wherever it stands.
+// A kernel K of a format has
+//   kColumns, kStepBytes   a step: the columns worked on at a time, and their bytes in a panel's main stream
+//   kRows                  rows of activations whose sums the registers hold
+//   weights(step)          a source of weights that decodes them where they are used
+//   unpack(weights, ..)    another, over scratch in the L1 cache that it fills with the decoded step
+//   tile<M>(source, ..)    acc[0, M) += the step's products of M rows
+// One block of rows takes weights from the panel (unless decoding shares work across runs: kDirect), several
+// unpack them once. A row goes through the same operations in the same order either way, and in any block.
 #pragma once
 
-#include "gemm/kernel_block.h"
+#include "gemm/kernel_block256.h"
+#include "gemm/kernel_block32.h"
 #include "gemm/kernel_float.h"
 #include "gemm/kernels.h"
 #include "gemm/quantize.h"

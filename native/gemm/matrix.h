@@ -18,7 +18,8 @@ ActivationFormat activation_format(Format weights);
 // Bytes of one converted row, a multiple of 64.
 std::size_t activation_row_bytes(ActivationFormat format, std::int64_t columns);
 
-// Converts rows [begin, end) of x (row stride ldx floats) to rows [begin, end) of out.
+// Converts rows [begin, end) of x (row stride ldx floats) to rows [begin, end) of out, which is 64-byte
+// aligned.
 void pack_activations(ActivationFormat format, const float* x, std::int64_t ldx, std::int64_t begin,
                       std::int64_t end, std::int64_t columns, std::byte* out);
 
@@ -35,12 +36,12 @@ class PackedMatrix {
   PackedMatrix(PackedMatrix&&) = default;
   PackedMatrix& operator=(PackedMatrix&&) = default;
 
-  // Repacks GGUF rows [panel_begin * kPanel, ...) from `rows`, the first byte of row 0. Thread-safe on
+  // Repacks GGUF rows from panel_begin * kPanel on; `rows` is the first byte of row 0. Thread-safe on
   // disjoint ranges.
   void pack(const std::byte* rows, std::int64_t panel_begin, std::int64_t panel_end);
 
-  // y[i, r] = sum_c activation[i, c] * W[r, c] for i in [0, m) and r in the panels; row stride of y is ldy
-  // floats.
+  // y[i, r] = sum_c activation[i, c] * W[r, c] for i in [0, m) and r in the panels; rows of y are ldy floats
+  // apart.
   void multiply(const std::byte* activations, std::int64_t m, std::int64_t panel_begin,
                 std::int64_t panel_end, float* y, std::int64_t ldy) const;
 

@@ -8,11 +8,11 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "formats/format.h"
+#include "gemm/matrix.h"
 
 namespace trivet {
 
-inline constexpr int kPanelRows = 16;
+inline constexpr int kPanelRows = PackedMatrix::kPanel;
 
 // Q4_0, per 32 columns: quads[v] has quad v in the low and quad 4 + v in the high nibbles, value + 8.
 struct PanelQ4_0 {
@@ -46,8 +46,8 @@ static_assert(sizeof(PanelQ4_K) == 2368 && sizeof(PanelQ6_K) == 3392);
 // Where the parts of a panel are:
 //   F32, F16     [column][16 rows]
 //   BF16         [column / 2][16 rows][2], the right-hand tile of AMX; an odd last column is paired with 0
-//   Q4_0, Q8_0   [block]PanelQ*, then at `scales` [block][16 rows] float16 (apart, so that quads stay
-//   aligned) Q4_K, Q6_K   [step]PanelQ*
+//   Q4_0, Q8_0   [block]PanelQ*, then at `scales` [block][16 rows] float16: apart, so that quads stay aligned
+//   Q4_K, Q6_K   [step]PanelQ*
 struct PanelLayout {
   std::size_t bytes;   // of a panel, a multiple of 64
   std::size_t scales;  // offset of the second stream

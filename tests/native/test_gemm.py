@@ -1,0 +1,229 @@
+"""Matrix products: exactness, batch invariance, instruction sets."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import gguf
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trivet import _native
+from trivet.weights.formats import Format
+
+FORMATS = [Format.F32, Format.F16, Format.BF16, Format.Q8_0, Format.Q4_0, Format.Q4_K, Format.Q6_K]
+# Columns that share one int8 scale of the activations.
+ACTIVATION_BLOCK = {Format.Q8_0: 32, Format.Q4_0: 32, Format.Q4_K: 256, Format.Q6_K: 256}
+SCALES_AT = {Format.Q8_0: (0,), Format.Q4_0: (0,), Format.Q4_K: (0, 2), Format.Q6_K: (208,)}
+EPSILON = 2.0**-23
+
+each_format = pytest.mark.parametrize("fmt", FORMATS, ids=lambda f: f.name)
+each_block_format = pytest.mark.parametrize("fmt", ACTIVATION_BLOCK, ids=lambda f: f.name)
+
+
+def random_weights(fmt: Format, rows: int, columns: int, seed: int = 0) -> np.ndarray:
+    """GGUF rows [rows, bytes]: any quants, scales of both signs."""
+    rng = np.random.default_rng(seed)
+    if fmt not in SCALES_AT:
+        values = rng.standard_normal((rows, columns), dtype=np.float32)
+        return gguf.quants.quantize(values, gguf.GGMLQuantizationType(fmt.type_id)).view(np.uint8)
+    blocks = rng.integers(0, 256, (rows, columns // fmt.block_size, fmt.block_bytes), dtype=np.uint8)
+    for at in SCALES_AT[fmt]:
+        scales = rng.standard_normal(blocks.shape[:2]).astype(np.float16)
+        blocks[:, :, at : at + 2] = scales[:, :, None].view(np.uint8)
+    return blocks.reshape(rows, -1)
+
+
+def dequantize(fmt: Format, data: np.ndarray) -> np.ndarray:
+    return gguf.quants.dequantize(data, gguf.GGMLQuantizationType(fmt.type_id)).astype(np.float64)
+
+
+def random_rows(m: int, columns: int, seed: int = 1) -> np.ndarray:
+    """Activations of very different sizes, one row and one column to the next."""
+    rng = np.random.default_rng(seed)
+    return (rng.standard_normal((m, columns)) * np.exp(2 * rng.standard_normal((m, columns)))).astype(np.float32)
+
+
+def quantized(fmt: Format, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What the kernels make of x, and half a quantisation step for each value, as float64."""
+    if fmt not in ACTIVATION_BLOCK:
+        return x.astype(np.float64), np.zeros(x.shape)
+    blocks = x.reshape(len(x), -1, ACTIVATION_BLOCK[fmt])
+    peak = np.abs(blocks).max(axis=2, keepdims=True)
+    with np.errstate(divide="ignore", over="ignore"):
+        inverse = np.where(peak >= np.float32(2**-100), np.float32(127) / peak, np.float32(0))
+    scale = np.where(inverse > 0, peak / np.float32(127), np.float32(0)).astype(np.float64)
+    values = np.rint(blocks * inverse).astype(np.float64) * scale
+    return values.reshape(x.shape), np.broadcast_to(scale / 2, blocks.shape).reshape(x.shape)
+
+
+def matmul(fmt: Format, data: np.ndarray, x: np.ndarray, threads: int = 1) -> np.ndarray:
+    return _native.matmul(fmt.type_id, data.reshape(-1), len(data), x.shape[1], x, threads)
+
+
+def check_product(fmt: Format, data: np.ndarray, x: np.ndarray) -> None:
+    """Only float32 rounding away from the product of the quantised rows, so within their error of the true one."""
+    weights = dequantize(fmt, data)
+    values, half_step = quantized(fmt, x)
+    y = matmul(fmt, data, x)
+    rounding = 64 * EPSILON * (np.abs(values) @ np.abs(weights).T + _min_terms(fmt, data, values))
+    assert np.all(np.abs(y - values @ weights.T) <= rounding + 1e-30)
+    error = half_step @ np.abs(weights).T
+    assert np.all(np.abs(y - x.astype(np.float64) @ weights.T) <= error * (1 + 1e-5) + rounding + 1e-30)
+
+
+def _min_terms(fmt: Format, data: np.ndarray, values: np.ndarray) -> np.ndarray | float:
+    """Q4_K adds d * scale * q and -dmin * min, which may be far larger than their sum."""
+    if fmt is not Format.Q4_K:
+        return 0.0
+    shifted = data.reshape(len(data), -1, fmt.block_bytes).copy()
+    shifted[:, :, 0:2] = 0
+    return np.abs(values) @ np.abs(dequantize(fmt, shifted.reshape(len(data), -1))).T
+
+
+@each_format
+@pytest.mark.parametrize("rows", [1, 16, 37])
+def test_product(fmt: Format, rows: int) -> None:
+    for blocks, m in [(1, 1), (3, 2), (2, 7), (1, 40), (5, 16)]:
+        columns = blocks * max(ACTIVATION_BLOCK.get(fmt, 64), fmt.block_size)
+        check_product(fmt, random_weights(fmt, rows, columns), random_rows(m, columns))
+
+
+@pytest.mark.parametrize("fmt", [Format.F32, Format.F16, Format.BF16], ids=lambda f: f.name)
+@pytest.mark.parametrize("columns", [1, 2, 31, 127, 129, 172, 255])
+def test_float_weights_have_any_number_of_columns(fmt: Format, columns: int) -> None:
+    check_product(fmt, random_weights(fmt, 19, columns), random_rows(9, columns))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    fmt=st.sampled_from(FORMATS),
+    rows=st.integers(1, 50),
+    blocks=st.integers(1, 9),
+    m=st.integers(1, 40),
+    seed=st.integers(0, 99),
+)
+def test_any_shape(fmt: Format, rows: int, blocks: int, m: int, seed: int) -> None:
+    columns = blocks * fmt.block_size if fmt in ACTIVATION_BLOCK else blocks * 37 + seed
+    check_product(fmt, random_weights(fmt, rows, columns, seed), random_rows(m, columns, seed))
+
+
+@each_block_format
+@pytest.mark.parametrize("byte", [0x00, 0x7F, 0x80, 0xF0, 0x0F, 0xFF])
+def test_extreme_integers_do_not_overflow(fmt: Format, byte: int) -> None:
+    """Every weight and every activation at the end of its range, in each combination of signs."""
+    data = np.full((16, 4 * fmt.num_bytes((256,))), byte, np.uint8)
+    blocks = data.reshape(16, -1, fmt.block_bytes)
+    for at in SCALES_AT[fmt]:
+        blocks[:, :, at : at + 2] = np.frombuffer(np.float16(1).tobytes(), np.uint8)
+    x = np.ones((4, 1024), np.float32)
+    x[1] = -1
+    x[2, 1::2] = -1
+    x[3, 2::4] = x[3, 3::4] = -1
+    check_product(fmt, data, x)
+
+
+@each_format
+def test_a_row_does_not_depend_on_its_company(fmt: Format) -> None:
+    rows, columns, m = 53, 768, 133
+    data, x = random_weights(fmt, rows, columns), random_rows(m, columns)
+    matrix = _native.PackedMatrix(fmt.type_id, data.reshape(-1), rows, columns)
+    y = matrix.multiply(x)
+    for count in range(1, 41):
+        first = 3 * count % (m - count)
+        np.testing.assert_array_equal(matrix.multiply(x[first : first + count]), y[first : first + count])
+    for i in range(0, m, 11):
+        np.testing.assert_array_equal(matrix.multiply(x[i : i + 1])[0], y[i])
+    for threads in (2, 3, 4, 9):
+        np.testing.assert_array_equal(matrix.multiply(x, threads), y)
+    for part in (slice(0, 1), slice(5, 23), slice(16, 53), slice(52, 53)):
+        np.testing.assert_array_equal(matmul(fmt, data[part], x[:5]), y[:5, part])
+
+
+@each_format
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_value_that_is_not_finite_spoils_its_row_alone(fmt: Format, bad: float) -> None:
+    data, x = random_weights(fmt, 20, 512), random_rows(6, 512)
+    clean = matmul(fmt, data, x)
+    x[3, 300] = bad
+    y = matmul(fmt, data, x)
+    assert not np.isfinite(y[3]).any()
+    np.testing.assert_array_equal(np.delete(y, 3, axis=0), np.delete(clean, 3, axis=0))
+
+
+@each_block_format
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_scale_that_is_not_finite_spoils_its_column_alone(fmt: Format, bad: float) -> None:
+    data, x = random_weights(fmt, 20, 512), random_rows(6, 512)
+    clean = matmul(fmt, data, x)
+    at = SCALES_AT[fmt][0]
+    data[7, at : at + 2] = np.frombuffer(np.float16(bad).tobytes(), np.uint8)
+    y = matmul(fmt, data, x)
+    assert not np.isfinite(y[:, 7]).any()
+    np.testing.assert_array_equal(np.delete(y, 7, axis=1), np.delete(clean, 7, axis=1))
+
+
+@each_format
+@pytest.mark.parametrize("size", [0.0, 1e-45, 1e-38, 1e-31, 1e-29, 1e30])
+def test_rows_of_any_size(fmt: Format, size: float) -> None:
+    columns = 512
+    x = (random_rows(3, columns).clip(-9, 9) * size).astype(np.float32)
+    check_product(fmt, random_weights(fmt, 17, columns), x)
+
+
+def test_empty() -> None:
+    assert matmul(Format.F32, np.zeros((3, 16), np.uint8), np.zeros((0, 4), np.float32)).shape == (0, 3)
+    assert matmul(Format.F32, np.zeros((0, 16), np.uint8), np.zeros((2, 4), np.float32)).shape == (2, 0)
+
+
+def test_arguments_that_do_not_fit() -> None:
+    data, x = random_weights(Format.Q8_0, 2, 64), random_rows(1, 64)
+    with pytest.raises(ValueError, match="x has 32 columns, the matrix 64"):
+        _native.PackedMatrix(8, data.reshape(-1), 2, 64).multiply(x[:, :32].copy())
+    with pytest.raises(ValueError, match="threads is 0"):
+        matmul(Format.Q8_0, data, x, threads=0)
+    with pytest.raises(ValueError, match="got 136 bytes for 3 rows of 68 bytes"):
+        _native.matmul(8, data.reshape(-1), 3, 64, x)
+    with pytest.raises(ValueError, match="48 columns are not whole Q8_0 blocks of 32"):
+        _native.matmul(8, data.reshape(-1), 2, 48, x)
+    with pytest.raises(ValueError, match="tensor type 13 does not compute"):
+        _native.matmul(13, data.reshape(-1), 2, 64, x)
+
+
+def run_python(isa: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], env={**os.environ, "TRIVET_ISA": isa}, capture_output=True, text=True
+    )
+
+
+def test_system_info() -> None:
+    info = _native.system_info()
+    assert info["isa"] in info["available"]
+    assert info["available"][0] == "generic"
+    assert info["cores"] >= 1
+
+
+@pytest.mark.parametrize("isa", _native.system_info()["available"])
+def test_an_instruction_set_can_be_forced(isa: str) -> None:
+    result = run_python(isa, "-c", "from trivet import _native; print(_native.system_info()['isa'])")
+    assert result.stdout.strip() == isa, result.stderr
+
+
+def test_an_unknown_instruction_set_fails_the_import() -> None:
+    result = run_python("sse9", "-c", "import trivet._native")
+    assert result.returncode != 0
+    assert "ImportError: TRIVET_ISA=sse9 cannot run here; this processor offers generic" in result.stderr
+
+
+@pytest.mark.skipif("TRIVET_ISA" in os.environ, reason="these are the tests of one instruction set")
+@pytest.mark.parametrize(
+    "isa", [isa for isa in _native.system_info()["available"] if isa != _native.system_info()["isa"]]
+)
+def test_the_other_instruction_sets(isa: str) -> None:
+    """All of the above again."""
+    result = run_python(isa, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__)
+    assert result.returncode == 0, result.stdout

@@ -132,6 +132,8 @@ def logit_bias(service: Service, body: CompletionBody) -> list[LogitBias]:
     """Entries [token or text, bias or false], or an object of the same; false forbids the token."""
     given = body.logit_bias or []
     pairs = list(given.items()) if isinstance(given, dict) else given
+    if not isinstance(pairs, list):
+        raise Problem(Kind.INVALID, "Field 'logit_bias': expected a list or an object", "logit_bias")
     result: dict[int, float | None] = {}
     for pair in pairs:
         match pair:
@@ -139,9 +141,8 @@ def logit_bias(service: Service, body: CompletionBody) -> list[LogitBias]:
                 for token in _biased(service, what):
                     result[token] = None if bias is False else float(bias)
             case _:
-                raise Problem(
-                    Kind.INVALID, f"Field 'logit_bias': expected [token or text, bias or false], got {pair!r}"
-                )
+                message = f"Field 'logit_bias': expected [token or text, bias or false], got {pair!r:.100}"
+                raise Problem(Kind.INVALID, message, "logit_bias")
     if body.ignore_eos:
         result |= dict.fromkeys(service.llm.tokenizer.eos_ids)
     return [LogitBias(bias, token) for token, bias in result.items()]
@@ -149,7 +150,7 @@ def logit_bias(service: Service, body: CompletionBody) -> list[LogitBias]:
 
 def _biased(service: Service, what: int | str) -> list[int]:
     if isinstance(what, str):
-        if what.isdecimal():
+        if what.isdecimal() and len(what) < 20:
             what = int(what)
         else:
             return service.llm.tokenizer.encode(what, add_special=False)

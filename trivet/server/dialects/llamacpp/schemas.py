@@ -10,10 +10,6 @@ from typing import Any
 from msgspec import UNSET, Struct, UnsetType, field
 
 
-class StreamOptions(Struct, kw_only=True):
-    include_usage: bool | None = None
-
-
 class CompletionBody(Struct, kw_only=True):
     prompt: Any = None
     n_predict: int | None = None
@@ -23,7 +19,6 @@ class CompletionBody(Struct, kw_only=True):
     n: int | None = None
     stream: bool | None = None
     cache_prompt: bool | None = None
-    id_slot: int | None = None
     n_keep: int | None = None
     n_discard: int | None = None
     return_tokens: bool | None = None
@@ -51,20 +46,11 @@ class CompletionBody(Struct, kw_only=True):
     t_max_predict_ms: float | None = None
     return_progress: bool | None = None
     dynatemp_range: float | None = None
-    dynatemp_exponent: float | None = None
     top_n_sigma: float | None = None
     xtc_probability: float | None = None
-    xtc_threshold: float | None = None
     dry_multiplier: float | None = None
-    dry_base: float | None = None
-    dry_allowed_length: int | None = None
-    dry_penalty_last_n: int | None = None
-    dry_sequence_breakers: list[str] | None = None
     mirostat: int | None = None
-    mirostat_tau: float | None = None
-    mirostat_eta: float | None = None
     adaptive_target: float | None = None
-    adaptive_decay: float | None = None
     min_keep: int | None = None
     post_sampling_probs: bool | None = None
     grammar: str | None = None
@@ -188,14 +174,3 @@ class PartialResult(Struct, kw_only=True):
     tokens_evaluated: int
     timings: Timings | UnsetType = UNSET
     completion_probabilities: list[TokenProbability] | UnsetType = UNSET
-
-
-class TokenizeBody(Struct, kw_only=True):
-    content: Any = None
-    add_special: bool | None = None
-    parse_special: bool | None = None
-    with_pieces: bool | None = None
-
-
-class DetokenizeBody(Struct, kw_only=True):
-    tokens: list[int] | None = None

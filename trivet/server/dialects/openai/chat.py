@@ -103,9 +103,7 @@ class ChatAnswer:
     def whole(self, output: RequestOutput) -> ChatCompletion:
         self._reply.count(output)
         return ChatCompletion(
-            id=self._reply.id,
-            created=self._reply.created,
-            model=self._reply.model,
+            **self._reply.head,
             choices=[
                 ChatChoice(
                     sequence.index,

@@ -49,7 +49,7 @@ class Reply:
 
     @property
     def head(self) -> dict[str, Any]:
-        """The fields that begin every chunk."""
+        """The fields that begin every body."""
         return {"id": self.id, "created": self.created, "model": self.model}
 
     def count(self, output: RequestOutput) -> None:

@@ -26,7 +26,6 @@ _TEXT = {
     Kind.NOT_FOUND: (404, ""),
     Kind.METHOD: (405, ""),
 }
-_UNHEALTHY = "unhealthy"
 
 
 def error_body(problem: Problem) -> dict[str, str]:
@@ -41,7 +40,7 @@ def error_body(problem: Problem) -> dict[str, str]:
         case Kind.OVERLOADED:
             text = "Model is overloaded"
         case Kind.UNAVAILABLE:
-            text = _UNHEALTHY
+            text = problem.message
         case _:
             text = f"Request failed during generation: {problem.message}"
     return {"error": text, "error_type": _JSON[problem.kind][1]}

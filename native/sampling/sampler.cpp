@@ -13,6 +13,12 @@ namespace {
 
 constexpr float kImpossible = -std::numeric_limits<float>::infinity();
 
+// Parameters may drive a logit past float32, or to 0 * inf; the stages need differences that are finite numbers.
+float bounded(float logit) {
+  constexpr float kMost = 1e30f;
+  return logit > -kMost ? std::min(logit, kMost) : -kMost;
+}
+
 bool penalizes(const SamplerParams& p) {
   return p.repetition_penalty != 1 || p.frequency_penalty != 0 || p.presence_penalty != 0;
 }
@@ -80,7 +86,7 @@ void Sampler::run_stages(const SamplerParams& p) {
         for (Candidate& c : candidates_) c.logit = penalized(c.logit, c.id, p);
         break;
       case Stage::temperature:
-        for (Candidate& c : candidates_) c.logit /= p.temperature;
+        for (Candidate& c : candidates_) c.logit = bounded(c.logit / p.temperature);
         break;
       case Stage::top_k: keep_top_k(candidates_, p.top_k); break;
       case Stage::top_p: keep_top_p(candidates_, p.top_p); break;
@@ -92,7 +98,7 @@ void Sampler::run_stages(const SamplerParams& p) {
 
 void Sampler::adjust(const SampleRow& row) {
   for (auto [id, bias] : row.params.logit_bias) {
-    if (known(id)) logits_[id] += bias;
+    if (known(id)) logits_[id] = bias == kImpossible ? bias : bounded(logits_[id] + bias);
   }
   if (!row.params.allowed.empty()) {
     std::vector<float> kept(logits_.size(), kImpossible);
@@ -126,10 +132,10 @@ void Sampler::count(const SampleRow& row) {
 }
 
 float Sampler::penalized(float logit, std::int32_t id, const SamplerParams& p) const {
-  if (seen_[id] == 0) return logit;
+  if (seen_[id] == 0 || logit == kImpossible) return logit;
   logit = logit > 0 ? logit / p.repetition_penalty : logit * p.repetition_penalty;
   if (output_[id] > 0) logit -= static_cast<float>(output_[id]) * p.frequency_penalty + p.presence_penalty;
-  return logit;
+  return bounded(logit);
 }
 
 std::int32_t Sampler::draw(std::span<const Candidate> candidates, std::uint64_t key) const {

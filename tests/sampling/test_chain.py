@@ -58,6 +58,31 @@ def test_stage(weights: list[float], fields: dict[str, Any], expected: list[floa
     np.testing.assert_allclose(probabilities(weights, **fields), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"repetition_penalty": 5e-324},
+        {"repetition_penalty": 1e308},
+        {"logit_bias": {0: 1e39, 1: -1e39}},
+        {"logit_bias": {0: 3e38}, "temperature": 1e-5},
+        {"temperature": 1e308},
+        {"frequency_penalty": -2.0, "presence_penalty": 2.0, "repetition_penalty": 1e-30, "temperature": 2e-5},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("stages", [VLLM_STAGES, TGI_STAGES, LLAMACPP_STAGES])
+def test_parameters_beyond_float32(fields: dict[str, Any], stages: tuple[str, ...]) -> None:
+    """Whatever they do to the logits, a token comes out."""
+    logits = np.array([[0.0, 5.0, -5.0, 0.0]], dtype=np.float32)
+    narrow = {"top_k": 3, "top_p": 0.9, "typical_p": 0.9, "min_p": 0.01, "stages": stages}
+    for temperature in (fields.get("temperature", 1.0), 0.0):
+        rows = [row(history=(0, 1, 2, 2), **narrow | fields | {"temperature": temperature})]
+        output = sample(logits, rows)
+        assert output.errors == [None] and 0 <= output.tokens[0] < 4
+        distribution = _native.probabilities(logits, rows)[0]
+        assert np.isfinite(distribution).all() and distribution.sum() == pytest.approx(1)
+
+
 def test_penalties_count_the_prompt_for_repetition_only() -> None:
     fields = {"history": (0, 1), "prompt_len": 1, "presence_penalty": 1.0}
     p = probabilities([0.25] * 4, **fields)

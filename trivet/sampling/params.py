@@ -89,9 +89,10 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
             need(math.isfinite(value), name, "finite")
             return float(value)
 
-        def integer(name: str) -> int:
+        def integer(name: str, bound: int = 2**63) -> int:
             value: Any = getattr(self, name)
             need(isinstance(value, int) and not isinstance(value, bool), name, "an integer")
+            need(-(2**63) <= value < bound, name, "a 64-bit integer")
             return int(value)
 
         need(1 <= integer("n") <= 16384, "n", "between 1 and 16384")
@@ -104,7 +105,7 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
         need(0 <= number("min_p") <= 1, "min_p", "between 0 and 1")
         need(0 < number("typical_p") <= 1, "typical_p", "greater than 0 and at most 1")
         if self.seed is not None:
-            need(-(2**63) <= integer("seed") < 2**64, "seed", "a 64-bit integer")
+            integer("seed", bound=2**64)
         need(integer("penalty_last_n") >= -1, "penalty_last_n", "-1 (all) or at least 0")
         if self.max_tokens is not None:
             need(integer("max_tokens") >= 1, "max_tokens", "at least 1")

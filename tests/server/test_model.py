@@ -9,9 +9,14 @@ import httpx
 import openai
 import pytest
 from huggingface_hub import InferenceClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.server.test_serve import Served
 from tests.server.wire import events, get, post, until
+from trivet.server.dialects.llamacpp.schemas import CompletionBody as LlamacppBody
+from trivet.server.dialects.openai.schemas import ChatBody, CompletionBody
+from trivet.server.dialects.tgi.schemas import Parameters
 
 MODEL = Path(__file__).parents[3] / "shared/models/stories260k/stories260k.gguf"
 PROMPT = "Once upon a time"
@@ -131,6 +136,36 @@ def test_openai_package(url):
         assert text == whole.choices[0].message.content and len(text) > 10
 
 
+NUMBERS = st.sampled_from(
+    [
+        *(-1, 0, 1, 2, 17, 2**31, 2**32, 2**63 - 1, 2**63, 2**64 - 1, -(2**63), 10**30, -(10**30)),
+        *(5e-324, 1e-30, 1e-10, -0.0, 0.5, 1.0, 1e30, 3.5e38, 1e308, -1e308),
+    ]
+)
+VALUES = NUMBERS | st.sampled_from([None, True, "", "x", "9" * 5000, [], [1], [None], {}, {"1": 1e39}, {"a": 1}])
+FUZZED: dict[str, tuple[dict[str, object], list[str]]] = {
+    "/v1/completions": ({"prompt": "Once", "max_tokens": 3}, list(CompletionBody.__struct_fields__)),
+    "/v1/chat/completions": ({"messages": [{"role": "user", "content": "a"}]}, list(ChatBody.__struct_fields__)),
+    "/generate": ({"inputs": "Once"}, list(Parameters.__struct_fields__)),
+    "/completion": ({"prompt": "Once", "n_predict": 3}, list(LlamacppBody.__struct_fields__)),
+}
+
+
+@pytest.mark.parametrize("path", FUZZED)
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_whatever_is_asked_for(url, path, data):
+    """Any request is answered or refused, and does not hurt the engine."""
+    body, names = FUZZED[path]
+    fields = data.draw(st.dictionaries(st.sampled_from(names), VALUES, min_size=1, max_size=3))
+    if path == "/generate":
+        fields = {"parameters": {"max_new_tokens": 3} | fields}
+    if path == "/v1/chat/completions":
+        fields.setdefault("max_tokens", 3)
+    response = post(url, path, body | fields)
+    assert response.status_code in (200, 400, 404, 422, 429), response.text
+
+
 def test_it_ends_up_empty(url):
     def value(name):
         line = next(line for line in get(url, "/metrics").text.splitlines() if line.startswith(name + "{"))
@@ -138,3 +173,4 @@ def test_it_ends_up_empty(url):
 
     until(lambda: value("vllm:num_requests_running") == value("vllm:kv_cache_usage_perc") == 0)
     assert value("vllm:generation_tokens_total") > 0
+    assert get(url, "/health").status_code == 200

@@ -8,9 +8,11 @@ In stream chunks, UNSET leaves a field out where None writes null.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class StreamOptions(Struct, kw_only=True):
@@ -47,7 +49,7 @@ class GenerationBody(Struct, kw_only=True):
     allowed_token_ids: list[int] | None = None
     prompt_logprobs: int | None = None
     add_special_tokens: bool | None = None
-    priority: int | None = None
+    priority: Int64 | None = None
     request_id: str | None = None
     return_tokens_as_token_ids: bool | None = None
     return_token_ids: bool | None = None

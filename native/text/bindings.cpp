@@ -43,22 +43,25 @@ std::vector<std::int32_t> encode(const Encoder& encoder, nb::list texts) {
 }  // namespace
 
 void bind_text(nb::module_& m) {
-  nb::class_<RankedMerges>(m, "RankedMerges", "Byte-pair encoding by a list of merges (native/text/ranked_merges.h).")
+  nb::class_<RankedMerges>(m, "RankedMerges",
+                           "Byte-pair encoding by a list of merges (native/text/ranked_merges.h).")
       .def(
           "__init__",
-          [](RankedMerges* self, nb::list tokens, nb::list merges, const ByteTokens& byte_tokens, bool byte_level,
-             bool whole_words) {
+          [](RankedMerges* self, nb::list tokens, nb::list merges, const ByteTokens& byte_tokens,
+             bool byte_level, bool whole_words) {
             new (self) RankedMerges(views(tokens), views(merges), byte_tokens, byte_level, whole_words);
           },
           nb::arg("tokens"), nb::arg("merges"), nb::arg("byte_tokens"), nb::arg("byte_level"),
           nb::arg("whole_words"))
       .def("encode", &encode<RankedMerges>, nb::arg("words"), "The ids of each word, one after the other.");
-  nb::class_<ScoredMerges>(m, "ScoredMerges", "SentencePiece's merges by score (native/text/scored_merges.h).")
+  nb::class_<ScoredMerges>(m, "ScoredMerges",
+                           "SentencePiece's merges by score (native/text/scored_merges.h).")
       .def(
           "__init__",
-          [](ScoredMerges* self, nb::list tokens, const std::vector<float>& scores, const ByteTokens& byte_tokens,
-             std::int32_t unknown) {
-            if (scores.size() != tokens.size()) throw std::invalid_argument("one score is needed for each token");
+          [](ScoredMerges* self, nb::list tokens, const std::vector<float>& scores,
+             const ByteTokens& byte_tokens, std::int32_t unknown) {
+            if (scores.size() != tokens.size())
+              throw std::invalid_argument("one score is needed for each token");
             new (self) ScoredMerges(views(tokens), scores, byte_tokens, unknown);
           },
           nb::arg("tokens"), nb::arg("scores"), nb::arg("byte_tokens"), nb::arg("unknown"))

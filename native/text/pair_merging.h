@@ -1,5 +1,5 @@
-// Greedy pair merging, which BPE and SentencePiece share: pieces of a text grow by joining neighbours, the best pair
-// first and of equals the leftmost. O(n log n) in the number of pieces.
+// Greedy pair merging, which BPE and SentencePiece share: pieces of a text grow by joining neighbours, the
+// best pair first and of equals the leftmost. O(n log n) in the number of pieces.
 #pragma once
 
 #include <cstddef>
@@ -30,8 +30,8 @@ inline void append_piece(std::vector<Piece>& pieces, std::string_view text, std:
   pieces.push_back({text, id, index - 1, kNone});
 }
 
-// Merges until nothing fits. find(const Piece& left, const Piece& right) returns the std::optional<Merge> of two
-// neighbours, whose texts are adjacent in memory.
+// Merges until nothing fits. find(const Piece& left, const Piece& right) returns the std::optional<Merge> of
+// two neighbours, whose texts are adjacent in memory.
 template <typename Find>
 void merge_pairs(std::vector<Piece>& pieces, Find find) {
   struct Pair {
@@ -58,7 +58,8 @@ void merge_pairs(std::vector<Piece>& pieces, Find find) {
     const Pair pair = queue.top();
     queue.pop();
     Piece &left = pieces[pair.left], &right = pieces[pair.right];
-    if (left.text.empty() || right.text.empty() || left.text.size() + right.text.size() != pair.size) continue;
+    if (left.text.empty() || right.text.empty() || left.text.size() + right.text.size() != pair.size)
+      continue;
     left.text = {left.text.data(), pair.size};
     left.id = pair.id;
     left.next = right.next;

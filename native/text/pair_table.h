@@ -42,7 +42,8 @@ class PairTable {
   // Where a pair is, or would go.
   std::size_t place(std::int32_t left, std::int32_t right) const {
     const std::size_t mask = slots_.size() - 1;
-    std::size_t i = mix_bits(static_cast<std::uint64_t>(left) << 32 | static_cast<std::uint32_t>(right)) & mask;
+    std::size_t i =
+        mix_bits(static_cast<std::uint64_t>(left) << 32 | static_cast<std::uint32_t>(right)) & mask;
     while (slots_[i].left >= 0 && (slots_[i].left != left || slots_[i].right != right)) i = (i + 1) & mask;
     return i;
   }

@@ -7,7 +7,8 @@ namespace {
 
 constexpr std::int16_t kOutside = -1;
 
-// GPT-2's alphabet: printable bytes are spelt as the character of that number, the others, in order, as U+0100 and on.
+// GPT-2's alphabet: printable bytes are spelt as the character of that number, the others, in order, as
+// U+0100 and on.
 struct Alphabet {
   std::array<std::int16_t, 0x144> bytes;  // by character
 
@@ -30,7 +31,8 @@ bool spelt_bytes(std::string_view token, std::string& out) {
     const std::size_t size = utf8_length(token[i]);
     if (size > 2 || i + size > token.size()) return false;
     const int character = size == 1 ? token[i] & 0x7f : (token[i] & 0x1f) << 6 | (token[i + 1] & 0x3f);
-    if (character >= static_cast<int>(kAlphabet.bytes.size()) || kAlphabet.bytes[character] == kOutside) return false;
+    if (character >= static_cast<int>(kAlphabet.bytes.size()) || kAlphabet.bytes[character] == kOutside)
+      return false;
     out += static_cast<char>(kAlphabet.bytes[character]);
     i += size;
   }
@@ -39,8 +41,10 @@ bool spelt_bytes(std::string_view token, std::string& out) {
 
 }  // namespace
 
-RankedMerges::RankedMerges(const std::vector<std::string_view>& tokens, const std::vector<std::string_view>& merges,
-                           const std::array<std::int32_t, 256>& byte_tokens, bool byte_level, bool whole_words)
+RankedMerges::RankedMerges(const std::vector<std::string_view>& tokens,
+                           const std::vector<std::string_view>& merges,
+                           const std::array<std::int32_t, 256>& byte_tokens, bool byte_level,
+                           bool whole_words)
     : symbols_(tokens.size() + tokens.size() / 8),
       merges_(merges.size()),
       byte_tokens_(byte_tokens),
@@ -62,15 +66,18 @@ RankedMerges::RankedMerges(const std::vector<std::string_view>& tokens, const st
   for (std::size_t rank = 0; rank < merges.size(); ++rank) {
     const std::size_t space = merges[rank].find(' ', 1);
     if (space == std::string_view::npos) continue;
-    if (!spell(merges[rank].substr(0, space), left) || !spell(merges[rank].substr(space + 1), right)) continue;
+    if (!spell(merges[rank].substr(0, space), left) || !spell(merges[rank].substr(space + 1), right))
+      continue;
     const std::int32_t first = symbols_.add(left), second = symbols_.add(right);
     left += right;
     merges_.add(first, second, {static_cast<std::int32_t>(rank), symbols_.add(left)});
   }
-  for (int byte = 0; byte < 256; ++byte) byte_symbols_[byte] = symbols_.find(std::string(1, static_cast<char>(byte)));
+  for (int byte = 0; byte < 256; ++byte)
+    byte_symbols_[byte] = symbols_.find(std::string(1, static_cast<char>(byte)));
 }
 
-void RankedMerges::encode(std::string_view word, std::vector<Piece>& pieces, std::vector<std::int32_t>& out) const {
+void RankedMerges::encode(std::string_view word, std::vector<Piece>& pieces,
+                          std::vector<std::int32_t>& out) const {
   if (whole_words_) {
     if (const std::int32_t token = token_of(symbols_.find(word)); token != kNone) {
       out.push_back(token);

@@ -15,9 +15,10 @@ namespace trivet {
 
 class RankedMerges {
  public:
-  // merges: "left right", the first of a pair counts. byte_tokens: what stands for a byte that no token covers; kNone
-  // leaves it out. byte_level: tokens and merges are spelt in GPT-2's alphabet, and words begin as bytes; otherwise
-  // words begin as characters. whole_words: a word that is a token is not merged from its parts.
+  // merges: "left right", the first of a pair counts. byte_tokens: what stands for a byte that no token
+  // covers; kNone leaves it out. byte_level: tokens and merges are spelt in GPT-2's alphabet, and words begin
+  // as bytes; otherwise words begin as characters. whole_words: a word that is a token is not merged from its
+  // parts.
   RankedMerges(const std::vector<std::string_view>& tokens, const std::vector<std::string_view>& merges,
                const std::array<std::int32_t, 256>& byte_tokens, bool byte_level, bool whole_words);
 

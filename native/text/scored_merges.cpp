@@ -17,7 +17,8 @@ ScoredMerges::ScoredMerges(const std::vector<std::string_view>& tokens, const st
   }
 }
 
-void ScoredMerges::encode(std::string_view text, std::vector<Piece>& pieces, std::vector<std::int32_t>& out) const {
+void ScoredMerges::encode(std::string_view text, std::vector<Piece>& pieces,
+                          std::vector<std::int32_t>& out) const {
   const auto token_of = [this](std::string_view piece) {
     const std::int32_t index = texts_.find(piece);
     return index < 0 ? kNone : tokens_[index];

@@ -1,4 +1,5 @@
-// SentencePiece's kind of BPE: any two neighbours that make a token may merge, and the token's score says which first.
+// SentencePiece's kind of BPE: any two neighbours that make a token may merge, and the token's score says
+// which first.
 #pragma once
 
 #include <array>
@@ -13,8 +14,8 @@ namespace trivet {
 
 class ScoredMerges {
  public:
-  // tokens: an empty one stands for no text. byte_tokens: what stands for the bytes of a character that is no token;
-  // where one is kNone, `unknown` stands for the whole character.
+  // tokens: an empty one stands for no text. byte_tokens: what stands for the bytes of a character that is no
+  // token; where one is kNone, `unknown` stands for the whole character.
   ScoredMerges(const std::vector<std::string_view>& tokens, const std::vector<float>& scores,
                const std::array<std::int32_t, 256>& byte_tokens, std::int32_t unknown);
 

@@ -1,4 +1,5 @@
-// Strings to small integers, made for loading vocabularies quickly: half a million look-ups are a part of every start.
+// Strings to small integers, made for loading vocabularies quickly: half a million look-ups are a part of
+// every start.
 #pragma once
 
 #include <algorithm>
@@ -15,8 +16,8 @@ inline std::uint64_t mix_bits(std::uint64_t x) {
   return static_cast<std::uint64_t>(product) ^ static_cast<std::uint64_t>(product >> 64);
 }
 
-// Gives each string that is added the next integer, from 0. Open addressing, at most half full; a slot holds the first
-// bytes of its string, so that finding a short one touches no other memory.
+// Gives each string that is added the next integer, from 0. Open addressing, at most half full; a slot holds
+// the first bytes of its string, so that finding a short one touches no other memory.
 class StringTable {
  public:
   // expected: strings, a hint.
@@ -76,7 +77,8 @@ class StringTable {
       Slot& slot = slots_[i];
       if (slot.index < 0) return &slot;
       if (slot.key != key) continue;
-      if (text.size() <= kHead || text.substr(kHead) == std::string_view(&characters_[slot.tail], text.size() - kHead)) {
+      if (text.size() <= kHead ||
+          text.substr(kHead) == std::string_view(&characters_[slot.tail], text.size() - kHead)) {
         return &slot;
       }
     }

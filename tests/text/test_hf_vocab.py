@@ -10,7 +10,8 @@ import pytest
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
-from tests.text.vocabs import SHARED, byte_alphabet
+from tests.oracles.make_tokenizers import write_vocabulary
+from tests.text.vocabs import SHARED, byte_alphabet, metadata
 from trivet.errors import ModelError, RequestError
 from trivet.text.tokenizer import Tokenizer
 
@@ -161,9 +162,14 @@ def test_files_that_are_not_there(tmp_path: Path, name: str) -> None:
 
 
 def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(ModelError):
+    with pytest.raises(ModelError, match="there is no tokenizer.json"):
         Tokenizer.load(tmp_path)
+
+
+def test_a_folder_with_a_gguf(tmp_path: Path) -> None:
+    write_vocabulary(tmp_path / "vocab.gguf", metadata("bpe"))
+    assert Tokenizer.load(tmp_path).encode("1<|im_end|>", add_special=False) == [16, 256]
+    assert Tokenizer.load(folder(tmp_path)).vocab_size == 261
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="../shared is not there")

@@ -67,7 +67,8 @@ class _Folder:
         listed = self.settings.get("chat_template")
         templates = {"default": listed} if isinstance(listed, str) else {}
         if isinstance(listed, list):
-            templates = {entry["name"]: entry["template"] for entry in listed}
+            named = (entry for entry in listed if isinstance(entry, dict) and {"name", "template"} <= entry.keys())
+            templates = {str(entry["name"]): str(entry["template"]) for entry in named}
         if self._path is not None:
             files = {"default": self._path / "chat_template.jinja"}
             files |= {file.stem: file for file in (self._path / "additional_chat_templates").glob("*.jinja")}

@@ -36,7 +36,8 @@ class Tokenizer:
     def load(cls, path: str | Path) -> Tokenizer:
         """Load from a GGUF file, a Hugging Face folder or a `tokenizer.json`. Raises ModelError."""
         path = Path(path)
-        if path.suffix == ".json" or (path.is_dir() and (path / "tokenizer.json").is_file()):
+        is_folder = path.is_dir() and ((path / "tokenizer.json").is_file() or not any(path.glob("*.gguf")))
+        if is_folder or path.suffix == ".json":
             return cls._from_json(path)
         from trivet.weights import open_checkpoint
 

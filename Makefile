@@ -13,11 +13,11 @@ test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.installed-test
-	$(BIN)/pip install -q -e '.[lint]'
+	$(BIN)/pip install -q --group lint
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 compare: $(VENV)/.installed-test
-	$(BIN)/pip install -q -e '.[compare]'
+	$(BIN)/pip install -q --group compare
 	$(BIN)/python -m pytest -m compare
 
 # For work on the native code: builds trivet/_native*.so in place, with the tools of the active environment.
@@ -35,7 +35,7 @@ $(VENV)/.installed: $(VENV)/bin/pip pyproject.toml $(NATIVE)
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(BIN)/pip install -e '.[test]'
+	$(BIN)/pip install --group test
 	touch $@
 
 clean:

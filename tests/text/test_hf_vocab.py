@@ -162,7 +162,7 @@ def test_files_that_are_not_there(tmp_path: Path, name: str) -> None:
 
 
 def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="there is no tokenizer.json"):
+    with pytest.raises(ModelError, match=r"there is no tokenizer\.json"):
         Tokenizer.load(tmp_path)
 
 

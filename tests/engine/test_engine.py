@@ -180,6 +180,8 @@ def test_a_request_that_breaks_a_step_fails_alone(options: Options, error: str) 
         (request([1], stop_token_ids=[3, 100]), "stop_token_ids", "holds 100"),
         (request([1], allowed_token_ids=[200]), "allowed_token_ids", "holds 200"),
         (request([1], logit_bias={300: 1.0}), "logit_bias", "holds 300"),
+        (request([1], priority=2**63), "priority", "a 64-bit integer, got 9223372036854775808"),
+        (request([1], cache_salt="\ud800"), "cache_salt", "must be valid text"),
     ],
 )
 def test_what_can_never_run_is_refused_with_the_numbers(r: EngineRequest, parameter: str, text: str) -> None:

@@ -117,3 +117,7 @@ class ModelInfo(msgspec.Struct, kw_only=True):
             if ids and not 0 <= min(ids) <= max(ids) < self.vocab_size:
                 wrong = next(i for i in ids if not 0 <= i < self.vocab_size)
                 raise RequestError(f"{name} holds {wrong}; token ids go from 0 to {self.vocab_size - 1}", name)
+        if not -(2**63) <= request.priority < 2**63:
+            raise RequestError(f"priority must be a 64-bit integer, got {request.priority}", "priority")
+        if not request.cache_salt.isascii() and any(0xD800 <= ord(c) < 0xE000 for c in request.cache_salt):
+            raise RequestError(f"cache_salt must be valid text, got {request.cache_salt!r}", "cache_salt")

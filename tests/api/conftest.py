@@ -11,8 +11,9 @@ TEMPLATE = (
 )
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def tokenizers_are_loaded_once():
+    """For this package only: elsewhere a file may change between two loads."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Tokenizer, "load", functools.cache(Tokenizer.load))
         yield

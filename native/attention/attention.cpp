@@ -16,7 +16,9 @@ const AttentionKernels& attention_kernels(CacheType type) {
   return kernels(type);
 }
 
-int attention_tile_tokens(const AttentionShape& shape) { return std::max(1, AttentionKernels::kRows / shape.group()); }
+int attention_tile_tokens(const AttentionShape& shape) {
+  return std::max(1, AttentionKernels::kRows / shape.group());
+}
 
 namespace {
 

@@ -1,10 +1,11 @@
-// Causal attention over the paged cache, grouped by KV head: one pass over keys and values serves all query heads of
-// the group.
+// Causal attention over the paged cache, grouped by KV head: one pass over keys and values serves all query
+// heads of the group.
 //
-// Order of the float operations, which makes a row's result independent of batch, chunking, block size and threads:
-// positions are cut into splits of kSplit and those into chunks of kChunk, counted from position 0 of the sequence.
-// Within a split an online softmax takes the chunks in ascending order; the splits' results are merged in ascending
-// order. What a row does not see takes part with probability 0, which changes nothing.
+// Order of the float operations, which makes a row's result independent of batch, chunking, block size and
+// threads: positions are cut into splits of kSplit and those into chunks of kChunk, counted from position 0
+// of the sequence. Within a split an online softmax takes the chunks in ascending order; the splits' results
+// are merged in ascending order. What a row does not see takes part with probability 0, which changes
+// nothing.
 #pragma once
 
 #include <cstddef>
@@ -29,15 +30,15 @@ struct AttentionCall {
   AttentionShape shape;
   CacheLayer cache;
   int block_size;
-  const float* q;      // [tokens][heads * head_dim], row stride ldq
+  const float* q;  // [tokens][heads * head_dim], row stride ldq
   std::int64_t ldq;
   const float* sinks;  // [heads] or null
   float* y;            // as q, row stride ldy
   std::int64_t ldy;
 };
 
-// `tokens` consecutive tokens of one sequence, the first at row `row` of the step and at `position` of the sequence,
-// against the splits [split_begin, split_end).
+// `tokens` consecutive tokens of one sequence, the first at row `row` of the step and at `position` of the
+// sequence, against the splits [split_begin, split_end).
 struct AttentionItem {
   int row, tokens, position;
   const std::int32_t* blocks;
@@ -47,17 +48,20 @@ struct AttentionItem {
 
 struct AttentionKernels {
   static constexpr int kChunk = 64, kSplit = 512;
-  static constexpr int kRows = 64;  // query rows (tokens x group) per item, so that scratch stays in the L2 cache
+  static constexpr int kRows =
+      64;  // query rows (tokens x group) per item, so that scratch stays in the L2 cache
 
   // Writes one token's K and V [kv_heads * head_dim] to its place in the cache.
   void (*store)(const CacheLayer& cache, std::int64_t tile, int lane, const float* k, const float* v);
 
-  // Attends for one KV head. With `partials` null, writes y; else the state of each split, see partial_floats.
-  void (*attend)(const AttentionCall& call, const AttentionItem& item, int kv_head, float* scratch, float* partials);
+  // Attends for one KV head. With `partials` null, writes y; else the state of each split, see
+  // partial_floats.
+  void (*attend)(const AttentionCall& call, const AttentionItem& item, int kv_head, float* scratch,
+                 float* partials);
 
   // Merges the states of `splits` splits and writes y.
-  void (*combine)(const AttentionCall& call, const AttentionItem& item, int kv_head, const float* partials, int splits,
-                  float* scratch);
+  void (*combine)(const AttentionCall& call, const AttentionItem& item, int kv_head, const float* partials,
+                  int splits, float* scratch);
 };
 
 const AttentionKernels& attention_kernels(CacheType type);

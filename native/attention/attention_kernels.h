@@ -91,7 +91,8 @@ void finish(const AttentionCall& call, const AttentionItem& item, int kv_head, S
   }
 }
 
-// scores[r][t] = queries[r] . keys[t] for R rows and N tiles of keys; every score is one chain over the columns.
+// scores[r][t] = queries[r] . keys[t] for R rows and N tiles of keys; every score is one chain over the
+// columns.
 template <int R, int N, class E>
 void score_block(const float* queries, const E* const* tiles, int dim, float* scores) {
   Vec sums[R][2 * N] = {};
@@ -114,7 +115,9 @@ void score_block(const float* queries, const E* const* tiles, int dim, float* sc
 
 template <int R, class E>
 void score_rows(const float* queries, const E* const* tiles, int count, int dim, float* scores) {
-  constexpr int N = R == 1 ? 4 : R <= 3 ? 2 : 1;  // enough independent sums to hide the latency, few enough registers
+  constexpr int N = R == 1   ? 4
+                    : R <= 3 ? 2
+                             : 1;  // enough independent sums to hide the latency, few enough registers
   int n = 0;
   for (; n + N <= count; n += N) score_block<R, N>(queries, tiles + n, dim, scores + n * kTile);
   for (; n < count; ++n) score_block<R, 1>(queries, tiles + n, dim, scores + n * kTile);
@@ -122,7 +125,8 @@ void score_rows(const float* queries, const E* const* tiles, int count, int dim,
 
 // values[r] = values[r] * decay[r] + sum_t weights[r][t] * V[t] for R rows and C vectors of columns.
 template <int R, int C, class E>
-void weigh_block(const float* weights, const float* decay, const E* const* tiles, int tokens, int dim, float* values) {
+void weigh_block(const float* weights, const float* decay, const E* const* tiles, int tokens, int dim,
+                 float* values) {
   Vec sums[R][C];
   for (int r = 0; r < R; ++r) {
     for (int c = 0; c < C; ++c) sums[r][c] = load(values + std::int64_t{r} * dim + c * kLanes) * decay[r];
@@ -145,7 +149,8 @@ void weigh_block(const float* weights, const float* decay, const E* const* tiles
 }
 
 template <int R, class E>
-void weigh_rows(const float* weights, const float* decay, const E* const* tiles, int tokens, int dim, float* values) {
+void weigh_rows(const float* weights, const float* decay, const E* const* tiles, int tokens, int dim,
+                float* values) {
   constexpr int C = R == 1 ? 8 : R <= 3 ? 4 : 2;
   const E* columns[kChunkTiles];
   int i = 0;
@@ -169,21 +174,33 @@ TRIVET_INLINE void for_row_blocks(int rows, F&& f) {
     const int left = rows - r;
     const int count = left >= 12 || left == 6 ? 6 : left > 6 ? (left + 1) / 2 : left;
     switch (count) {
-      case 1: f.template operator()<1>(r); break;
-      case 2: f.template operator()<2>(r); break;
-      case 3: f.template operator()<3>(r); break;
-      case 4: f.template operator()<4>(r); break;
-      case 5: f.template operator()<5>(r); break;
-      default: f.template operator()<6>(r); break;
+      case 1:
+        f.template operator()<1>(r);
+        break;
+      case 2:
+        f.template operator()<2>(r);
+        break;
+      case 3:
+        f.template operator()<3>(r);
+        break;
+      case 4:
+        f.template operator()<4>(r);
+        break;
+      case 5:
+        f.template operator()<5>(r);
+        break;
+      default:
+        f.template operator()<6>(r);
+        break;
     }
     r += count;
   }
 }
 
-// Turns row r's scores of the tokens [begin, begin + count) into weights, and returns the decay of what was summed
-// before. The row sees positions [lowest, position].
-TRIVET_INLINE float soften(const AttentionShape& shape, float* scores, int begin, int count, int lowest, int position,
-                           float& highest, float* lane_totals) {
+// Turns row r's scores of the tokens [begin, begin + count) into weights, and returns the decay of what was
+// summed before. The row sees positions [lowest, position].
+TRIVET_INLINE float soften(const AttentionShape& shape, float* scores, int begin, int count, int lowest,
+                           int position, float& highest, float* lane_totals) {
   const IntVec lanes = {0, 1, 2, 3, 4, 5, 6, 7};
   const bool masked = begin < lowest || begin + count - 1 > position;
   Vec top = broadcast(kLowest);
@@ -214,7 +231,8 @@ TRIVET_INLINE float soften(const AttentionShape& shape, float* scores, int begin
 }
 
 template <class E>
-const float* const* converted(const E* const* tiles, int count, int dim, float* memory, const float** pointers) {
+const float* const* converted(const E* const* tiles, int count, int dim, float* memory,
+                              const float** pointers) {
   for (int n = 0; n < count; ++n) {
     float* out = memory + std::int64_t{n} * dim * kTile;
     for (int i = 0; i < dim * kTile; i += kLanes) store(out + i, load(tiles[n] + i));
@@ -224,8 +242,8 @@ const float* const* converted(const E* const* tiles, int count, int dim, float* 
 }
 
 template <class K, class V>
-void attend_chunk(const AttentionCall& call, const AttentionItem& item, const Scratch& scratch, const K* const* keys,
-                  const V* const* values, int begin, int tiles) {
+void attend_chunk(const AttentionCall& call, const AttentionItem& item, const Scratch& scratch,
+                  const K* const* keys, const V* const* values, int begin, int tiles) {
   const int group = call.shape.group(), rows = item.tokens * group, dim = call.cache.dim;
   for_row_blocks(rows, [&]<int R>(int r) {
     score_rows<R>(scratch.queries + std::int64_t{r} * dim, keys, tiles, dim, scratch.scores + r * kChunk);
@@ -246,7 +264,8 @@ void attend_chunk(const AttentionCall& call, const AttentionItem& item, const Sc
 }
 
 template <class E>
-void attend_split(const AttentionCall& call, const AttentionItem& item, int kv_head, const Scratch& scratch, int split) {
+void attend_split(const AttentionCall& call, const AttentionItem& item, int kv_head, const Scratch& scratch,
+                  int split) {
   const int rows = item.tokens * call.shape.group(), dim = call.cache.dim;
   clear(scratch.split, rows, dim);
   std::memset(scratch.lane_totals, 0, sizeof(float) * rows * kTile);
@@ -276,14 +295,16 @@ void attend_split(const AttentionCall& call, const AttentionItem& item, int kv_h
     }
   }
   for (int r = 0; r < rows; ++r) {
-    scratch.split.total[r] = sum(load(scratch.lane_totals + r * kTile) + load(scratch.lane_totals + r * kTile + kLanes));
+    scratch.split.total[r] =
+        sum(load(scratch.lane_totals + r * kTile) + load(scratch.lane_totals + r * kTile + kLanes));
   }
 }
 
 void load_queries(const AttentionCall& call, const AttentionItem& item, int kv_head, float* queries) {
   const int group = call.shape.group(), width = call.shape.head_dim, dim = call.cache.dim;
   for (int r = 0; r < item.tokens * group; ++r) {
-    const float* q = call.q + (item.row + r / group) * call.ldq + (std::int64_t{kv_head} * group + r % group) * width;
+    const float* q =
+        call.q + (item.row + r / group) * call.ldq + (std::int64_t{kv_head} * group + r % group) * width;
     for (int i = 0; i < dim; i += kLanes) {
       store(queries + std::int64_t{r} * dim + i, load(q + i, width - i) * call.shape.scale);
     }
@@ -291,7 +312,8 @@ void load_queries(const AttentionCall& call, const AttentionItem& item, int kv_h
 }
 
 template <class E>
-void attend(const AttentionCall& call, const AttentionItem& item, int kv_head, float* memory, float* partials) {
+void attend(const AttentionCall& call, const AttentionItem& item, int kv_head, float* memory,
+            float* partials) {
   const int rows = item.tokens * call.shape.group(), dim = call.cache.dim;
   Scratch scratch(memory, rows, dim);
   load_queries(call, item, kv_head, scratch.queries);
@@ -307,8 +329,8 @@ void attend(const AttentionCall& call, const AttentionItem& item, int kv_head, f
   if (partials == nullptr) finish(call, item, kv_head, scratch.merged);
 }
 
-void combine(const AttentionCall& call, const AttentionItem& item, int kv_head, const float* partials, int splits,
-             float* memory) {
+void combine(const AttentionCall& call, const AttentionItem& item, int kv_head, const float* partials,
+             int splits, float* memory) {
   const int rows = item.tokens * call.shape.group(), dim = call.cache.dim;
   const State merged = Scratch(memory, rows, dim).merged;
   clear(merged, rows, dim);
@@ -322,7 +344,8 @@ template <class E>
 void store_token(const CacheLayer& cache, std::int64_t tile, int lane, const float* k, const float* v) {
   for (int head = 0; head < cache.kv_heads; ++head, k += cache.head_dim, v += cache.head_dim) {
     E* keys = reinterpret_cast<E*>(cache.keys) + cache.offset(tile, head) + lane;
-    E* values = reinterpret_cast<E*>(cache.values) + cache.offset(tile, head) + std::int64_t{lane} * cache.dim;
+    E* values =
+        reinterpret_cast<E*>(cache.values) + cache.offset(tile, head) + std::int64_t{lane} * cache.dim;
     for (int i = 0; i < cache.head_dim; ++i) store(keys + i * kTile, k[i]);
     for (int i = 0; i < cache.head_dim; ++i) store(values + i, v[i]);
   }
@@ -333,9 +356,12 @@ constexpr AttentionKernels kKernels = {store_token<E>, attend<E>, combine};
 
 const AttentionKernels& kernels(CacheType type) {
   switch (type) {
-    case CacheType::f16: return kKernels<f16>;
-    case CacheType::bf16: return kKernels<bf16>;
-    default: return kKernels<float>;
+    case CacheType::f16:
+      return kKernels<f16>;
+    case CacheType::bf16:
+      return kKernels<bf16>;
+    default:
+      return kKernels<float>;
   }
 }
 

@@ -28,11 +28,13 @@ KvCache::KvCache(CacheType type, const std::vector<std::pair<int, int>>& layers)
 
 std::int64_t KvCache::block_bytes(std::int64_t block_size) const {
   if (block_size < 1 || block_size > kMaxBlockSize || block_size % CacheLayer::kTile != 0) {
-    throw std::invalid_argument("block_size must be a multiple of " + std::to_string(CacheLayer::kTile) + " up to " +
-                                std::to_string(kMaxBlockSize) + ", got " + std::to_string(block_size));
+    throw std::invalid_argument("block_size must be a multiple of " + std::to_string(CacheLayer::kTile) +
+                                " up to " + std::to_string(kMaxBlockSize) + ", got " +
+                                std::to_string(block_size));
   }
   std::int64_t bytes = 0;
-  for (const CacheLayer& layer : layers_) bytes += 2 * block_size * layer.kv_heads * layer.dim * element_bytes(type_);
+  for (const CacheLayer& layer : layers_)
+    bytes += 2 * block_size * layer.kv_heads * layer.dim * element_bytes(type_);
   return bytes;
 }
 

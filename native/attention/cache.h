@@ -11,10 +11,11 @@ namespace trivet {
 
 enum class CacheType { f32, f16, bf16 };
 
-// One layer's keys and values. Tokens lie in tiles of kTile: a block of `block_size` tokens is block_size / kTile
-// consecutive tiles, and nothing but the block table knows of blocks. Of a tile, keys are [kv_heads][dim][kTile], so
-// that one vector holds a column of several keys and a score needs no sum across lanes; values are
-// [kv_heads][kTile][dim]. `dim` is head_dim rounded up to whole vectors; the columns added stay zero.
+// One layer's keys and values. Tokens lie in tiles of kTile: a block of `block_size` tokens is block_size /
+// kTile consecutive tiles, and nothing but the block table knows of blocks. Of a tile, keys are
+// [kv_heads][dim][kTile], so that one vector holds a column of several keys and a score needs no sum across
+// lanes; values are [kv_heads][kTile][dim]. `dim` is head_dim rounded up to whole vectors; the columns added
+// stay zero.
 struct CacheLayer {
   static constexpr int kTile = 16;
 
@@ -23,7 +24,9 @@ struct CacheLayer {
   std::byte* values;
 
   // Elements before a head's part of a tile, in keys as in values.
-  std::int64_t offset(std::int64_t tile, int kv_head) const { return (tile * kv_heads + kv_head) * dim * kTile; }
+  std::int64_t offset(std::int64_t tile, int kv_head) const {
+    return (tile * kv_heads + kv_head) * dim * kTile;
+  }
 };
 
 class KvCache {

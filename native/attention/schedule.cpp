@@ -14,11 +14,11 @@ int cost(const AttentionItem& item) { return item.tokens * (item.split_end - ite
 
 }  // namespace
 
-AttentionSchedule::AttentionSchedule(const AttentionShape& shape, int threads) : shape_(shape), threads_(threads) {
+AttentionSchedule::AttentionSchedule(const AttentionShape& shape, int threads) : shape_(shape) {
   scratch_.assign(threads, std::vector<float>(attention_scratch_floats(shape)));
 }
 
-void AttentionSchedule::build(const AttentionSequences& sequences) {
+void AttentionSchedule::build(const AttentionSequences& sequences, int threads) {
   items_.clear();
   tiles_.clear();
   partial_floats_ = 0;
@@ -30,12 +30,14 @@ void AttentionSchedule::build(const AttentionSequences& sequences) {
     for (int row = sequences.query_starts[s]; row < end; row += step) {
       const int tokens = std::min(step, end - row), position = sequences.positions[row];
       const int first = shape_.window == 0 ? 0 : std::max(0, position - shape_.window + 1);
-      whole.push_back({row, tokens, position, blocks, first / kSplit, (position + tokens - 1) / kSplit + 1, -1});
+      whole.push_back(
+          {row, tokens, position, blocks, first / kSplit, (position + tokens - 1) / kSplit + 1, -1});
       total += cost(whole.back());
     }
   }
-  const std::int64_t limit = threads_ == 1 ? INT32_MAX : total * shape_.kv_heads / (threads_ * kPieces) + 1;
-  for (const AttentionItem& item : whole) add_tile(item, static_cast<int>(std::min<std::int64_t>(limit, INT32_MAX)));
+  const std::int64_t limit = threads == 1 ? INT32_MAX : total * shape_.kv_heads / (threads * kPieces) + 1;
+  for (const AttentionItem& item : whole)
+    add_tile(item, static_cast<int>(std::min<std::int64_t>(limit, INT32_MAX)));
   std::stable_sort(items_.begin(), items_.end(),
                    [](const AttentionItem& a, const AttentionItem& b) { return cost(a) > cost(b); });
 
@@ -70,7 +72,8 @@ void AttentionSchedule::add_tile(const AttentionItem& tile, int cost_limit) {
 }
 
 float* AttentionSchedule::partials(const Tile& tile, int kv_head) {
-  return partials_.data() + tile.partials + std::int64_t{kv_head} * tile.splits * attention_partial_floats(shape_);
+  return partials_.data() + tile.partials +
+         std::int64_t{kv_head} * tile.splits * attention_partial_floats(shape_);
 }
 
 void AttentionSchedule::execute(const AttentionKernels& kernels, const AttentionCall& call, std::int64_t unit,

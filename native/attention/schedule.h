@@ -19,14 +19,15 @@ struct AttentionSequences {
   int table_width;
 };
 
-// Serves every layer of one shape. Each sequence's queries are cut into tiles; where those are too few or too unequal
-// for the threads, the long ones are cut again along the splits of their keys. That changes who computes a split and
-// nothing else.
+// Serves every layer of one shape. Each sequence's queries are cut into tiles; where those are too few or too
+// unequal for the threads, the long ones are cut again along the splits of their keys. That changes who
+// computes a split and nothing else.
 class AttentionSchedule {
  public:
   AttentionSchedule(const AttentionShape& shape, int threads);
 
-  void build(const AttentionSequences& sequences);
+  // For `threads` of those it was made for.
+  void build(const AttentionSequences& sequences, int threads);
 
   // Units of work of one layer: every item for every KV head, the longest first.
   std::int64_t units() const { return static_cast<std::int64_t>(items_.size()) * shape_.kv_heads; }
@@ -47,7 +48,6 @@ class AttentionSchedule {
   float* partials(const Tile& tile, int kv_head);
 
   AttentionShape shape_;
-  int threads_;
   std::vector<std::vector<float>> scratch_;  // [threads]
   std::vector<AttentionItem> items_;
   std::vector<Tile> tiles_;

@@ -14,15 +14,18 @@ const RowKernels& row_kernels() {
   return kRowKernels;
 }
 
-std::int64_t rotary_width(std::int64_t pairs, bool interleaved) { return interleaved ? 4 * pairs : 2 * pairs; }
+std::int64_t rotary_width(std::int64_t pairs, bool interleaved) {
+  return interleaved ? 4 * pairs : 2 * pairs;
+}
 
-void rotary_row(std::int32_t position, const double* inv_freq, std::int64_t pairs, bool interleaved, double magnitude,
-                float* row) {
+void rotary_row(std::int32_t position, const double* inv_freq, std::int64_t pairs, bool interleaved,
+                double magnitude, float* row) {
   float* cosines = row;
   float* sines = row + rotary_width(pairs, interleaved) / 2;
   for (std::int64_t i = 0; i < pairs; ++i) {
     const double angle = position * inv_freq[i];
-    const float c = static_cast<float>(std::cos(angle) * magnitude), s = static_cast<float>(std::sin(angle) * magnitude);
+    const float c = static_cast<float>(std::cos(angle) * magnitude),
+                s = static_cast<float>(std::sin(angle) * magnitude);
     if (interleaved) {
       cosines[2 * i] = cosines[2 * i + 1] = c;
       sines[2 * i] = -s;

@@ -1,4 +1,5 @@
-// Operations on one row of float32 values. A result depends on its row alone; outputs may overlay inputs exactly.
+// Operations on one row of float32 values. A result depends on its row alone; outputs may overlay inputs
+// exactly.
 #pragma once
 
 #include <cstdint>
@@ -8,8 +9,10 @@ namespace trivet {
 enum class Activation { silu, gelu_tanh, gelu };
 
 struct RowKernels {
-  // y = x / sqrt(mean(x^2) + eps) * weight, over each `group` of columns alone; weight [group] serves every group.
-  void (*rms_norm)(const float* x, const float* weight, float eps, std::int64_t width, std::int64_t group, float* y);
+  // y = x / sqrt(mean(x^2) + eps) * weight, over each `group` of columns alone; weight [group] serves every
+  // group.
+  void (*rms_norm)(const float* x, const float* weight, float eps, std::int64_t width, std::int64_t group,
+                   float* y);
 
   void (*add)(const float* a, const float* b, std::int64_t width, float* y);
 
@@ -27,8 +30,8 @@ struct RowKernels {
   void (*softmax)(const float* x, std::int64_t width, float* y);
 
   // Rotates the first 2 * pairs columns of each head: see rotary_row.
-  void (*rope)(const float* x, const float* rotary, std::int64_t heads, std::int64_t head_dim, std::int64_t pairs,
-               bool interleaved, float* y);
+  void (*rope)(const float* x, const float* rotary, std::int64_t heads, std::int64_t head_dim,
+               std::int64_t pairs, bool interleaved, float* y);
 };
 
 // For the instruction set in use.
@@ -37,9 +40,9 @@ const RowKernels& row_kernels();
 // Floats of a row of the table that `rope` takes.
 std::int64_t rotary_width(std::int64_t pairs, bool interleaved);
 
-// Cosines, then sines, of the angles position * inv_freq[i], times `magnitude`. Interleaved pairs are neighbours, and
-// have their cosine twice, their sine once negated and once not.
-void rotary_row(std::int32_t position, const double* inv_freq, std::int64_t pairs, bool interleaved, double magnitude,
-                float* row);
+// Cosines, then sines, of the angles position * inv_freq[i], times `magnitude`. Interleaved pairs are
+// neighbours, and have their cosine twice, their sine once negated and once not.
+void rotary_row(std::int32_t position, const double* inv_freq, std::int64_t pairs, bool interleaved,
+                double magnitude, float* row);
 
 }  // namespace trivet

@@ -9,7 +9,8 @@
 namespace trivet {
 namespace {
 
-void rms_norm(const float* x, const float* weight, float eps, std::int64_t width, std::int64_t group, float* y) {
+void rms_norm(const float* x, const float* weight, float eps, std::int64_t width, std::int64_t group,
+              float* y) {
   for (std::int64_t begin = 0; begin < width; begin += group) {
     Vec even = {}, odd = {};
     for (std::int64_t i = 0; i < group; i += 2 * kLanes) {
@@ -27,7 +28,8 @@ void rms_norm(const float* x, const float* weight, float eps, std::int64_t width
 }
 
 void add(const float* a, const float* b, std::int64_t width, float* y) {
-  for (std::int64_t i = 0; i < width; i += kLanes) store(y + i, load(a + i, width - i) + load(b + i, width - i), width - i);
+  for (std::int64_t i = 0; i < width; i += kLanes)
+    store(y + i, load(a + i, width - i) + load(b + i, width - i), width - i);
 }
 
 void add_scaled(const float* x, float factor, std::int64_t width, float* y) {
@@ -49,9 +51,12 @@ void gated(const float* gate, const float* up, std::int64_t width, float* y) {
 
 void act_mul(Activation activation, const float* gate, const float* up, std::int64_t width, float* y) {
   switch (activation) {
-    case Activation::silu: return gated<silu>(gate, up, width, y);
-    case Activation::gelu_tanh: return gated<gelu_tanh>(gate, up, width, y);
-    case Activation::gelu: return gated<gelu>(gate, up, width, y);
+    case Activation::silu:
+      return gated<silu>(gate, up, width, y);
+    case Activation::gelu_tanh:
+      return gated<gelu_tanh>(gate, up, width, y);
+    case Activation::gelu:
+      return gated<gelu>(gate, up, width, y);
   }
 }
 

@@ -1,8 +1,8 @@
 // Vectors of eight floats, the element types of the KV cache and the elementary functions.
 //
-// Compiled once for each instruction set, so everything here has internal linkage: the linker must not mix copies.
-// Every function treats its eight lanes alike, so a value's result does not depend on its place in a row; what is
-// left at the end of a row goes through the same code, padded with zeros.
+// Compiled once for each instruction set, so everything here has internal linkage: the linker must not mix
+// copies. Every function treats its eight lanes alike, so a value's result does not depend on its place in a
+// row; what is left at the end of a row goes through the same code, padded with zeros.
 #pragma once
 
 #include <cstdint>
@@ -127,8 +127,8 @@ TRIVET_INLINE float max(Vec v) {
   return result;
 }
 
-// e^x, within 2 ulp: x = n ln 2 + r with |r| <= ln 2 / 2, and Cephes' polynomial for e^r (expf.c). 0 below the range
-// of normal numbers, infinity above it.
+// e^x, within 2 ulp: x = n ln 2 + r with |r| <= ln 2 / 2, and Cephes' polynomial for e^r (expf.c). 0 below
+// the range of normal numbers, infinity above it.
 TRIVET_INLINE Vec exp(Vec x) {
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
   const Vec clamped = min(max(broadcast(-88.0f), x), broadcast(89.0f));

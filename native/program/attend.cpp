@@ -17,15 +17,16 @@ std::unique_ptr<Step> store_step(const KvCache& cache, int layer, const Buffer& 
         for (std::int64_t i = begin; i < end; ++i) {
           while (i >= ends[sequence]) ++sequence;
           const std::int32_t position = batch.positions[i], in_block = position % cache.block_size();
-          const std::int32_t block = batch.block_tables[sequence * batch.table_width + position / cache.block_size()];
+          const std::int32_t block =
+              batch.block_tables[sequence * batch.table_width + position / cache.block_size()];
           kernels.store(cache.layers()[layer], block * tiles_per_block + in_block / CacheLayer::kTile,
                         in_block % CacheLayer::kTile, k.row(i), v.row(i));
         }
       });
 }
 
-AttendStep::AttendStep(AttentionSchedule& schedule, const KvCache& cache, int layer, const Buffer& q, Buffer& y,
-                       std::vector<float> sinks)
+AttendStep::AttendStep(AttentionSchedule& schedule, const KvCache& cache, int layer, const Buffer& q,
+                       Buffer& y, std::vector<float> sinks)
     : Step("attention", {reads(&q, Division::anywhere), reads(&cache.layers()[layer], Division::anywhere),
                          writes(&y, Division::anywhere), writes(&schedule, Division::anywhere)}),
       schedule_(schedule),
@@ -37,9 +38,10 @@ AttendStep::AttendStep(AttentionSchedule& schedule, const KvCache& cache, int la
 
 void AttendStep::run(const Batch&, Worker worker) {
   const AttentionKernels& kernels = attention_kernels(cache_.type());
-  const AttentionCall call = {schedule_.shape(), cache_.layers()[layer_], cache_.block_size(),
-                              q_.row(0),         q_.stride(),             sinks_.empty() ? nullptr : sinks_.data(),
-                              y_.row(0),         y_.stride()};
+  const AttentionCall call = {schedule_.shape(),   cache_.layers()[layer_],
+                              cache_.block_size(), q_.row(0),
+                              q_.stride(),         sinks_.empty() ? nullptr : sinks_.data(),
+                              y_.row(0),           y_.stride()};
   for (std::int64_t unit = claims_.next(); unit < schedule_.units(); unit = claims_.next()) {
     schedule_.execute(kernels, call, unit, worker.member);
   }

@@ -19,7 +19,7 @@ class AttendStep final : public Step {
   AttendStep(AttentionSchedule& schedule, const KvCache& cache, int layer, const Buffer& q, Buffer& y,
              std::vector<float> sinks);
 
-  void prepare(const Batch&) override { claims_.reset(); }
+  void prepare(const Batch&, int) override { claims_.reset(); }
   void run(const Batch& batch, Worker worker) override;
 
  private:

@@ -21,8 +21,8 @@ struct Batch {
 
   std::int64_t rows(Rows kind) const { return kind == Rows::tokens ? tokens : outputs; }
 
-  // Throws std::invalid_argument, saying which value is wrong, unless every index that the program will follow is
-  // inside the vocabulary, the cache and these arrays.
+  // Throws std::invalid_argument, saying which value is wrong, unless every index that the program will
+  // follow is inside the vocabulary, the cache and these arrays.
   void check(std::int64_t vocabulary, const KvCache& cache) const;
 };
 

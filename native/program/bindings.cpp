@@ -1,5 +1,5 @@
-// Python's view of compiled programs. Whatever crosses this border is checked here or in Program: no call from Python
-// may crash the process.
+// Python's view of compiled programs. Whatever crosses this border is checked here or in Program: no call
+// from Python may crash the process.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -29,7 +29,8 @@ using Stack = nb::ndarray<const std::uint8_t, nb::ndim<3>, nb::device::cpu>;
 std::vector<float> to_vector(const Floats& array) { return {array.data(), array.data() + array.size()}; }
 
 template <class T>
-T choice(const char* what, const std::string& name, std::initializer_list<std::pair<const char*, T>> choices) {
+T choice(const char* what, const std::string& name,
+         std::initializer_list<std::pair<const char*, T>> choices) {
   std::string known;
   for (const auto& [key, value] : choices) {
     if (name == key) return value;
@@ -65,7 +66,8 @@ const std::int32_t* plan_array(const char* name, const Array& array, std::vector
   std::int64_t stride = 1;
   for (std::size_t i = shape.size(); ok && i-- > 0;) {
     const std::int64_t size = static_cast<std::int64_t>(array.shape(i));
-    ok = (shape[i] < 0 || size == shape[i]) && (size <= 1 || array.size() == 0 || array.stride(i) == stride) && size <= INT32_MAX;
+    ok = (shape[i] < 0 || size == shape[i]) &&
+         (size <= 1 || array.size() == 0 || array.stride(i) == stride) && size <= INT32_MAX;
     stride *= size;
   }
   if (ok) return static_cast<const std::int32_t*>(array.data());
@@ -75,13 +77,13 @@ const std::int32_t* plan_array(const char* name, const Array& array, std::vector
   }
   std::string got;
   for (std::size_t i = 0; i < array.ndim(); ++i) got += (i == 0 ? "" : ", ") + std::to_string(array.shape(i));
-  throw std::invalid_argument(std::string(name) + " must be a C-contiguous int32 array [" + expected + "], got " +
-                              std::to_string(array.dtype().bits) + "-bit [" + got + "]");
+  throw std::invalid_argument(std::string(name) + " must be a C-contiguous int32 array [" + expected +
+                              "], got " + std::to_string(array.dtype().bits) + "-bit [" + got + "]");
 }
 
 nb::ndarray<nb::numpy, float> run(Program& program, const Array& token_ids, const Array& positions,
-                                  const Array& query_starts, const Array& context_lens, const Array& block_tables,
-                                  const Array& logit_rows) {
+                                  const Array& query_starts, const Array& context_lens,
+                                  const Array& block_tables, const Array& logit_rows) {
   Batch batch = {};
   batch.token_ids = plan_array("token_ids", token_ids, {-1});
   batch.tokens = static_cast<std::int64_t>(token_ids.shape(0));
@@ -115,7 +117,8 @@ void embed(Program& program, int output, int type_id, Table table, float scale) 
 
 int add_matrices(Program& program, int type_id, std::int64_t columns, Stack data) {
   const Format format = check_row(type_id, columns, data.shape(2));
-  if (data.size() != 0 && (data.stride(2) != 1 || data.stride(1) != static_cast<std::int64_t>(data.shape(2)))) {
+  if (data.size() != 0 &&
+      (data.stride(2) != 1 || data.stride(1) != static_cast<std::int64_t>(data.shape(2)))) {
     throw std::invalid_argument("the rows of a matrix must lie one after another");
   }
   const auto* rows = reinterpret_cast<const std::byte*>(data.data());
@@ -124,7 +127,8 @@ int add_matrices(Program& program, int type_id, std::int64_t columns, Stack data
                               static_cast<std::int64_t>(data.shape(1)), columns, rows, data.stride(0));
 }
 
-void linear(Program& program, int input, const std::vector<std::tuple<int, int, std::optional<Floats>>>& outputs) {
+void linear(Program& program, int input,
+            const std::vector<std::tuple<int, int, std::optional<Floats>>>& outputs) {
   std::vector<Program::LinearOutput> parts;
   for (const auto& [value, matrix, bias] : outputs) {
     parts.push_back({value, matrix, bias ? to_vector(*bias) : std::vector<float>()});
@@ -135,11 +139,12 @@ void linear(Program& program, int input, const std::vector<std::tuple<int, int, 
 }  // namespace
 
 void bind_program(nb::module_& m) {
-  nb::class_<Program>(
-      m, "Program",
-      "A graph compiled into native steps, with its weights and its KV cache. Built by calling the methods named\n"
-      "after the operations of trivet/graph/ops.py in the graph's order; values and matrices are given by index.\n"
-      "ValueError tells what does not fit.")
+  nb::class_<Program>(m, "Program",
+                      "A graph compiled into native steps, with its weights and its KV cache. Built by "
+                      "calling the methods named\n"
+                      "after the operations of trivet/graph/ops.py in the graph's order; values and matrices "
+                      "are given by index.\n"
+                      "ValueError tells what does not fit.")
       .def(
           "__init__",
           [](Program* self, int threads, const std::vector<std::pair<std::int64_t, std::int64_t>>& slots,
@@ -171,8 +176,8 @@ void bind_program(nb::module_& m) {
       .def("rope", &Program::rope, "input"_a, "output"_a, "rotary"_a, "head_dim"_a)
       .def(
           "attention",
-          [](Program& self, int q, int k, int v, int y, int layer, int heads, float scale, std::int64_t window,
-             float softcap, const std::optional<Floats>& sinks) {
+          [](Program& self, int q, int k, int v, int y, int layer, int heads, float scale,
+             std::int64_t window, float softcap, const std::optional<Floats>& sinks) {
             self.attention(q, k, v, y, layer, heads, scale, window, softcap,
                            sinks ? to_vector(*sinks) : std::vector<float>());
           },
@@ -188,18 +193,20 @@ void bind_program(nb::module_& m) {
       .def("scale", &Program::scale, "input"_a, "output"_a, "factor"_a)
       .def(
           "moe",
-          [](Program& self, int x, int y, int router, int gate, int up, int down, int top_k, const std::string& act,
-             bool normalize, float scale) {
+          [](Program& self, int x, int y, int router, int gate, int up, int down, int top_k,
+             const std::string& act, bool normalize, float scale) {
             self.moe(x, y, router, gate, up, down, top_k, activation(act), normalize, scale);
           },
-          "input"_a, "output"_a, "router"_a, "gate"_a, "up"_a, "down"_a, "top_k"_a, "act"_a, "normalize"_a, "scale"_a)
+          "input"_a, "output"_a, "router"_a, "gate"_a, "up"_a, "down"_a, "top_k"_a, "act"_a, "normalize"_a,
+          "scale"_a)
       .def("select", &Program::select, "input"_a, "output"_a)
       .def("logits", &Program::logits, "input"_a, "matrix"_a, "softcap"_a, "scale"_a)
       .def(
-          "cache_block_bytes", [](Program& self, std::int64_t block_size) { return self.cache().block_bytes(block_size); },
+          "cache_block_bytes",
+          [](Program& self, std::int64_t block_size) { return self.cache().block_bytes(block_size); },
           "block_size"_a, "Bytes of one block of the cache over all layers.")
-      .def("allocate_cache", &Program::allocate_cache,
-           "blocks"_a, "block_size"_a, "MemoryError when the system has not enough.")
+      .def("allocate_cache", &Program::allocate_cache, "blocks"_a, "block_size"_a,
+           "MemoryError when the system has not enough.")
       .def("run", &run, "token_ids"_a, "positions"_a, "query_starts"_a, "context_lens"_a, "block_tables"_a,
            "logit_rows"_a,
            "Execute one step for the arrays of a StepPlan, which must not change meanwhile. Returns logits\n"

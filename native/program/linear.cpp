@@ -13,8 +13,8 @@ constexpr std::int64_t kUnits = 4;
 // Weight bytes read times rows multiplied, below which a unit is done faster than another member joins.
 constexpr std::int64_t kUnitWork = 32 << 10;
 
-// The kernels take so many rows at a time; a unit of more rows goes over its weights again, so these should stay in the
-// L2 cache.
+// The kernels take so many rows at a time; a unit of more rows goes over its weights again, so these should
+// stay in the L2 cache.
 constexpr std::int64_t kPassRows = 64;
 constexpr std::int64_t kUnitBytes = 128 << 10;
 
@@ -39,21 +39,21 @@ std::int64_t panels_per_unit(std::int64_t panels, std::int64_t panel_bytes, std:
 
 std::unique_ptr<Step> pack_step(const Buffer& input, Rows rows, PackedRows& packed) {
   const Division division = by_row(rows);
-  return std::make_unique<RowStep>(
-      "pack", rows, std::vector{reads(&input, division), writes(&packed, division)},
-      [&input, &packed](const Batch&, std::int64_t begin, std::int64_t end) {
-        pack_activations(packed.format, input.row(0), input.stride(), begin, end, packed.columns, packed.memory.row(0));
-      });
+  return std::make_unique<RowStep>("pack", rows,
+                                   std::vector{reads(&input, division), writes(&packed, division)},
+                                   [&input, &packed](const Batch&, std::int64_t begin, std::int64_t end) {
+                                     pack_activations(packed.format, input.row(0), input.stride(), begin, end,
+                                                      packed.columns, packed.memory.row(0));
+                                   });
 }
 
-LinearStep::LinearStep(std::string name, Rows rows, std::vector<Projection> projections, int members, float scale,
+LinearStep::LinearStep(std::string name, Rows rows, std::vector<Projection> projections, float scale,
                        float softcap)
     : Step(std::move(name), linear_accesses(projections)),
       rows_(rows),
       projections_(std::move(projections)),
       scale_(scale),
-      softcap_(softcap),
-      members_(members) {
+      softcap_(softcap) {
   for (const Projection& p : projections_) {
     panels_ += p.matrix->panels();
     panel_bytes_ = std::max(panel_bytes_, static_cast<std::int64_t>(p.matrix->bytes()) / p.matrix->panels());
@@ -61,17 +61,18 @@ LinearStep::LinearStep(std::string name, Rows rows, std::vector<Projection> proj
   unit_ends_.resize(projections_.size());
 }
 
-void LinearStep::prepare(const Batch& batch) {
+void LinearStep::prepare(const Batch& batch, int members) {
   const std::int64_t rows = std::max<std::int64_t>(1, batch.rows(rows_));
   for (const Projection& p : projections_) p.input->memory.reserve(rows);
-  unit_panels_ = panels_per_unit(panels_, panel_bytes_, rows, members_);
+  unit_panels_ = panels_per_unit(panels_, panel_bytes_, rows, members);
   std::int64_t units = 0;
   for (std::size_t i = 0; i < projections_.size(); ++i) {
     units += (projections_[i].matrix->panels() + unit_panels_ - 1) / unit_panels_;
     unit_ends_[i] = units;
   }
   // Where the panels are too few for the members, the rows are divided too.
-  const std::int64_t tiles = std::clamp<std::int64_t>(members_ * kUnits / units, 1, (rows + kPassRows - 1) / kPassRows);
+  const std::int64_t tiles =
+      std::clamp<std::int64_t>(members * kUnits / units, 1, (rows + kPassRows - 1) / kPassRows);
   unit_rows_ = ((rows + tiles - 1) / tiles + kPassRows - 1) / kPassRows * kPassRows;
   claims_.reset();
 }
@@ -84,7 +85,8 @@ void LinearStep::run(const Batch& batch, Worker) {
     const std::size_t i = std::upper_bound(unit_ends_.begin(), unit_ends_.end(), within) - unit_ends_.begin();
     const std::int64_t panel = (within - (i == 0 ? 0 : unit_ends_[i - 1])) * unit_panels_;
     const Projection& p = projections_[i];
-    multiply(p, {row, std::min(row + unit_rows_, rows)}, {panel, std::min(panel + unit_panels_, p.matrix->panels())});
+    multiply(p, {row, std::min(row + unit_rows_, rows)},
+             {panel, std::min(panel + unit_panels_, p.matrix->panels())});
   }
 }
 

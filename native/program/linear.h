@@ -31,10 +31,10 @@ struct Projection {
 // output = input W^T + bias for several matrices; then `scale` and `softcap`, see RowKernels::softcap.
 class LinearStep final : public Step {
  public:
-  LinearStep(std::string name, Rows rows, std::vector<Projection> projections, int members, float scale = 1.0f,
+  LinearStep(std::string name, Rows rows, std::vector<Projection> projections, float scale = 1.0f,
              float softcap = 0.0f);
 
-  void prepare(const Batch& batch) override;
+  void prepare(const Batch& batch, int members) override;
   void run(const Batch& batch, Worker worker) override;
 
  private:
@@ -45,14 +45,13 @@ class LinearStep final : public Step {
   float scale_, softcap_;
   std::int64_t panels_ = 0;
   std::int64_t panel_bytes_ = 0;  // of the widest matrix
-  int members_;
   std::int64_t unit_panels_ = 1, unit_rows_ = 1;
   std::vector<std::int64_t> unit_ends_;  // for each projection, of its units within those of a tile of rows
   Claims claims_;
 };
 
-// Panels per unit such that `members` are kept busy until about the same time, and no unit is too small to be worth
-// claiming.
+// Panels per unit such that `members` are kept busy until about the same time, and no unit is too small to be
+// worth claiming.
 std::int64_t panels_per_unit(std::int64_t panels, std::int64_t panel_bytes, std::int64_t rows, int members);
 
 }  // namespace trivet

@@ -5,7 +5,9 @@
 namespace trivet {
 namespace {
 
-std::int32_t* ints(const RowMemory& memory, std::int64_t row) { return reinterpret_cast<std::int32_t*>(memory.row(row)); }
+std::int32_t* ints(const RowMemory& memory, std::int64_t row) {
+  return reinterpret_cast<std::int32_t*>(memory.row(row));
+}
 float* floats(const RowMemory& memory, std::int64_t row) { return reinterpret_cast<float*>(memory.row(row)); }
 
 // The top_k most probable experts, the lower index first among equals, and their shares.
@@ -30,11 +32,12 @@ void choose(const MoeShape& shape, float* probabilities, std::int32_t* chosen, f
 class GroupStep final : public Step {
  public:
   GroupStep(MoeScratch& scratch, Rows rows)
-      : Step("moe.group", {reads(&scratch.chosen, Division::anywhere), writes(&scratch.slots, Division::anywhere)}),
+      : Step("moe.group",
+             {reads(&scratch.chosen, Division::anywhere), writes(&scratch.slots, Division::anywhere)}),
         scratch_(scratch),
         rows_(rows) {}
 
-  void prepare(const Batch& batch) override { scratch_.reserve(batch.rows(rows_)); }
+  void prepare(const Batch& batch, int) override { scratch_.reserve(batch.rows(rows_)); }
 
   void run(const Batch& batch, Worker worker) override {
     if (worker.member != 0) return;
@@ -91,7 +94,8 @@ struct ExpertProjection {
   Buffer* output;
 };
 
-std::vector<Access> expert_accesses(const MoeScratch& scratch, const std::vector<ExpertProjection>& projections) {
+std::vector<Access> expert_accesses(const MoeScratch& scratch,
+                                    const std::vector<ExpertProjection>& projections) {
   std::vector<Access> accesses = {reads(&scratch.slots, Division::anywhere)};
   for (const ExpertProjection& p : projections) {
     accesses.push_back(reads(p.input, Division::anywhere));
@@ -108,7 +112,7 @@ class ExpertStep final : public Step {
         scratch_(scratch),
         projections_(std::move(projections)) {}
 
-  void prepare(const Batch&) override { claims_.reset(); }
+  void prepare(const Batch&, int) override { claims_.reset(); }
 
   void run(const Batch&, Worker worker) override {
     const PackedMatrix& first = projections_[0].matrices->front();
@@ -178,7 +182,7 @@ void MoeScratch::reserve(std::int64_t rows) {
 }
 
 std::vector<std::unique_ptr<Step>> moe_steps(const MoeShape& shape, const MoeWeights& weights, MoeScratch& s,
-                                             const Buffer& input, Buffer& output, Rows rows, int members) {
+                                             const Buffer& input, Buffer& output, Rows rows) {
   const Division division = by_row(rows);
   std::vector<PackedRows*> inputs = {&s.gate_input};
   if (s.up_input.format != s.gate_input.format) inputs.push_back(&s.up_input);
@@ -188,9 +192,10 @@ std::vector<std::unique_ptr<Step>> moe_steps(const MoeShape& shape, const MoeWei
   std::vector<std::unique_ptr<Step>> steps;
   steps.push_back(pack_step(input, rows, s.router_input));
   steps.push_back(std::make_unique<LinearStep>(
-      "moe.router", rows, std::vector<Projection>{{weights.router, &s.router_input, &s.probabilities, {}}}, members));
+      "moe.router", rows, std::vector<Projection>{{weights.router, &s.router_input, &s.probabilities, {}}}));
   steps.push_back(std::make_unique<RowStep>(
-      "moe.choose", rows, std::vector{reads(&s.probabilities, Division::anywhere), writes(&s.chosen, division)},
+      "moe.choose", rows,
+      std::vector{reads(&s.probabilities, Division::anywhere), writes(&s.chosen, division)},
       [shape, &s](const Batch&, std::int64_t begin, std::int64_t end) {
         for (std::int64_t i = begin; i < end; ++i) {
           choose(shape, s.probabilities.row(i), ints(s.chosen, i), floats(s.shares, i));
@@ -206,9 +211,10 @@ std::vector<std::unique_ptr<Step>> moe_steps(const MoeShape& shape, const MoeWei
           }
         }
       }));
-  steps.push_back(std::make_unique<ExpertStep>(
-      "moe.gate_up", s,
-      std::vector<ExpertProjection>{{weights.gate, inputs.front(), &s.gated}, {weights.up, inputs.back(), &s.raised}}));
+  steps.push_back(
+      std::make_unique<ExpertStep>("moe.gate_up", s,
+                                   std::vector<ExpertProjection>{{weights.gate, inputs.front(), &s.gated},
+                                                                 {weights.up, inputs.back(), &s.raised}}));
   steps.push_back(std::make_unique<SlotStep>(
       "moe.act_mul", s, rows,
       std::vector{writes(&s.gated, Division::anywhere), reads(&s.raised, Division::anywhere),
@@ -231,7 +237,8 @@ std::vector<std::unique_ptr<Step>> moe_steps(const MoeShape& shape, const MoeWei
           float* y = output.row(i);
           std::fill_n(y, s.width, 0.0f);
           for (int rank = 0; rank < s.top_k; ++rank) {
-            row_kernels().add_scaled(s.lowered.row(ints(s.slots, i)[rank]), floats(s.shares, i)[rank], s.width, y);
+            row_kernels().add_scaled(s.lowered.row(ints(s.slots, i)[rank]), floats(s.shares, i)[rank],
+                                     s.width, y);
           }
         }
       }));

@@ -24,8 +24,8 @@ struct MoeWeights {
   const std::vector<PackedMatrix>*gate, *up, *down;
 };
 
-// Scratch, shared by the layers of one shape and formats. Rows are tokens while they are routed; then every token is
-// there once for each of its experts, sorted by expert ("slots").
+// Scratch, shared by the layers of one shape and formats. Rows are tokens while they are routed; then every
+// token is there once for each of its experts, sorted by expert ("slots").
 struct MoeScratch {
   MoeScratch(const MoeShape& shape, const MoeWeights& weights);
   bool fits(const MoeShape& shape, const MoeWeights& weights) const;
@@ -34,17 +34,18 @@ struct MoeScratch {
   std::int64_t width, hidden;
   int experts, top_k;
   PackedRows router_input;
-  Buffer probabilities;             // [rows][experts]
-  RowMemory chosen, shares, slots;  // [rows][top_k] expert, weight, place among the slots
-  std::vector<std::int32_t> tokens;       // [slots]
-  std::vector<std::int64_t> ends;         // [experts] slots up to and with those of an expert
-  std::vector<std::int32_t> active;       // experts that have any
+  Buffer probabilities;              // [rows][experts]
+  RowMemory chosen, shares, slots;   // [rows][top_k] expert, weight, place among the slots
+  std::vector<std::int32_t> tokens;  // [slots]
+  std::vector<std::int64_t> ends;    // [experts] slots up to and with those of an expert
+  std::vector<std::int32_t> active;  // experts that have any
   PackedRows gate_input, up_input, down_input;
-  Buffer gated, raised, lowered;    // [slots]: gate, up and down products
+  Buffer gated, raised, lowered;  // [slots]: gate, up and down products
 };
 
 // The steps that compute output = moe(input).
-std::vector<std::unique_ptr<Step>> moe_steps(const MoeShape& shape, const MoeWeights& weights, MoeScratch& scratch,
-                                             const Buffer& input, Buffer& output, Rows rows, int members);
+std::vector<std::unique_ptr<Step>> moe_steps(const MoeShape& shape, const MoeWeights& weights,
+                                             MoeScratch& scratch, const Buffer& input, Buffer& output,
+                                             Rows rows);
 
 }  // namespace trivet

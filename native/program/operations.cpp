@@ -21,8 +21,8 @@ constexpr std::int64_t kPanelsPerClaim = 8;
 
 int Program::add_matrices(Format format, std::int64_t count, std::int64_t rows, std::int64_t columns,
                           const std::byte* data, std::int64_t stride) {
-  need(count >= 1 && rows >= 1 && columns >= 1, "a matrix needs rows and columns, got " + number(count) + " of " +
-                                                    number(rows) + " by " + number(columns));
+  need(count >= 1 && rows >= 1 && columns >= 1, "a matrix needs rows and columns, got " + number(count) +
+                                                    " of " + number(rows) + " by " + number(columns));
   const std::unique_lock lock = exclusive();
   auto& stack = *matrices_.emplace_back(std::make_unique<std::vector<PackedMatrix>>());
   stack.reserve(count);
@@ -33,7 +33,7 @@ int Program::add_matrices(Format format, std::int64_t count, std::int64_t rows, 
   const std::int64_t panels = stack.front().panels();
   const std::int64_t claims_per_matrix = (panels + kPanelsPerClaim - 1) / kPanelsPerClaim;
   Claims claims;
-  team_.run([&](int) {
+  team_.run(threads(), [&](int) {
     for (std::int64_t i = claims.next(); i < count * claims_per_matrix; i = claims.next()) {
       const std::int64_t index = i / claims_per_matrix, panel = i % claims_per_matrix * kPanelsPerClaim;
       stack[index].pack(data + index * stride, panel, std::min(panel + kPanelsPerClaim, panels));
@@ -74,10 +74,12 @@ void Program::embed(int output_value, Format format, std::int64_t rows, const st
               });
 }
 
-void Program::rms_norm(int input_value, int output_value, std::vector<float> weight, float eps, std::int64_t group) {
+void Program::rms_norm(int input_value, int output_value, std::vector<float> weight, float eps,
+                       std::int64_t group) {
   const Value& x = input(input_value);
   const std::int64_t size = group == 0 ? x.width : group;
-  need(size > 0 && x.width % size == 0, "rms_norm: " + number(x.width) + " columns are not groups of " + number(group));
+  need(size > 0 && x.width % size == 0,
+       "rms_norm: " + number(x.width) + " columns are not groups of " + number(group));
   need(static_cast<std::int64_t>(weight.size()) == size,
        "rms_norm: got " + number(weight.size()) + " weights for " + number(size) + " columns");
   const Value& y = output(output_value, x.width, x.rows);
@@ -90,8 +92,8 @@ void Program::rms_norm(int input_value, int output_value, std::vector<float> wei
               });
 }
 
-void Program::add_rms_norm(int a_value, int b_value, int sum_value, int output_value, std::vector<float> weight,
-                           float eps) {
+void Program::add_rms_norm(int a_value, int b_value, int sum_value, int output_value,
+                           std::vector<float> weight, float eps) {
   add(a_value, b_value, sum_value);
   rms_norm(sum_value, output_value, std::move(weight), eps, 0);
 }
@@ -129,13 +131,14 @@ void Program::rope(int input_value, int output_value, int rotary_index, std::int
       [&x = *x.buffer, &y = *y.buffer, heads = x.width / head_dim, head_dim, pairs, &rotary](
           const Batch&, std::int64_t begin, std::int64_t end) {
         for (std::int64_t i = begin; i < end; ++i) {
-          row_kernels().rope(x.row(i), rotary.table.row(i), heads, head_dim, pairs, rotary.interleaved, y.row(i));
+          row_kernels().rope(x.row(i), rotary.table.row(i), heads, head_dim, pairs, rotary.interleaved,
+                             y.row(i));
         }
       }));
 }
 
-void Program::attention(int q_value, int k_value, int v_value, int output_value, int layer, int heads, float scale,
-                        std::int64_t window, float softcap, std::vector<float> sinks) {
+void Program::attention(int q_value, int k_value, int v_value, int output_value, int layer, int heads,
+                        float scale, std::int64_t window, float softcap, std::vector<float> sinks) {
   const Value &q = input(q_value), &k = input(k_value), &v = input(v_value);
   need(layer >= 0 && layer < static_cast<int>(cache_.layers().size()),
        "attention: the cache has no layer " + number(layer));
@@ -145,14 +148,21 @@ void Program::attention(int q_value, int k_value, int v_value, int output_value,
        "attention: " + number(heads) + " heads cannot share " + number(cached.kv_heads) + " KV heads");
   need(q.width == std::int64_t{heads} * cached.head_dim && k.width == kv_width && v.width == kv_width,
        "attention: q, k and v have " + number(q.width) + ", " + number(k.width) + " and " + number(v.width) +
-           " columns, need " + number(std::int64_t{heads} * cached.head_dim) + ", " + number(kv_width) + " twice");
+           " columns, need " + number(std::int64_t{heads} * cached.head_dim) + ", " + number(kv_width) +
+           " twice");
   need(sinks.empty() || static_cast<int>(sinks.size()) == heads,
        "attention: got " + number(sinks.size()) + " sinks for " + number(heads) + " heads");
-  need(window >= 0 && std::isfinite(scale) && std::isfinite(softcap) && softcap >= 0, "attention: a setting is invalid");
-  for (const Value* value : {&q, &k, &v}) need(value->rows == Rows::tokens, "attention: must come before select");
+  need(window >= 0 && std::isfinite(scale) && std::isfinite(softcap) && softcap >= 0,
+       "attention: a setting is invalid");
+  for (const Value* value : {&q, &k, &v})
+    need(value->rows == Rows::tokens, "attention: must come before select");
 
-  const AttentionShape shape = {heads, cached.kv_heads, cached.head_dim, scale,
-                                static_cast<int>(std::min<std::int64_t>(window, INT32_MAX)), softcap};
+  const AttentionShape shape = {heads,
+                                cached.kv_heads,
+                                cached.head_dim,
+                                scale,
+                                static_cast<int>(std::min<std::int64_t>(window, INT32_MAX)),
+                                softcap};
   const Buffer &queries = *q.buffer, &keys = *k.buffer, &values = *v.buffer;
   const Value& y = output(output_value, q.width, Rows::tokens);
   append(store_step(cache_, layer, keys, values));
@@ -177,9 +187,10 @@ void Program::add(int a_value, int b_value, int output_value) {
   need(a.width == b.width && a.rows == b.rows, "add: the operands differ in shape");
   const Value& y = output(output_value, a.width, a.rows);
   append_rows("add", {&a, &b}, {&y},
-              [&a = *a.buffer, &b = *b.buffer, &y = *y.buffer, width = y.width](const Batch&, std::int64_t begin,
-                                                                               std::int64_t end) {
-                for (std::int64_t i = begin; i < end; ++i) row_kernels().add(a.row(i), b.row(i), width, y.row(i));
+              [&a = *a.buffer, &b = *b.buffer, &y = *y.buffer, width = y.width](
+                  const Batch&, std::int64_t begin, std::int64_t end) {
+                for (std::int64_t i = begin; i < end; ++i)
+                  row_kernels().add(a.row(i), b.row(i), width, y.row(i));
               });
 }
 
@@ -188,17 +199,20 @@ void Program::scale(int input_value, int output_value, float factor) {
   const Value& y = output(output_value, x.width, x.rows);
   append_rows("scale", {&x}, {&y},
               [&x = *x.buffer, &y = *y.buffer, width = y.width, factor](const Batch&, std::int64_t begin,
-                                                                       std::int64_t end) {
-                for (std::int64_t i = begin; i < end; ++i) row_kernels().scale(x.row(i), factor, width, y.row(i));
+                                                                        std::int64_t end) {
+                for (std::int64_t i = begin; i < end; ++i)
+                  row_kernels().scale(x.row(i), factor, width, y.row(i));
               });
 }
 
-void Program::moe(int input_value, int output_value, int router, int gate, int up, int down, int top_k, Activation act,
-                  bool normalize, float scale) {
+void Program::moe(int input_value, int output_value, int router, int gate, int up, int down, int top_k,
+                  Activation act, bool normalize, float scale) {
   const Value x = input(input_value);
-  need(router >= 0 && router < static_cast<int>(matrices_.size()), "moe: there is no matrix " + number(router));
+  need(router >= 0 && router < static_cast<int>(matrices_.size()),
+       "moe: there is no matrix " + number(router));
   const int count = static_cast<int>(matrices_[router]->front().rows());
-  need(top_k >= 1 && top_k <= count, "moe: cannot choose " + number(top_k) + " of " + number(count) + " experts");
+  need(top_k >= 1 && top_k <= count,
+       "moe: cannot choose " + number(top_k) + " of " + number(count) + " experts");
   need(gate >= 0 && gate < static_cast<int>(matrices_.size()), "moe: there is no matrix " + number(gate));
   const std::int64_t hidden = matrices_[gate]->front().rows();
   const MoeShape shape = {x.width, hidden, count, top_k, act, normalize, scale};
@@ -210,7 +224,8 @@ void Program::moe(int input_value, int output_value, int router, int gate, int u
   if (scratch == moe_scratch_.end()) {
     scratch = moe_scratch_.insert(scratch, std::make_unique<MoeScratch>(shape, weights));
   }
-  for (auto& step : moe_steps(shape, weights, **scratch, *x.buffer, *y.buffer, x.rows, threads())) append(std::move(step));
+  for (auto& step : moe_steps(shape, weights, **scratch, *x.buffer, *y.buffer, x.rows))
+    append(std::move(step));
 }
 
 void Program::select(int input_value, int output_value) {
@@ -220,9 +235,11 @@ void Program::select(int input_value, int output_value) {
   const Value& y = output(output_value, x.width, Rows::outputs);
   need(y.buffer != &from, "select: input and output share a buffer");
   append(std::make_unique<RowStep>(
-      "select", Rows::outputs, std::vector{reads(&from, Division::anywhere), writes(y.buffer, Division::outputs)},
+      "select", Rows::outputs,
+      std::vector{reads(&from, Division::anywhere), writes(y.buffer, Division::outputs)},
       [&from, &to = *y.buffer, width = y.width](const Batch& batch, std::int64_t begin, std::int64_t end) {
-        for (std::int64_t i = begin; i < end; ++i) std::copy_n(from.row(batch.output_rows[i]), width, to.row(i));
+        for (std::int64_t i = begin; i < end; ++i)
+          std::copy_n(from.row(batch.output_rows[i]), width, to.row(i));
       }));
 }
 
@@ -267,12 +284,15 @@ const PackedMatrix& Program::matrix(int index, std::int64_t rows, std::int64_t c
   return experts(index, 1, rows, columns).front();
 }
 
-const std::vector<PackedMatrix>& Program::experts(int index, int count, std::int64_t rows, std::int64_t columns) const {
+const std::vector<PackedMatrix>& Program::experts(int index, int count, std::int64_t rows,
+                                                  std::int64_t columns) const {
   need(index >= 0 && index < static_cast<int>(matrices_.size()), "there is no matrix " + number(index));
   const std::vector<PackedMatrix>& stack = *matrices_[index];
-  need(static_cast<int>(stack.size()) == count && stack.front().rows() == rows && stack.front().columns() == columns,
-       "matrix " + number(index) + " is " + number(stack.size()) + " of " + number(stack.front().rows()) + " by " +
-           number(stack.front().columns()) + ", need " + number(count) + " of " + number(rows) + " by " + number(columns));
+  need(static_cast<int>(stack.size()) == count && stack.front().rows() == rows &&
+           stack.front().columns() == columns,
+       "matrix " + number(index) + " is " + number(stack.size()) + " of " + number(stack.front().rows()) +
+           " by " + number(stack.front().columns()) + ", need " + number(count) + " of " + number(rows) +
+           " by " + number(columns));
   return stack;
 }
 

@@ -18,8 +18,8 @@ Program::Program(int threads, const std::vector<Slot>& slots, CacheType cache_ty
   for (const Slot& slot : slots) {
     if (slot.width < 1 || slot.width > 1 << 30 || slot.buffer < -1 ||
         slot.buffer >= static_cast<std::int64_t>(slots.size())) {
-      throw std::invalid_argument("a value cannot have " + std::to_string(slot.width) + " columns in buffer " +
-                                  std::to_string(slot.buffer));
+      throw std::invalid_argument("a value cannot have " + std::to_string(slot.width) +
+                                  " columns in buffer " + std::to_string(slot.buffer));
     }
     if (slot.buffer < 0) continue;
     if (slot.buffer >= static_cast<std::int64_t>(strides.size())) strides.resize(slot.buffer + 1);
@@ -39,14 +39,16 @@ std::shared_ptr<const float> Program::run(const Batch& batch) {
   for (const auto& buffer : buffers_) buffer->reserve(batch.tokens);
   for (const auto& rotary : rotaries_) rotary->table.reserve(batch.tokens);
   logits_->reserve(batch.outputs);
+  const int members = useful_members(batch);
   for (const auto& schedule : schedules_) {
-    schedule->build({static_cast<int>(batch.sequences), batch.query_starts, batch.positions, batch.block_tables,
-                     static_cast<int>(batch.table_width)});
+    schedule->build({static_cast<int>(batch.sequences), batch.query_starts, batch.positions,
+                     batch.block_tables, static_cast<int>(batch.table_width)},
+                    members);
   }
-  for (const Instruction& instruction : instructions_) instruction.step->prepare(batch);
+  for (const Instruction& instruction : instructions_) instruction.step->prepare(batch, members);
   if (batch.tokens > 0) {
-    team_.run([&](int member) {
-      const Worker worker = {member, team_.size()};
+    team_.run(members, [&](int member) {
+      const Worker worker = {member, members};
       for (const Instruction& instruction : instructions_) {
         if (instruction.barrier) team_.barrier();
         instruction.step->run(batch, worker);
@@ -54,6 +56,23 @@ std::shared_ptr<const float> Program::run(const Batch& batch) {
     });
   }
   return {logits_->data(), logits_->row(0)};
+}
+
+// A member is worth its barriers when it has at least kMemberWork bytes to go over between two of them: some
+// microseconds. Weights count once for every row, keys and values once for every query.
+int Program::useful_members(const Batch& batch) const {
+  constexpr double kMemberWork = 64 << 10;
+  double context = 0;
+  for (std::int64_t s = 0; s < batch.sequences; ++s) {
+    context +=
+        static_cast<double>(batch.context_lens[s]) * (batch.query_starts[s + 1] - batch.query_starts[s]);
+  }
+  const double token_bytes = static_cast<double>(cache_.block_bytes(CacheLayer::kTile)) / CacheLayer::kTile;
+  const double work = static_cast<double>(weight_bytes_) * batch.tokens + token_bytes * context;
+  const auto barriers =
+      std::count_if(instructions_.begin(), instructions_.end(), [](const auto& i) { return i.barrier; });
+  return static_cast<int>(
+      std::clamp(work / (kMemberWork * (barriers + 1)), 1.0, static_cast<double>(threads())));
 }
 
 void Program::allocate_cache(std::int64_t blocks, std::int64_t block_size) {
@@ -76,7 +95,8 @@ std::vector<std::string> Program::listing() const {
   return names;
 }
 
-// Two steps that meet on some memory need a barrier between them, unless each thread keeps to its own rows in both.
+// Two steps that meet on some memory need a barrier between them, unless each thread keeps to its own rows in
+// both.
 void Program::append(std::unique_ptr<Step> step) {
   if (complete_) throw std::invalid_argument("the program has run and cannot grow any more");
   bool barrier = false;
@@ -97,15 +117,15 @@ void Program::append_rows(std::string name, const std::vector<const Value*>& inp
   append(std::make_unique<RowStep>(std::move(name), rows, std::move(accesses), std::move(body)));
 }
 
-void Program::append_linear(std::string name, const Value& input, std::vector<Projection> projections, float scale,
-                            float softcap) {
+void Program::append_linear(std::string name, const Value& input, std::vector<Projection> projections,
+                            float scale, float softcap) {
   std::vector<PackedRows*> inputs;
   for (Projection& p : projections) {
     p.input = &packed(activation_format(p.matrix->format()), input.width);
     if (std::find(inputs.begin(), inputs.end(), p.input) == inputs.end()) inputs.push_back(p.input);
   }
   for (PackedRows* rows : inputs) append(pack_step(*input.buffer, input.rows, *rows));
-  append(std::make_unique<LinearStep>(std::move(name), input.rows, std::move(projections), threads(), scale, softcap));
+  append(std::make_unique<LinearStep>(std::move(name), input.rows, std::move(projections), scale, softcap));
 }
 
 PackedRows& Program::packed(ActivationFormat format, std::int64_t columns) {

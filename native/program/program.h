@@ -17,14 +17,14 @@
 
 namespace trivet {
 
-// Where a value of the graph is kept: `width` columns of a buffer that other values use before and after; buffer -1 for
-// a value that no operation reads.
+// Where a value of the graph is kept: `width` columns of a buffer that other values use before and after;
+// buffer -1 for a value that no operation reads.
 struct Slot {
   std::int64_t buffer, width;
 };
 
-// Built by appending the operations of trivet/graph/ops.py in order, one method each; values are indices into `slots`.
-// Everything is checked as it is appended: std::invalid_argument tells what does not fit.
+// Built by appending the operations of trivet/graph/ops.py in order, one method each; values are indices into
+// `slots`. Everything is checked as it is appended: std::invalid_argument tells what does not fit.
 class Program {
  public:
   // `cache_layers` holds (kv_heads, head_dim).
@@ -32,13 +32,13 @@ class Program {
           const std::vector<std::pair<int, int>>& cache_layers);
 
   // Repacks `count` matrices [rows, columns] whose GGUF rows start `stride` bytes apart; returns their index.
-  int add_matrices(Format format, std::int64_t count, std::int64_t rows, std::int64_t columns, const std::byte* data,
-                   std::int64_t stride);
+  int add_matrices(Format format, std::int64_t count, std::int64_t rows, std::int64_t columns,
+                   const std::byte* data, std::int64_t stride);
   int add_rotary(std::vector<double> inv_freq, bool interleaved, double magnitude);
 
   // `table` holds `rows` GGUF rows and is kept by `owner`.
-  void embed(int output, Format format, std::int64_t rows, const std::byte* table, std::shared_ptr<const void> owner,
-             float scale);
+  void embed(int output, Format format, std::int64_t rows, const std::byte* table,
+             std::shared_ptr<const void> owner, float scale);
   void rms_norm(int input, int output, std::vector<float> weight, float eps, std::int64_t group);
   void add_rms_norm(int a, int b, int sum, int output, std::vector<float> weight, float eps);
   struct LinearOutput {
@@ -47,18 +47,19 @@ class Program {
   };
   void linear(int input, std::vector<LinearOutput> outputs);
   void rope(int input, int output, int rotary, std::int64_t head_dim);
-  void attention(int q, int k, int v, int output, int layer, int heads, float scale, std::int64_t window, float softcap,
-                 std::vector<float> sinks);
+  void attention(int q, int k, int v, int output, int layer, int heads, float scale, std::int64_t window,
+                 float softcap, std::vector<float> sinks);
   void act_mul(int gate, int up, int output, Activation act);
   void add(int a, int b, int output);
   void scale(int input, int output, float factor);
-  void moe(int input, int output, int router, int gate, int up, int down, int top_k, Activation act, bool normalize,
-           float scale);
+  void moe(int input, int output, int router, int gate, int up, int down, int top_k, Activation act,
+           bool normalize, float scale);
   void select(int input, int output);
   void logits(int input, int matrix, float softcap, float scale);
 
   // Executes the program for one batch: [outputs][vocabulary] float32, overwritten by the next run. Throws
-  // std::invalid_argument for a batch that Batch::check refuses, std::runtime_error when another run is under way.
+  // std::invalid_argument for a batch that Batch::check refuses, std::runtime_error when another run is under
+  // way.
   std::shared_ptr<const float> run(const Batch& batch);
 
   // Throws std::bad_alloc.
@@ -94,16 +95,18 @@ class Program {
 
   const Value& input(int value) const;
   Value& output(int value, std::int64_t width, Rows rows);
-  const std::vector<PackedMatrix>& experts(int index, int count, std::int64_t rows, std::int64_t columns) const;
+  const std::vector<PackedMatrix>& experts(int index, int count, std::int64_t rows,
+                                           std::int64_t columns) const;
   const PackedMatrix& matrix(int index, std::int64_t rows, std::int64_t columns) const;
+  int useful_members(const Batch& batch) const;
   std::unique_lock<std::mutex> exclusive();
   PackedRows& packed(ActivationFormat format, std::int64_t columns);
   AttentionSchedule& schedule(const AttentionShape& shape);
   void append(std::unique_ptr<Step> step);
-  void append_rows(std::string name, const std::vector<const Value*>& inputs, const std::vector<const Value*>& outputs,
-                   RowStep::Body body);
-  void append_linear(std::string name, const Value& input, std::vector<Projection> projections, float scale = 1.0f,
-                     float softcap = 0.0f);
+  void append_rows(std::string name, const std::vector<const Value*>& inputs,
+                   const std::vector<const Value*>& outputs, RowStep::Body body);
+  void append_linear(std::string name, const Value& input, std::vector<Projection> projections,
+                     float scale = 1.0f, float softcap = 0.0f);
 
   ThreadTeam team_;
   KvCache cache_;

@@ -52,8 +52,8 @@ class Buffer {
   RowMemory memory_;
 };
 
-// How a step's work on some memory is divided among threads: each has its split() of the rows, or any may come
-// anywhere.
+// How a step's work on some memory is divided among threads: each has its split() of the rows, or any may
+// come anywhere.
 enum class Division { tokens, outputs, anywhere };
 
 inline Division by_row(Rows rows) { return rows == Rows::tokens ? Division::tokens : Division::outputs; }
@@ -79,13 +79,14 @@ struct Worker {
 
 class Step {
  public:
-  Step(std::string name, std::vector<Access> accesses) : name_(std::move(name)), accesses_(std::move(accesses)) {}
+  Step(std::string name, std::vector<Access> accesses)
+      : name_(std::move(name)), accesses_(std::move(accesses)) {}
   virtual ~Step() = default;
 
-  // Called by one thread before the program starts; may allocate and throw.
-  virtual void prepare(const Batch&) {}
+  // Called by one thread before `members` execute the program; may allocate and throw.
+  virtual void prepare(const Batch&, int) {}
 
-  // Called by every member at once. Must not throw.
+  // Called by each of these members. Must not throw.
   virtual void run(const Batch& batch, Worker worker) = 0;
 
   const std::string& name() const { return name_; }

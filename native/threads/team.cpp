@@ -11,8 +11,8 @@
 namespace trivet {
 namespace {
 
-// Long enough to bridge the gap between two operations or two steps of a busy engine, short against a context switch
-// being noticed when it is idle.
+// Long enough to bridge the gap between two operations or two steps of a busy engine, short against a context
+// switch being noticed when it is idle.
 constexpr std::chrono::microseconds kSpin{50};
 
 void pause() {
@@ -38,29 +38,33 @@ class FlushSubnormals {
 }  // namespace
 
 ThreadTeam::ThreadTeam(int size) : size_(size) {
-  if (size < 1 || size > 1024) throw std::invalid_argument("threads must be 1 to 1024, got " + std::to_string(size));
+  if (size < 1 || size > 1024)
+    throw std::invalid_argument("threads must be 1 to 1024, got " + std::to_string(size));
   threads_.reserve(size - 1);
   try {
     for (int member = 1; member < size; ++member) threads_.emplace_back([this, member] { work(member); });
   } catch (...) {
-    call_ = nullptr;
-    epoch_.fetch_add(1, std::memory_order_release);
-    epoch_.notify_all();
+    announce(size_);
     throw;
   }
 }
 
 ThreadTeam::~ThreadTeam() {
   call_ = nullptr;
-  epoch_.fetch_add(1, std::memory_order_release);
+  announce(size_);
+}
+
+void ThreadTeam::announce(int members) {
+  const std::uint32_t count = epoch_.load(std::memory_order_relaxed) >> kMemberBits;
+  epoch_.store((count + 1) << kMemberBits | static_cast<std::uint32_t>(members), std::memory_order_release);
   epoch_.notify_all();
 }
 
-void ThreadTeam::execute(Call call, void* function) {
+void ThreadTeam::execute(int members, Call call, void* function) {
   call_ = call;
   function_ = function;
-  epoch_.fetch_add(1, std::memory_order_release);
-  epoch_.notify_all();
+  members_ = members;
+  if (members > 1) announce(members);
   {
     FlushSubnormals mode;
     call(function, 0);
@@ -70,8 +74,11 @@ void ThreadTeam::execute(Call call, void* function) {
 
 void ThreadTeam::work(int member) {
   FlushSubnormals mode;
-  for (std::uint32_t epoch = 0;; ++epoch) {
+  std::uint32_t epoch = 0;
+  for (;;) {
     await_change(epoch_, epoch);
+    epoch = epoch_.load(std::memory_order_acquire);
+    if (member >= static_cast<int>(epoch & ((1u << kMemberBits) - 1))) continue;
     if (call_ == nullptr) return;
     call_(function_, member);
     barrier();
@@ -79,13 +86,14 @@ void ThreadTeam::work(int member) {
 }
 
 void ThreadTeam::barrier() {
-  const std::uint32_t barrier = barriers_.load(std::memory_order_relaxed);
-  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
+  if (members_ == 1) return;
+  const std::uint32_t passed = barriers_.load(std::memory_order_relaxed);
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == members_) {
     arrived_.store(0, std::memory_order_relaxed);
-    barriers_.store(barrier + 1, std::memory_order_release);
+    barriers_.store(passed + 1, std::memory_order_release);
     barriers_.notify_all();
   } else {
-    await_change(barriers_, barrier);
+    await_change(barriers_, passed);
   }
 }
 

@@ -12,8 +12,8 @@ namespace trivet {
 
 // The caller of run() is member 0; the others wait for work, spinning shortly and then asleep.
 //
-// Members run with subnormals flushed to zero, whatever the caller's mode: speed and results must not depend on
-// which member computes a row.
+// Members run with subnormals flushed to zero, whatever the caller's mode: speed and results must not depend
+// on which member computes a row.
 class ThreadTeam {
  public:
   explicit ThreadTeam(int size);
@@ -23,31 +23,39 @@ class ThreadTeam {
 
   int size() const { return size_; }
 
-  // Calls f(member) on every member and returns when all have. One caller at a time. f must not throw: a member that
-  // left would keep the others waiting at a barrier.
+  // Calls f(member) on the first `members` and returns when they are done. One caller at a time. f must not
+  // throw: a member that left would keep the others waiting at a barrier.
   template <class F>
-  void run(F&& f) {
+  void run(int members, F&& f) {
     using Function = std::remove_reference_t<F>;
-    execute([](void* function, int member) noexcept { (*static_cast<Function*>(function))(member); },
-            const_cast<void*>(static_cast<const void*>(&f)));
+    execute(
+        members, [](void* function, int member) noexcept { (*static_cast<Function*>(function))(member); },
+        const_cast<void*>(static_cast<const void*>(&f)));
   }
 
-  // For use inside run(): returns when every member has called it. Writes before it are seen by all after it.
+  // For use inside run(): returns when each of its members has called it. Writes before it are seen by all
+  // after it.
   void barrier();
 
  private:
   using Call = void (*)(void* function, int member) noexcept;
 
-  void execute(Call call, void* function);
+  void execute(int members, Call call, void* function);
   void work(int member);
+  void announce(int members);
   static void await_change(const std::atomic<std::uint32_t>& value, std::uint32_t old);
+
+  static constexpr int kMemberBits = 11;
 
   const int size_;
   Call call_ = nullptr;  // null tells the members to leave
   void* function_ = nullptr;
-  alignas(64) std::atomic<std::uint32_t> epoch_{0};    // counts executed functions
-  alignas(64) std::atomic<int> arrived_{0};            // members at the current barrier
-  alignas(64) std::atomic<std::uint32_t> barriers_{0}; // counts passed barriers
+  int members_ = 0;  // of the running function
+  // The number of executed functions, above kMemberBits that tell how many members the last one has. In one
+  // word, so that a member never takes a function that it has no part in for the next one.
+  alignas(64) std::atomic<std::uint32_t> epoch_{0};
+  alignas(64) std::atomic<int> arrived_{0};             // members at the current barrier
+  alignas(64) std::atomic<std::uint32_t> barriers_{0};  // counts passed barriers
   std::vector<std::jthread> threads_;
 };
 

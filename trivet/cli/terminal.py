@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -73,7 +74,7 @@ def pairs(rows: Iterable[tuple[str, str]]) -> None:
 
 def table(columns: Iterable[str], rows: Iterable[Iterable[str]], **options: Any) -> None:
     """Print rows of text; all columns but the first are aligned to the right."""
-    grid = Table(*columns, **options)
+    grid = Table(*columns, box=box.SIMPLE_HEAD, **options)
     for column in grid.columns[1:]:
         column.justify = "right"
     for row in rows:

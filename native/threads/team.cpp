@@ -86,9 +86,10 @@ void ThreadTeam::work(int member) {
 }
 
 void ThreadTeam::barrier() {
-  if (members_ == 1) return;
+  const int members = members_;  // read now: once this member has come, the next function may have begun
+  if (members == 1) return;
   const std::uint32_t passed = barriers_.load(std::memory_order_relaxed);
-  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == members_) {
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == members) {
     arrived_.store(0, std::memory_order_relaxed);
     barriers_.store(passed + 1, std::memory_order_release);
     barriers_.notify_all();

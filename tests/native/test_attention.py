@@ -11,7 +11,6 @@ from tests.native.harness import Sequences, attention_graph, logits, program, ra
 TOLERANCES = {"f32": 2e-5, "f16": 5e-3, "bf16": 4e-2}
 
 
-@pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "head_dim", "window", "softcap", "sinks", "length"),
     [
@@ -26,20 +25,21 @@ TOLERANCES = {"f32": 2e-5, "f16": 5e-3, "bf16": 4e-2}
         (8, 8, 16, 1, 0.0, False, 40),
         (14, 2, 64, 100, 0.0, True, 300),
         (9, 3, 4, 0, 2.0, True, 33),
-        (16, 1, 256, 0, 0.0, False, 50),
+        (3, 1, 256, 0, 0.0, False, 50),
         (4, 4, 32, 600, 0.0, False, 1300),
         (4, 1, 64, 0, 0.0, False, 1100),
         (96, 1, 16, 0, 0.0, False, 30),
     ],
 )
 def test_against_float64(
-    dtype: str, heads: int, kv_heads: int, head_dim: int, window: int, softcap: float, sinks: bool, length: int
+    heads: int, kv_heads: int, head_dim: int, window: int, softcap: float, sinks: bool, length: int
 ) -> None:
     graph, checkpoint = attention_graph(heads, kv_heads, head_dim, window, softcap, sinks)
     tokens = random_tokens(length)
     expected = reference.run(graph, reference.Weights(checkpoint), tokens)
-    got = logits(program((graph, checkpoint), threads=2, cache_dtype=dtype), tokens)
-    assert np.abs(got - expected).max() <= TOLERANCES[dtype] * np.abs(expected).max()
+    for dtype, tolerance in TOLERANCES.items():
+        got = logits(program((graph, checkpoint), threads=2, cache_dtype=dtype), tokens)
+        assert np.abs(got - expected).max() <= tolerance * np.abs(expected).max(), dtype
 
 
 LENGTH = 1700

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -49,7 +50,7 @@ def expected() -> Expected:
 PROMPTS = [random_tokens(n, seed=n) for n in (1, 16, 37, 70)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     format=st.sampled_from(FORMATS),
     experts=st.sampled_from([0, 5]),
@@ -104,6 +105,40 @@ def test_an_idle_program_takes_no_time() -> None:
     before = time.process_time()
     time.sleep(0.2)
     assert time.process_time() - before < 0.02
+
+
+def test_one_run_at_a_time() -> None:
+    compiled = program(model_graph())
+    compiled.allocate_cache(8, 16)
+    deadline = time.monotonic() + 20
+    refusals: list[str] = []
+
+    def run() -> None:
+        while not refusals and time.monotonic() < deadline:
+            try:
+                compiled.run(**plan_of(random_tokens(100)))
+            except RuntimeError as error:
+                refusals.append(str(error))
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(refusals) == {"the program is at work for another thread"}
+
+
+def test_threads_that_come_and_go() -> None:
+    """A short step takes one thread, a longer one more, in no order."""
+    model = model_graph(Format.Q4_0)
+    tokens = random_tokens(120)
+    sequences = Sequences(program(model, threads=4), [tokens] * 4)
+    counts = np.random.default_rng(0).choice([1, 1, 2, 9, 20], (40, 4))
+    for row in counts:
+        left = [len(tokens) - done for done in sequences.done]
+        sequences.step({s: min(int(n), left[s]) for s, n in enumerate(row) if left[s]})
+    for rows in sequences.logits[1:]:
+        assert (np.array(rows) == np.array(sequences.logits[0])[: len(rows)]).all()
 
 
 def test_logits_outlive_the_program() -> None:

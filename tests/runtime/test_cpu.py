@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.models.stepper import Stepper
 from tests.models.tiny import MODELS, PROMPT, Tiny
 from tests.oracles.make_models import FILE, ROWS
 from trivet.engine.config import EngineConfig
@@ -63,26 +64,20 @@ def golden() -> Mapping[str, np.ndarray]:
     return np.load(FILE)
 
 
-def check(runtime: CpuRuntime, logits: np.ndarray, tokens: np.ndarray) -> None:
-    step = plan(PROMPT, 0, ROWS)
-    program = runtime.program
-    ours = program.run(
-        step.token_ids, step.positions, step.query_starts, step.context_lens, step.block_tables, step.logit_rows
-    )
+def check(model: Path, logits: np.ndarray, tokens: np.ndarray) -> None:
+    ours = Stepper(model).step(PROMPT)[ROWS]
     assert (np.abs(ours - logits).max(1) / np.ptp(logits, axis=1)).max() <= 2e-4
-    assert greedy(runtime, PROMPT, len(tokens)) == tokens.tolist()
+    assert Stepper(model).greedy(PROMPT, len(tokens)) == tokens.tolist()
 
 
 @pytest.mark.parametrize("tiny", MODELS, ids=str)
 def test_folder(tiny: Tiny, golden: Mapping[str, np.ndarray], tmp_path: Path) -> None:
-    folder = tiny.write_folder(tmp_path / "folder")
-    check(load(folder), golden[f"{tiny}.logits"], golden[f"{tiny}.tokens"])
+    check(tiny.write_folder(tmp_path / "folder"), golden[f"{tiny}.logits"], golden[f"{tiny}.tokens"])
 
 
 @pytest.mark.parametrize("tiny", [m for m in MODELS if m.gguf_arch], ids=str)
 def test_gguf(tiny: Tiny, golden: Mapping[str, np.ndarray], tmp_path: Path) -> None:
-    file = tiny.write_gguf(tmp_path / "model.gguf")
-    check(load(file, threads=2), golden[f"{tiny}.logits"], golden[f"{tiny}.tokens"])
+    check(tiny.write_gguf(tmp_path / "model.gguf"), golden[f"{tiny}.logits"], golden[f"{tiny}.tokens"])
 
 
 @pytest.mark.skipif(not STORIES.exists(), reason="../shared/models/stories260k is not there")

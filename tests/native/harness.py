@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -76,14 +77,15 @@ def attention_graph(
     return b.graph, checkpoint
 
 
-def model_graph(format: Format = Format.F32, experts: int = 0, window: int = 0) -> tuple[Graph, RandomCheckpoint]:
-    """A two-layer decoder with a bit of everything."""
+def model_graph(*formats: Format, experts: int = 0) -> tuple[Graph, RandomCheckpoint]:
+    """A two-layer decoder with a bit of everything; its matrices take the formats (by default F32) in turn."""
+    turns = itertools.cycle(formats or (Format.F32,))
     hidden, ffn, heads, kv_heads, dim = 256, 512, 8, 4, 32
     checkpoint = RandomCheckpoint()
     b = GraphBuilder(checkpoint.tensors)
 
     def matrix(name: str, *shape: int) -> None:
-        checkpoint.add(f"{name}.weight", *shape, format=format, scale=shape[-1] ** -0.5)
+        checkpoint.add(f"{name}.weight", *shape, format=next(turns), scale=shape[-1] ** -0.5)
 
     matrix("embd", VOCAB, hidden)
     x = b.embed("embd", VOCAB, hidden, scale=4.0)
@@ -99,7 +101,7 @@ def model_graph(format: Format = Format.F32, experts: int = 0, window: int = 0) 
         q, k, v = (b.linear(h, f"{i}.{n}", heads * dim if n == "q" else kv_heads * dim) for n in "qkv")
         rotary = Rotary(tuple(10000.0 ** (-j / 12) for j in range(12)), interleaved=i == 0)
         q = b.rope(b.rms_norm(q, f"{i}.head_norm", 1e-6, group=dim), rotary, dim)
-        h = b.attention(q, b.rope(k, rotary, dim), v, dim, dim**-0.5, window)
+        h = b.attention(q, b.rope(k, rotary, dim), v, dim, dim**-0.5, window=20 * i)
         x = b.add(x, b.linear(h, f"{i}.o", hidden))
         h = b.rms_norm(x, f"{i}.ffn_norm", 1e-6)
         if experts:

@@ -21,24 +21,25 @@ from trivet.graph.ops import Graph, Weight
 from trivet.runtime.compiler import compile_program
 from trivet.weights.formats import Format
 
-FORMATS = [Format.F32, Format.F16, Format.BF16, Format.Q8_0, Format.Q4_0, Format.Q4_K, Format.Q6_K]
-INT8 = {Format.Q8_0, Format.Q4_0, Format.Q4_K, Format.Q6_K}
+FLOATS = (Format.F32, Format.F16, Format.BF16)
+QUANTS = (Format.Q8_0, Format.Q4_0, Format.Q4_K, Format.Q6_K)
+MODELS = [(format,) for format in FLOATS + QUANTS] + [FLOATS, QUANTS, FLOATS + QUANTS]
 
 
 @pytest.mark.parametrize("experts", [0, 5], ids=["dense", "moe"])
-@pytest.mark.parametrize("format", FORMATS, ids=lambda f: f.name)
-def test_against_float64(format: Format, experts: int) -> None:
-    model = model_graph(format, experts)
+@pytest.mark.parametrize("formats", MODELS, ids=lambda formats: "+".join(f.name for f in formats))
+def test_against_float64(formats: tuple[Format, ...], experts: int) -> None:
+    model = model_graph(*formats, experts=experts)
     tokens = random_tokens(40)
     expected = reference.run(model[0], reference.Weights(model[1]), tokens)
     error = np.abs(logits(program(model, threads=2), tokens) - expected).max() / np.ptp(expected)
-    if format not in INT8:
+    if set(formats) <= set(FLOATS):
         assert error < 1e-5
     elif not experts:  # with experts, rounding may choose another one
         assert error < 0.05
 
 
-Expected = dict[tuple[Format, int], tuple[tuple[Graph, RandomCheckpoint], list[np.ndarray]]]
+Expected = dict[tuple[tuple[Format, ...], int], tuple[tuple[Graph, RandomCheckpoint], list[np.ndarray]]]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ PROMPTS = [random_tokens(n, seed=n) for n in (1, 16, 37, 70)]
 
 @settings(max_examples=25, deadline=None)
 @given(
-    format=st.sampled_from(FORMATS),
+    formats=st.sampled_from(MODELS),
     experts=st.sampled_from([0, 5]),
     threads=st.integers(1, 4),
     block_size=st.sampled_from([16, 32, 64, 128]),
@@ -61,17 +62,17 @@ PROMPTS = [random_tokens(n, seed=n) for n in (1, 16, 37, 70)]
 )
 def test_rows_are_the_same_however_they_come(
     expected: Expected,
-    format: Format,
+    formats: tuple[Format, ...],
     experts: int,
     threads: int,
     block_size: int,
     optimized: bool,
     data: st.DataObject,
 ) -> None:
-    if (format, experts) not in expected:
-        model = model_graph(format, experts)
-        expected[format, experts] = model, [logits(program(model), tokens) for tokens in PROMPTS]
-    model, alone = expected[format, experts]
+    if (formats, experts) not in expected:
+        model = model_graph(*formats, experts=experts)
+        expected[formats, experts] = model, [logits(program(model), tokens) for tokens in PROMPTS]
+    model, alone = expected[formats, experts]
     batch = Sequences(program(model, threads, optimized=optimized), PROMPTS, block_size)
     while waiting := {s: len(p) - batch.done[s] for s, p in enumerate(PROMPTS) if batch.done[s] < len(p)}:
         chosen = data.draw(st.lists(st.sampled_from(sorted(waiting)), min_size=1, unique=True))

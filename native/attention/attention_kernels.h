@@ -115,9 +115,8 @@ void score_block(const float* queries, const E* const* tiles, int dim, float* sc
 
 template <int R, class E>
 void score_rows(const float* queries, const E* const* tiles, int count, int dim, float* scores) {
-  constexpr int N = R == 1   ? 4
-                    : R <= 3 ? 2
-                             : 1;  // enough independent sums to hide the latency, few enough registers
+  // Enough independent sums to hide the latency, few enough to stay in registers.
+  constexpr int N = R == 1 ? 4 : (R <= 3 ? 2 : 1);
   int n = 0;
   for (; n + N <= count; n += N) score_block<R, N>(queries, tiles + n, dim, scores + n * kTile);
   for (; n < count; ++n) score_block<R, 1>(queries, tiles + n, dim, scores + n * kTile);

@@ -36,7 +36,7 @@ std::shared_ptr<const float> Program::run(const Batch& batch) {
   if (!logits_) throw std::invalid_argument("the program has no logits operation");
   complete_ = true;
   batch.check(vocabulary_, cache_);
-  for (const auto& buffer : buffers_) buffer->reserve(batch.tokens);
+  for (const auto& buffer : buffers_) buffer->reserve(std::max(batch.tokens, batch.outputs));
   for (const auto& rotary : rotaries_) rotary->table.reserve(batch.tokens);
   logits_->reserve(batch.outputs);
   const int members = useful_members(batch);

@@ -23,8 +23,9 @@ class RowMemory {
 
   void reserve(std::int64_t rows) {
     if (rows <= capacity_) return;
-    capacity_ = rows > 2 * capacity_ ? rows : 2 * capacity_;
-    data_ = map_pages(capacity_ * row_bytes_);
+    const std::int64_t capacity = rows > 2 * capacity_ ? rows : 2 * capacity_;
+    data_ = map_pages(capacity * row_bytes_);
+    capacity_ = capacity;
   }
 
   std::byte* row(std::int64_t i) const { return data_.get() + i * row_bytes_; }

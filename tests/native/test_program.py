@@ -96,6 +96,7 @@ def test_only_the_rows_asked_for() -> None:
     plan = plan_of(tokens) | {"logit_rows": ints([3, 19])}
     assert (compiled.run(**plan) == every[[3, 19]]).all()
     assert compiled.run(**plan | {"logit_rows": ints([])}).shape == (0, VOCAB)
+    assert (compiled.run(**plan | {"logit_rows": np.full(5000, 7, np.int32)}) == every[7]).all()
 
 
 def test_an_idle_program_takes_no_time() -> None:

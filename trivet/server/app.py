@@ -14,13 +14,9 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from trivet.server import probes
+from trivet.server import probes, routing
 from trivet.server.activity import log_activity
-from trivet.server.dialects import tokenize
-from trivet.server.dialects.llamacpp import routes as llamacpp
 from trivet.server.dialects.openai import errors as openai_errors
-from trivet.server.dialects.openai import routes as openai
-from trivet.server.dialects.tgi import routes as tgi
 from trivet.server.errors import Kind, Problem
 from trivet.server.middleware import AccessLog, RequestId
 from trivet.server.options import ServerOptions
@@ -58,10 +54,7 @@ def create_app(llm: AsyncLLM, options: ServerOptions | None = None) -> Starlette
     return Starlette(
         lifespan=lifespan,
         routes=[
-            *openai.routes(service),
-            *tgi.routes(service),
-            *llamacpp.routes(service),
-            *tokenize.routes(service),
+            *routing.routes(service),
             *probes.routes(service),
             *web.routes(service),
         ],

@@ -21,10 +21,18 @@ async def read_json(request: Request, limit: int, shape: type[T]) -> T:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The whole body. Raises Problem when it is longer than `limit` bytes.
+    """The whole body, the same at every call. Raises Problem when it is longer than `limit` bytes."""
+    if not hasattr(request.state, "body"):
+        request.state.body = await _receive(request, limit)
+    body = request.state.body
+    if isinstance(body, Exception):
+        raise body
+    return body
 
-    A longer body is still read (not kept) up to twice the limit: a client that is cut off while it sends never sees
-    why.
+
+async def _receive(request: Request, limit: int) -> bytes | Problem | ClientGone:
+    """A body that is too long is still read (not kept) up to twice the limit: a client that is cut off while it
+    sends never sees why.
     """
     chunks: list[bytes] = []
     size = 0
@@ -35,10 +43,10 @@ async def read_body(request: Request, limit: int) -> bytes:
                 chunks.append(chunk)
             elif size > 2 * limit:
                 break
-    except ClientDisconnect as error:
-        raise ClientGone from error
+    except ClientDisconnect:
+        return ClientGone()
     if size > limit:
-        raise Problem(Kind.BODY_TOO_LARGE, f"the request body is larger than the limit of {limit} bytes")
+        return Problem(Kind.BODY_TOO_LARGE, f"the request body is larger than the limit of {limit} bytes")
     return b"".join(chunks)
 
 
@@ -64,3 +72,11 @@ def decode(body: bytes, shape: type[T]) -> T:
         raise Problem(Kind.SYNTAX, f"the body is not valid JSON: {error}") from None
     except RecursionError:
         raise Problem(Kind.SYNTAX, "the body is not valid JSON: it is nested too deeply") from None
+
+
+def body_keys(body: bytes) -> frozenset[str]:
+    """The keys of a JSON object; none for anything else."""
+    try:
+        return frozenset(msgspec.json.decode(body, type=dict[str, msgspec.Raw]))
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return frozenset()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -27,25 +28,42 @@ class Dialect:
     error_event: Callable[[Problem], bytes]
 
 
-def endpoint(
-    service: Service, dialect: Dialect, handler: Handler, *, generates: bool = False, public: bool = False
-) -> Endpoint:
-    """Wrap `handler`. `generates`: it runs the model, and counts as a request. `public`: it needs no key."""
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One thing that a dialect answers.
+
+    body: the shape of the request's body, or several it may have; it goes into the documentation.
+    generates: it runs the model, and counts as a request. public: it needs no key.
+    keys: where dialects share a path, a body with one of these keys is for this operation; without keys it takes
+        what the others leave.
+    """
+
+    path: str
+    handler: Handler
+    method: str = "POST"
+    body: Any = None
+    generates: bool = False
+    public: bool = False
+    keys: frozenset[str] = frozenset()
+
+
+def endpoint(service: Service, dialect: Dialect, operation: Operation) -> Endpoint:
+    """Wrap an operation's handler."""
 
     async def run(request: Request) -> Response:
         try:
-            if not public:
+            if not operation.public:
                 check_key(request, service.options.api_keys)
-            if generates:
+            if operation.generates:
                 service.metrics.count("requests")
-            return await handler(service, request)
+            return await operation.handler(service, request)
         except ClientGone:
             return Response(status_code=CLIENT_GONE)
         except asyncio.CancelledError:
             return dialect.error_response(SHUTTING_DOWN)
         except Exception as error:
             problem = problem_of(error)
-            if generates:
+            if operation.generates:
                 service.count_refusal(problem)
             return dialect.error_response(problem)
 

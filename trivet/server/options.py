@@ -18,6 +18,8 @@ class ServerOptions:
     max_best_of, max_top_n_tokens: of one request (TGI).
     prompt_tokens_details: report cached prompt tokens in `usage` (OpenAI).
     log_requests: a line for each request, without its text.
+    dialect: "openai", "tgi", "llamacpp" or "anthropic": whose every path is where several have the same one; None
+        tells them apart by the body's keys.
     """
 
     api_keys: tuple[str, ...] = ()
@@ -30,3 +32,4 @@ class ServerOptions:
     max_top_n_tokens: int = 5
     prompt_tokens_details: bool = False
     log_requests: bool = False
+    dialect: str | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
@@ -82,6 +82,14 @@ class Service:
             raise Problem(Kind.INVALID, f"prompt must hold 1 to {limit} prompts, got {prompts}", "prompt")
         if prompts * n > MAX_SEQUENCES:
             raise Problem(Kind.INVALID, f"{prompts} prompts and n={n} make more than {MAX_SEQUENCES} sequences", "n")
+
+    def check_tokens(self, tokens: Sequence[int], name: str) -> None:
+        """Refuse ids that are not in the vocabulary; `name` is the field they came in."""
+        vocab_size = self.llm.info.vocab_size
+        wrong = next((token for token in tokens if not 0 <= token < vocab_size), None)
+        if wrong is not None:
+            message = f"token {wrong} is not in the vocabulary of {vocab_size} tokens"
+            raise Problem(Kind.INVALID, message, name)
 
     def count_refusal(self, problem: Problem) -> None:
         """Count a request that was refused as invalid; what the engine refused or failed at, `generate` counts."""

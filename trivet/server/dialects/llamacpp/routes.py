@@ -7,7 +7,6 @@ import secrets
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from trivet.api.request import GenerateRequest
 from trivet.server import sse
@@ -18,15 +17,11 @@ from trivet.server.dialects.llamacpp.answer import Answer
 from trivet.server.dialects.llamacpp.errors import DIALECT
 from trivet.server.dialects.llamacpp.parameters import sampling_params, settings
 from trivet.server.dialects.llamacpp.prompts import encode_prompt, split_prompts
-from trivet.server.dialects.llamacpp.schemas import CompletionBody
-from trivet.server.endpoint import endpoint
+from trivet.server.dialects.llamacpp.schemas import CompletionBody, DetokenizeBody, TokenizeBody
+from trivet.server.dialects.llamacpp.tokenize import detokenize, tokenize
+from trivet.server.endpoint import Operation
 from trivet.server.service import Service
 from trivet.server.streams import merged
-
-
-def routes(service: Service) -> list[Route]:
-    run = endpoint(service, DIALECT, completion, generates=True)
-    return [Route(path, run, methods=["POST"]) for path in ("/completion", "/completions")]
 
 
 async def completion(service: Service, request: Request) -> Response:
@@ -51,3 +46,11 @@ async def completion(service: Service, request: Request) -> Response:
     results = [result for index, output in enumerate(whole) for result in answer.whole(index, output)]
     content = results if as_list or len(results) > 1 else results[0]
     return Response(msgspec.json.encode(content), media_type="application/json")
+
+
+OPERATIONS = [
+    Operation("/completion", completion, body=CompletionBody, generates=True),
+    Operation("/completions", completion, body=CompletionBody, generates=True),
+    Operation("/tokenize", tokenize, body=TokenizeBody, keys=frozenset({"content"})),
+    Operation("/detokenize", detokenize, body=DetokenizeBody),
+]

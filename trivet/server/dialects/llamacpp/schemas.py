@@ -174,3 +174,14 @@ class PartialResult(Struct, kw_only=True):
     tokens_evaluated: int
     timings: Timings | UnsetType = UNSET
     completion_probabilities: list[TokenProbability] | UnsetType = UNSET
+
+
+class TokenizeBody(Struct):
+    content: Any
+    add_special: bool | None = None
+    parse_special: bool | None = None
+    with_pieces: bool | None = None
+
+
+class DetokenizeBody(Struct):
+    tokens: list[int]

@@ -5,28 +5,23 @@ from __future__ import annotations
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from trivet.server.dialects.openai.chat import chat_completions
 from trivet.server.dialects.openai.completions import completions
-from trivet.server.dialects.openai.errors import DIALECT
 from trivet.server.dialects.openai.requests import check_model
-from trivet.server.dialects.openai.schemas import ModelCard, ModelList, ModelPermission
-from trivet.server.endpoint import endpoint
+from trivet.server.dialects.openai.schemas import (
+    ChatBody,
+    CompletionBody,
+    DetokenizeBody,
+    ModelCard,
+    ModelList,
+    ModelPermission,
+    TokenizeBody,
+    TokenizeChatBody,
+)
+from trivet.server.dialects.openai.tokenize import detokenize, tokenize
+from trivet.server.endpoint import Operation
 from trivet.server.service import Service
-
-
-def routes(service: Service) -> list[Route]:
-    return [
-        Route(
-            "/v1/chat/completions",
-            endpoint(service, DIALECT, chat_completions, generates=True),
-            methods=["POST"],
-        ),
-        Route("/v1/completions", endpoint(service, DIALECT, completions, generates=True), methods=["POST"]),
-        Route("/v1/models", endpoint(service, DIALECT, models), methods=["GET"]),
-        Route("/v1/models/{name:path}", endpoint(service, DIALECT, model), methods=["GET"]),
-    ]
 
 
 async def models(service: Service, request: Request) -> Response:
@@ -52,3 +47,13 @@ def model_card(service: Service, name: str) -> ModelCard:
 
 def _json(body: msgspec.Struct) -> Response:
     return Response(msgspec.json.encode(body), media_type="application/json")
+
+
+OPERATIONS = [
+    Operation("/v1/chat/completions", chat_completions, body=ChatBody, generates=True),
+    Operation("/v1/completions", completions, body=CompletionBody, generates=True),
+    Operation("/v1/models", models, "GET"),
+    Operation("/v1/models/{name:path}", model, "GET"),
+    Operation("/tokenize", tokenize, body=TokenizeBody | TokenizeChatBody),
+    Operation("/detokenize", detokenize, body=DetokenizeBody),
+]

@@ -115,6 +115,34 @@ class ChatBody(GenerationBody, kw_only=True):
     media_io_kwargs: Any = None
 
 
+class TokenizeBody(Struct):
+    prompt: str
+    model: str | None = None
+    add_special_tokens: bool | None = None
+    return_token_strs: bool | None = None
+
+
+class TokenizeChatBody(ChatBody, kw_only=True):
+    return_token_strs: bool | None = None
+
+
+class DetokenizeBody(Struct):
+    tokens: list[int]
+    model: str | None = None
+
+
+class Tokens(Struct):
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None
+
+
+class Text(Struct):
+    prompt: str
+    content: str
+
+
 class PromptTokensDetails(Struct):
     cached_tokens: int
 

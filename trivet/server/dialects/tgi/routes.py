@@ -9,7 +9,6 @@ from contextlib import aclosing
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from trivet import __version__
 from trivet.api.outputs import RequestOutput
@@ -19,23 +18,12 @@ from trivet.server.body import read_json
 from trivet.server.collect import collect
 from trivet.server.connection import while_connected
 from trivet.server.dialects.tgi.answer import Answer
-from trivet.server.dialects.tgi.errors import DIALECT, error_event
+from trivet.server.dialects.tgi.errors import error_event
 from trivet.server.dialects.tgi.parameters import check_parameters, generation, max_input_tokens
 from trivet.server.dialects.tgi.schemas import CompatBody, GenerateBody, Info, Parameters
-from trivet.server.endpoint import endpoint
+from trivet.server.endpoint import Operation
 from trivet.server.errors import problem_of
 from trivet.server.service import Service
-
-
-def routes(service: Service) -> list[Route]:
-    compat = endpoint(service, DIALECT, compat_generate, generates=True)
-    return [
-        Route("/", compat, methods=["POST"]),
-        Route("/v1", compat, methods=["POST"]),
-        Route("/generate", endpoint(service, DIALECT, generate, generates=True), methods=["POST"]),
-        Route("/generate_stream", endpoint(service, DIALECT, generate_stream, generates=True), methods=["POST"]),
-        Route("/info", endpoint(service, DIALECT, info, public=True), methods=["GET"]),
-    ]
 
 
 async def compat_generate(service: Service, request: Request) -> Response:
@@ -160,3 +148,12 @@ def _timings(output: RequestOutput, validation: float, total: float) -> dict[str
         "x-prompt-tokens": str(len(output.prompt_token_ids)),
         "x-generated-tokens": str(generated),
     }
+
+
+OPERATIONS = [
+    Operation("/", compat_generate, body=CompatBody, generates=True),
+    Operation("/v1", compat_generate, body=CompatBody, generates=True),
+    Operation("/generate", generate, body=GenerateBody, generates=True),
+    Operation("/generate_stream", generate_stream, body=GenerateBody, generates=True),
+    Operation("/info", info, "GET", public=True),
+]

@@ -1,0 +1,42 @@
+"""POST /tokenize and /detokenize, as vLLM has them."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from trivet.server.body import body_keys, decode, read_body
+from trivet.server.dialects.openai.chat import render
+from trivet.server.dialects.openai.requests import check_model
+from trivet.server.dialects.openai.schemas import DetokenizeBody, Text, TokenizeBody, TokenizeChatBody, Tokens
+from trivet.server.service import Service
+
+
+async def tokenize(service: Service, request: Request) -> Response:
+    body = await read_body(request, service.options.payload_limit)
+    given: TokenizeBody | TokenizeChatBody
+    if "messages" in body_keys(body):
+        given = decode(body, TokenizeChatBody)
+        text, add_special = render(service, given), bool(given.add_special_tokens)
+    else:
+        given = decode(body, TokenizeBody)
+        text, add_special = given.prompt, given.add_special_tokens is not False
+    check_model(service, given.model)
+    tokens = await service.encode(text, add_special)
+    token_text = service.llm.tokenizer.token_text
+    strings = [token_text(token) for token in tokens] if given.return_token_strs else None
+    return _json(Tokens(len(tokens), service.max_model_len, tokens, strings))
+
+
+async def detokenize(service: Service, request: Request) -> Response:
+    """`prompt` is what vLLM's clients read; llama.cpp's, whose requests look the same, read `content`."""
+    given = decode(await read_body(request, service.options.payload_limit), DetokenizeBody)
+    check_model(service, given.model)
+    service.check_tokens(given.tokens, "tokens")
+    text = service.llm.tokenizer.decode(given.tokens)
+    return _json(Text(text, text))
+
+
+def _json(body: msgspec.Struct) -> Response:
+    return Response(msgspec.json.encode(body), media_type="application/json")

@@ -1,0 +1,52 @@
+"""What a dialect says of a request's field beside its type: refused here, or without meaning here.
+
+    class Body(Struct):
+        tools: Annotated[Any, refused([], why="tools are not supported yet")] = None
+        user: Annotated[str | None, meaningless("requests are not told apart by user")] = None
+
+The documentation is made from the same words.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Meta, Struct
+
+from trivet.server.errors import Kind, Problem
+
+
+def refused(*neutral: Any, why: str = "") -> Meta:
+    """Only null and the `neutral` values, which ask for nothing, are accepted."""
+    return Meta(extra={"refused": neutral, "why": why})
+
+
+def meaningless(why: str) -> Meta:
+    """Accepted, and changes nothing here: `why`."""
+    return Meta(extra={"meaningless": why})
+
+
+@functools.cache
+def notes(shape: type[Struct]) -> dict[str, dict[str, Any]]:
+    """What the fields of a struct are annotated with, by the name they have in Python."""
+    info = msgspec.inspect.type_info(shape)
+    assert isinstance(info, msgspec.inspect.StructType)
+    return {
+        field.name: field.type.extra
+        for field in info.fields
+        if isinstance(field.type, msgspec.inspect.Metadata) and field.type.extra
+    }
+
+
+def refuse_unsupported(body: Struct) -> None:
+    """Raise Problem for the first refused field that asks for something."""
+    for name, note in notes(type(body)).items():
+        if "refused" not in note:
+            continue
+        value = getattr(body, name)
+        if value is None or value is UNSET or value in note["refused"]:
+            continue
+        reason = f": {note['why']}" if note["why"] else ""
+        raise Problem(Kind.INVALID, f"{name} is not supported by this server{reason}", name)

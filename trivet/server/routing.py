@@ -1,0 +1,59 @@
+"""Which dialect answers: by path, and by the body's keys where several have the same one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from trivet.server.body import body_keys, read_body
+from trivet.server.dialects.llamacpp.errors import DIALECT as LLAMACPP
+from trivet.server.dialects.llamacpp.routes import OPERATIONS as LLAMACPP_OPERATIONS
+from trivet.server.dialects.openai.errors import DIALECT as OPENAI
+from trivet.server.dialects.openai.routes import OPERATIONS as OPENAI_OPERATIONS
+from trivet.server.dialects.tgi.errors import DIALECT as TGI
+from trivet.server.dialects.tgi.routes import OPERATIONS as TGI_OPERATIONS
+from trivet.server.endpoint import Dialect, Endpoint, Operation, endpoint
+from trivet.server.errors import ClientGone, Problem
+from trivet.server.service import Service
+
+DIALECTS: dict[str, tuple[Dialect, Sequence[Operation]]] = {
+    "openai": (OPENAI, OPENAI_OPERATIONS),
+    "tgi": (TGI, TGI_OPERATIONS),
+    "llamacpp": (LLAMACPP, LLAMACPP_OPERATIONS),
+}
+"""In the order in which they claim a path that they share."""
+
+
+def routes(service: Service) -> list[Route]:
+    """Every dialect's operations; those of `ServerOptions.dialect` take all of their paths for themselves."""
+    claims: dict[tuple[str, str], list[tuple[str, Operation]]] = {}
+    for name, (_, operations) in DIALECTS.items():
+        for operation in operations:
+            claims.setdefault((operation.path, operation.method), []).append((name, operation))
+    pinned = service.options.dialect
+    table = []
+    for (path, method), found in claims.items():
+        own = [claim for claim in found if claim[0] == pinned] or found
+        endpoints = [(operation, endpoint(service, DIALECTS[name][0], operation)) for name, operation in own]
+        table.append(Route(path, _shared(service, endpoints), methods=[method]))
+    return table
+
+
+def _shared(service: Service, endpoints: list[tuple[Operation, Endpoint]]) -> Endpoint:
+    """The one endpoint, or one that looks at the body's keys to choose."""
+    rest = next((run for operation, run in endpoints if not operation.keys), endpoints[0][1])
+    keyed = [(operation.keys, run) for operation, run in endpoints if operation.keys]
+    if len(endpoints) == 1 or not keyed:
+        return rest
+
+    async def choose(request: Request) -> Response:
+        try:
+            present = body_keys(await read_body(request, service.options.payload_limit))
+        except (Problem, ClientGone):
+            return await rest(request)
+        return await next((run for keys, run in keyed if not keys.isdisjoint(present)), rest)(request)
+
+    return choose

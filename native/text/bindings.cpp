@@ -2,6 +2,9 @@
 #include <nanobind/stl/array.h>
 #include <nanobind/stl/vector.h>
 
+#include <cstdint>
+#include <cstring>
+#include <memory>
 #include <stdexcept>
 #include <string_view>
 
@@ -40,9 +43,39 @@ std::vector<std::int32_t> encode(const Encoder& encoder, nb::list texts) {
   return out;
 }
 
+// The strings at data[position, ..), each after its length (u64, little-endian), up to the first that is not
+// whole or not UTF-8; and where they end.
+nb::tuple read_strings(nb::handle data, std::size_t position, std::size_t count) {
+  Py_buffer buffer;
+  if (PyObject_GetBuffer(data.ptr(), &buffer, PyBUF_SIMPLE) != 0) throw nb::python_error();
+  const std::unique_ptr<Py_buffer, decltype(&PyBuffer_Release)> release(&buffer, &PyBuffer_Release);
+  const auto* bytes = static_cast<const char*>(buffer.buf);
+  const std::size_t size = static_cast<std::size_t>(buffer.len);
+  nb::list strings;
+  for (; count > 0 && position <= size && size - position >= sizeof(std::uint64_t); --count) {
+    std::uint64_t length;
+    std::memcpy(&length, bytes + position, sizeof length);
+    if (length > size - position - sizeof length) break;
+    PyObject* text =
+        PyUnicode_DecodeUTF8(bytes + position + sizeof length, static_cast<Py_ssize_t>(length), nullptr);
+    if (text == nullptr) {
+      if (!PyErr_ExceptionMatches(PyExc_UnicodeDecodeError)) throw nb::python_error();
+      PyErr_Clear();
+      break;
+    }
+    strings.append(nb::steal(text));
+    position += sizeof length + length;
+  }
+  return nb::make_tuple(strings, position);
+}
+
 }  // namespace
 
 void bind_text(nb::module_& m) {
+  m.def("read_strings", &read_strings, nb::arg("data"), nb::arg("position"), nb::arg("count"),
+        "Up to `count` strings of a GGUF file from `position` on, each after its length, as far as they are "
+        "whole and "
+        "valid UTF-8.\n\nReturns them and where they end.");
   nb::class_<RankedMerges>(m, "RankedMerges",
                            "Byte-pair encoding by a list of merges (native/text/ranked_merges.h).")
       .def(

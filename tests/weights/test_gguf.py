@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-import time
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trivet._native import read_strings
 from trivet.errors import ModelError
-from trivet.weights import gguf_values, open_checkpoint
+from trivet.weights import open_checkpoint
 from trivet.weights.formats import Format
 from trivet.weights.gguf import GGUFFile
 from trivet.weights.gguf_values import ValueType
@@ -86,13 +88,15 @@ def test_real_files_read_as_the_gguf_package_reads_them(path: Path) -> None:
 
 
 @pytest.mark.skipif(not LLAMA3.exists(), reason="../shared is absent")
-def test_a_vocabulary_of_128k_tokens_is_read_in_150_ms() -> None:
-    seconds = []
-    for _ in range(5):
+def test_a_new_process_reads_a_vocabulary_of_128k_tokens_in_150_ms() -> None:
+    program = f"""if 1:
+        import time
+        from trivet.weights.gguf import GGUFFile
         start = time.process_time()
-        assert len(GGUFFile(LLAMA3).metadata["tokenizer.ggml.tokens"]) == 128256
-        seconds.append(time.process_time() - start)
-    assert min(seconds) < 0.150
+        assert len(GGUFFile({str(LLAMA3)!r}).metadata["tokenizer.ggml.tokens"]) == 128256
+        print(time.process_time() - start)"""
+    runs = [subprocess.run([sys.executable, "-c", program], check=True, capture_output=True) for _ in range(3)]
+    assert min(float(run.stdout) for run in runs) < 0.150
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
@@ -134,15 +138,20 @@ def test_every_type_of_number_round_trips(kind: ValueType, tmp_path: Path) -> No
     assert file.types == dict.fromkeys(metadata, kind)
 
 
-@given(st.lists(st.one_of(st.text(max_size=12), st.just("y" * 300)), max_size=40), st.sampled_from([9, 64, 1000]))
-def test_strings_are_read_whatever_they_hold(
-    tmp_path_factory: pytest.TempPathFactory, words: list[str], n: int
-) -> None:
+@given(st.lists(st.one_of(st.text(max_size=12), st.just("y" * 300)), max_size=40))
+def test_strings_are_read_whatever_they_hold(tmp_path_factory: pytest.TempPathFactory, words: list[str]) -> None:
     path = tmp_path_factory.getbasetemp() / "words.gguf"
     write(path, {"words": words, "after": 1}, [])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gguf_values, "_WINDOW", n)
-        assert GGUFFile(path).metadata == {"words": words, "after": 1}
+    assert GGUFFile(path).metadata == {"words": words, "after": 1}
+
+
+@given(st.binary(max_size=40), st.integers(0, 2**63), st.integers(0, 2**63))
+def test_read_strings_stays_inside_any_bytes(data: bytes, position: int, count: int) -> None:
+    lengths = struct.pack("<QQ", 3, len(data)) + b"abc" + data
+    for given_bytes, start in ((data, position), (lengths, 0), (lengths, 8), (lengths[8:], 0)):
+        strings, end = read_strings(memoryview(given_bytes), start, count)
+        assert len(strings) <= count
+        assert end == start + sum(8 + len(text.encode()) for text in strings)
 
 
 @pytest.mark.parametrize("alignment", [8, 32, 4096])

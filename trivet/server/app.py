@@ -14,7 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from trivet.server import probes, routing
+from trivet.server import openapi, probes, routing
 from trivet.server.activity import log_activity
 from trivet.server.dialects.openai import errors as openai_errors
 from trivet.server.errors import Kind, Problem
@@ -56,6 +56,7 @@ def create_app(llm: AsyncLLM, options: ServerOptions | None = None) -> Starlette
         routes=[
             *routing.routes(service),
             *probes.routes(service),
+            *openapi.routes(),
             *web.routes(service),
         ],
         middleware=middleware,

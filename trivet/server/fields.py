@@ -10,6 +10,7 @@ The documentation is made from the same words.
 from __future__ import annotations
 
 import functools
+import json
 from typing import Any
 
 import msgspec
@@ -38,6 +39,14 @@ def notes(shape: type[Struct]) -> dict[str, dict[str, Any]]:
         for field in info.fields
         if isinstance(field.type, msgspec.inspect.Metadata) and field.type.extra
     }
+
+
+def describe(note: dict[str, Any]) -> str:
+    """A field's note as a sentence."""
+    if "meaningless" in note:
+        return f"No meaning here: {note['meaningless']}."
+    neutral = ", ".join(f"`{json.dumps(value)}`" for value in note["refused"])
+    return f"Refused{f', except {neutral}' if neutral else ''}{': ' + note['why'] if note['why'] else ''}."
 
 
 def refuse_unsupported(body: Struct) -> None:

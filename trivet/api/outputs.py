@@ -31,6 +31,8 @@ class CompletionOutput:
     logprobs: one dict per token, the sampled token first, then the best by rank.
     finish_reason: None, "stop", "length", "abort" or "error".
     stop_reason: the string or id that stopped it; None for an end-of-sequence token.
+
+    Fields that are not shown by `repr` but `tokens` are vLLM's, and always None.
     """
 
     index: int
@@ -38,8 +40,13 @@ class CompletionOutput:
     token_ids: list[int]
     cumulative_logprob: float | None = None
     logprobs: list[dict[int, Logprob]] | None = None
+    routed_experts: None = field(default=None, repr=False)
     finish_reason: str | None = None
     stop_reason: int | str | None = None
+    lora_request: None = field(default=None, repr=False)
+    sampling_mask: None = field(default=None, repr=False)
+    spec_decode_metrics: None = field(default=None, repr=False)
+    weight_versions: None = field(default=None, repr=False)
     tokens: list[TokenText] = field(default_factory=list, repr=False)
 
     def finished(self) -> bool:
@@ -47,20 +54,29 @@ class CompletionOutput:
 
 
 @dataclass(slots=True)
-class RequestMetrics:
-    """Seconds of `time.monotonic`, except `arrival_time` (wall clock)."""
+class RequestStateStats:
+    """Seconds of `time.monotonic`, except `arrival_time` (wall clock) and `first_token_latency` (a duration).
 
+    `is_corrupted` is always False: a sequence whose logits are not finite ends as an error.
+    """
+
+    num_generation_tokens: int = 0
+    num_preemptions: int = 0
     arrival_time: float = 0.0
     queued_ts: float = 0.0
     scheduled_ts: float = 0.0
     first_token_ts: float = 0.0
     last_token_ts: float = 0.0
-    num_generation_tokens: int = 0
+    first_token_latency: float = 0.0
+    is_corrupted: bool = False
 
 
 @dataclass(slots=True)
 class RequestOutput:
-    """`prompt_logprobs[0]` is None; the list is None where none were asked for."""
+    """`prompt_logprobs[0]` is None; the list is None where none were asked for.
+
+    Fields that are not shown by `repr` are vLLM's, and always None.
+    """
 
     request_id: str
     prompt: str | None
@@ -68,5 +84,12 @@ class RequestOutput:
     prompt_logprobs: list[dict[int, Logprob] | None] | None
     outputs: list[CompletionOutput]
     finished: bool
-    metrics: RequestMetrics | None = None
+    metrics: RequestStateStats | None = None
+    lora_request: None = field(default=None, repr=False)
+    encoder_prompt: None = field(default=None, repr=False)
+    encoder_prompt_token_ids: None = field(default=None, repr=False)
     num_cached_tokens: int = 0
+    num_cache_creation_tokens: None = field(default=None, repr=False)
+    prompt_token_id_logprobs: None = field(default=None, repr=False, kw_only=True)
+    kv_transfer_params: None = field(default=None, repr=False, kw_only=True)
+    ec_transfer_params: None = field(default=None, repr=False, kw_only=True)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
 
@@ -19,7 +20,11 @@ logger = logging.getLogger(__name__)
 
 
 class InProcessClient:
-    """An `EngineClient` whose engine thread sleeps while there is nothing to do."""
+    """An `EngineClient` whose engine thread sleeps while there is nothing to do.
+
+    Unlike others, it may be started and closed in any event loop, and serves the one that submits: when none of its
+    streams is open, that may be another one than before.
+    """
 
     info: ModelInfo
 
@@ -32,20 +37,21 @@ class InProcessClient:
         """Requests to add and ids to cancel; like `_closing`, under the lock of `_changed`."""
         self._closing = False
         self._engine: Engine | None = None
-        self._ended = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loaded: Future[Engine] = Future()
+        self._ended: Future[None] = Future()
         self._thread = threading.Thread(target=self._serve, name="trivet-engine", daemon=True)
 
     async def start(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._loaded: asyncio.Future[Engine] = self._loop.create_future()
         self._thread.start()
-        self._engine = await self._loaded
+        self._engine = await asyncio.shield(asyncio.wrap_future(self._loaded))
         self.info = self._engine.info
 
     def submit(self, request: EngineRequest) -> TokenStream:
         if not self.healthy():
             raise EngineError("the engine is not running")
         self.info.check(request)
+        self._serve_loop(asyncio.get_running_loop())
         stream, own = self._streams.open(request)
         self._send(own)
         return stream
@@ -63,7 +69,7 @@ class InProcessClient:
             self._closing = True
             self._changed.notify()
         # Not `to_thread(join)`: an interpreter that is exiting has no executors any more.
-        await self._ended.wait()
+        await asyncio.shield(asyncio.wrap_future(self._ended))
         self._thread.join()
         self._streams.end("abort")
 
@@ -72,24 +78,35 @@ class InProcessClient:
             self._inbox.append(message)
             self._changed.notify()
 
+    def _serve_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Deliver to this event loop from now on. Raises EngineError while another one reads streams."""
+        if loop is self._loop:
+            return
+        if self._loop is not None and self._loop.is_closed():
+            self._streams.drop()
+        if self._streams:
+            raise EngineError("this engine has open streams in another event loop; it serves one at a time")
+        self._loop = loop
+
     def _post(self, callback: Callable[..., Any], *args: Any) -> None:
         """Call something in the event loop; a loop that has gone takes nothing any more."""
-        with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(callback, *args)
+        if self._loop is not None:
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(callback, *args)
 
     def _serve(self) -> None:
         try:
             self._run()
         finally:
-            self._post(self._ended.set)
+            self._ended.set_result(None)
 
     def _run(self) -> None:
         try:
             engine = Engine(self._config, self._load)
         except Exception as error:
-            self._post(_resolve, self._loaded, None, error)
+            self._loaded.set_exception(error)
             return
-        self._post(_resolve, self._loaded, engine, None)
+        self._loaded.set_result(engine)
         try:
             while self._receive(engine):
                 chunks = engine.step()
@@ -112,12 +129,3 @@ class InProcessClient:
             else:
                 engine.add(message)
         return not self._closing
-
-
-def _resolve(future: asyncio.Future[Engine], engine: Engine | None, error: Exception | None) -> None:
-    if future.cancelled():
-        return
-    if engine is not None:
-        future.set_result(engine)
-    elif error is not None:
-        future.set_exception(error)

@@ -41,7 +41,7 @@ class TokenChunk(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     finish_reason: "stop" (`stop_token` is the EOS or stop id, the last of `tokens`), "length", "abort"
     (cancelled) or "error" (`error` says why). `prompt_logprobs` (index 0 is None), `cached_tokens`,
-    `queued_at` and `scheduled_at` come with the first chunk. Times are `time.monotonic` seconds of the engine
+    `queued_at` and `scheduled_at` come with the first chunk; `preemptions` with the last. Times are `time.monotonic` seconds of the engine
     process.
     """
 
@@ -50,6 +50,7 @@ class TokenChunk(msgspec.Struct, kw_only=True, omit_defaults=True):
     logprobs: list[TokenLogprob] | None = None
     prompt_logprobs: list[TokenLogprob | None] | None = None
     cached_tokens: int = 0
+    preemptions: int = 0
     finish_reason: str | None = None
     stop_token: int | None = None
     error: str | None = None

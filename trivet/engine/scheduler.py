@@ -171,6 +171,7 @@ class Scheduler:
         """Free the blocks of a running sequence; it waits, with its tokens, to compute them again."""
         self._stop(sequence)
         self._enqueue(sequence)
+        sequence.preemptions += 1
         self._counts.preemptions += 1
 
     def _share(self, budget: int, prompts: list[Sequence], admit: bool) -> list[_Part]:
@@ -274,6 +275,7 @@ class Scheduler:
         elif sequence.num_tokens >= sequence.max_len:
             chunk.finish_reason = "length"
         if chunk.finish_reason is not None:
+            chunk.preemptions = sequence.preemptions
             self._remove(sequence)
         return chunk
 

@@ -61,6 +61,10 @@ class Streams:
         """By our id: the caller's, and where its chunks go."""
         self._endings: deque[float] = deque(maxlen=32)
 
+    def __len__(self) -> int:
+        """How many are open."""
+        return len(self._queues)
+
     def open(self, request: EngineRequest) -> tuple[TokenStream, EngineRequest]:
         """Returns the stream and the request for the engine. Raises OverloadedError when `limit` streams are open."""
         if len(self._queues) >= self.limit:
@@ -90,6 +94,12 @@ class Streams:
     def end(self, finish_reason: str, error: str | None = None) -> None:
         """End all streams alike."""
         self.deliver([TokenChunk(request_id=i, finish_reason=finish_reason, error=error) for i in list(self._queues)])
+
+    def drop(self) -> None:
+        """Cancel all, where there is no event loop any more in which somebody could read them."""
+        for request_id in list(self._queues):
+            del self._queues[request_id]
+            self._cancel(request_id)
 
     def _close(self, request_id: str) -> None:
         if request_id in self._queues:

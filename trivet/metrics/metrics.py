@@ -11,7 +11,7 @@ import prometheus_client
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from trivet.api.outputs import RequestMetrics, RequestOutput
+from trivet.api.outputs import RequestStateStats, RequestOutput
 from trivet.api.request import GenerateRequest
 from trivet.engine.request import EngineStats, ModelInfo
 from trivet.errors import OverloadedError, RequestError
@@ -140,7 +140,7 @@ class RequestWatch:
         if output.metrics is not None and self._generated:
             self._observe_phases(output.metrics)
 
-    def _observe_phases(self, times: RequestMetrics) -> None:
+    def _observe_phases(self, times: RequestStateStats) -> None:
         metrics = self._metrics
         prefill = times.first_token_ts - times.scheduled_ts
         decode = times.last_token_ts - times.first_token_ts

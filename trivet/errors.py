@@ -1,5 +1,10 @@
 """The exceptions a caller may catch; each message says what was wrong, with the value, and what would be right."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class TrivetError(Exception):
     """Root of all errors that Trivet raises on purpose; a command prints its text as one line."""
@@ -30,3 +35,10 @@ class OverloadedError(TrivetError):
 
 class EngineError(TrivetError, RuntimeError):
     """The engine failed at this request, or is gone."""
+
+
+def unknown_keyword(owner: str, name: str, known: Iterable[str]) -> TypeError:
+    """The error for a keyword that `owner` does not have: it names the nearest of those that it has."""
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return TypeError(f"{owner} has no argument {name!r}{hint}")

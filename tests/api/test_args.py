@@ -1,7 +1,7 @@
 import msgspec
 import pytest
 
-from trivet.api.args import UNUSED, EngineArgs, parse_size
+from trivet.api.args import EngineArgs, parse_size
 from trivet.engine.config import EngineConfig
 from trivet.errors import RequestError
 
@@ -87,10 +87,3 @@ def test_an_unknown_argument_gets_the_nearest():
         EngineArgs("m.gguf", max_modellen=3)
     with pytest.raises(TypeError, match=r"no argument 'zzz'$"):
         EngineArgs("m.gguf", zzz=3)
-
-
-@pytest.mark.parametrize("name", UNUSED)
-def test_what_means_nothing_is_taken_at_its_default(name):
-    plain = EngineArgs("m.gguf")
-    assert EngineArgs("m.gguf", **{name: UNUSED[name]}) == plain
-    assert EngineArgs("m.gguf", **{name: None}) == plain

@@ -143,7 +143,7 @@ def test_what_is_streamed_is_what_is_returned(model, text, pace, stop):
         whole, _ = await complete(model, script, pace, stop=stop, logprobs=1)
         for deltas in (True, False):
             llm, _ = await start(model, script, pace=pace)
-            outputs = [o.outputs[0] async for o in llm.generate(ask(stop=stop, logprobs=1, deltas=deltas))]
+            outputs = [o.outputs[0] async for o in llm.stream(ask(stop=stop, logprobs=1, deltas=deltas))]
             if deltas:
                 assert "".join(o.text for o in outputs) == whole.text
                 assert all("\ufffd" not in o.text for o in outputs)
@@ -162,7 +162,7 @@ def test_what_is_streamed_is_what_is_returned(model, text, pace, stop):
 
 async def test_characters_are_never_torn(model):
     llm, _ = await start(model, [*"aé🙂".encode(), 0xE2, 0x82, EOS])
-    texts = [output.outputs[0].text async for output in llm.generate(ask())]
+    texts = [output.outputs[0].text async for output in llm.stream(ask())]
     assert texts[:7] == ["a", "", "é", "", "", "", "🙂"]
     assert "".join(texts) == "aé🙂\ufffd"
 
@@ -182,7 +182,7 @@ async def test_n_sequences_share_a_group_and_count_seeds(model):
 async def test_n_sequences_stream_side_by_side(model):
     llm, _ = await start(model, [*b"one", EOS], [*b"three", EOS])
     texts, ends = ["", ""], []
-    async for output in llm.generate(ask(n=2)):
+    async for output in llm.stream(ask(n=2)):
         for part in output.outputs:
             texts[part.index] += part.text
             ends += [part.index] if part.finished() else []
@@ -291,7 +291,7 @@ async def test_without_detokenizing_there_is_no_text(model):
 @pytest.mark.parametrize("n", [1, 2])
 async def test_closing_the_stream_cancels(model, n):
     llm, client = await start(model, HELLO * 10)
-    async with aclosing(llm.generate(ask(n=n))) as outputs:
+    async with aclosing(llm.stream(ask(n=n))) as outputs:
         async for _ in outputs:
             break
     assert sorted(client.cancelled) == sorted(request.request_id for request in client.requests)

@@ -31,11 +31,11 @@ def tokens(outputs):
 
 
 @pytest.fixture(
-    scope="module", params=[{"temperature": 0}, {"seed": 7, "top_p": 0.9, "repetition_penalty": 1.2}], ids=str
+    scope="module", params=[{"temperature": 0}, {"n": 2, "seed": 7, "top_p": 0.9, "repetition_penalty": 1.2}], ids=str
 )
 def alone(llm, request):
     """Parameters, and what each of PROMPTS gives alone."""
-    params = SamplingParams(max_tokens=30, n=2, ignore_eos=True, **request.param)
+    params = SamplingParams(max_tokens=30, ignore_eos=True, **request.param)
     return params, [tokens(llm.generate(prompt, params))[0] for prompt in PROMPTS]
 
 

@@ -44,9 +44,9 @@ class FakeLLM(AsyncLLM):
         self.requests: list[GenerateRequest] = []
         super().__init__(EngineArgs(byte_model(), served_model_name="fake"), self.engine)
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput, None]:
+    async def stream(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput, None]:
         self.requests.append(request)
-        async with aclosing(super().generate(request)) as outputs:
+        async with aclosing(super().stream(request)) as outputs:
             async for output in outputs:
                 yield output
 

@@ -45,14 +45,20 @@ class Hub:
         self.error: Exception | None = None
         self.download_error: Exception | None = None
         self.fetched: list[str] = []
+        self.access: list[dict[str, Any]] = []
+        """The further keywords of each call."""
 
-    def model_info(self, repo: str) -> SimpleNamespace:
+    def model_info(self, repo: str, **access: Any) -> SimpleNamespace:
         assert repo == "org/name"
+        self.access.append(access)
         if self.error:
             raise self.error
         return SimpleNamespace(siblings=[SimpleNamespace(rfilename=name) for name in self.files])
 
-    def snapshot_download(self, repo: str, allow_patterns: list[str], local_files_only: bool = False) -> str:
+    def snapshot_download(
+        self, repo: str, allow_patterns: list[str], local_files_only: bool = False, **access: Any
+    ) -> str:
+        self.access.append(access)
         if local_files_only and not self.cache.exists():
             raise errors.LocalEntryNotFoundError("not cached")
         if self.download_error:
@@ -143,3 +149,12 @@ def test_what_cannot_be_fetched(fake: Hub, change: dict[str, Any], reason: str) 
 def test_what_is_neither_a_path_nor_an_id(fake: Hub, model: str) -> None:
     with pytest.raises(ModelError, match=r"no such file or folder, nor a hub id|File name too long"):
         hub.resolve(model)
+
+
+def test_revision_folder_and_token_reach_the_hub(fake: Hub) -> None:
+    fake.files = FOLDER
+    hub.resolve("org/name", "v1", "/data", "hf_x")
+    assert fake.access == [
+        {"revision": "v1", "token": "hf_x"},
+        {"revision": "v1", "token": "hf_x", "cache_dir": "/data"},
+    ]

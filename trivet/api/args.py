@@ -2,66 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
-from dataclasses import dataclass, fields
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
+from trivet.api.vllm_args import VllmArgs
 from trivet.engine.config import EngineConfig
-from trivet.errors import RequestError
+from trivet.errors import RequestError, unknown_keyword
 
 T = TypeVar("T")
-ANY = object()
-
-UNUSED: dict[str, Any] = {
-    "allowed_local_media_path": "",
-    "async_scheduling": ANY,
-    "config_format": "auto",
-    "convert": "auto",
-    "cpu_offload_gb": 0,
-    "data_parallel_size": 1,
-    "disable_custom_all_reduce": False,
-    "disable_log_stats": ANY,
-    "disable_sliding_window": False,
-    "distributed_executor_backend": None,
-    "download_dir": None,
-    "enable_chunked_prefill": True,
-    "enable_expert_parallel": False,
-    "enable_log_requests": ANY,
-    "enable_lora": False,
-    "enable_prompt_embeds": False,
-    "enable_sleep_mode": False,
-    "enforce_eager": ANY,
-    "generation_config": "auto",
-    "gpu_memory_utilization": 0.92,
-    "hf_overrides": None,
-    "hf_token": None,
-    "limit_mm_per_prompt": None,
-    "load_format": "auto",
-    "logits_processors": None,
-    "logprobs_mode": "raw_logprobs",
-    "max_num_scheduled_tokens": None,
-    "model_impl": "auto",
-    "num_speculative_tokens": None,
-    "override_generation_config": None,
-    "pipeline_parallel_size": 1,
-    "quantization": None,
-    "reasoning_parser": "",
-    "revision": None,
-    "runner": "auto",
-    "scheduling_policy": "fcfs",
-    "skip_tokenizer_init": False,
-    "speculative_config": None,
-    "stream_interval": 1,
-    "structured_outputs_config": None,
-    "tensor_parallel_size": 1,
-    "tokenizer_mode": "auto",
-    "tokenizer_revision": None,
-    "trust_remote_code": ANY,
-}
-"""Arguments of vLLM's that change nothing here, with the only value they may have (ANY: nothing to miss)."""
-
+DEFAULT = EngineConfig(model="")
 CACHE_DTYPES = {
     "auto": "auto",
     "float32": "f32",
@@ -73,7 +25,13 @@ CACHE_DTYPES = {
     "bfloat16": "bf16",
     "bf16": "bf16",
 }
-BLOCK_SIZES = (16, 32, 64, 128)
+CHOICES: dict[str, Iterable[Any]] = {
+    "dtype": CACHE_DTYPES,
+    "kv_cache_dtype": CACHE_DTYPES,
+    "block_size": (16, 32, 64, 128),
+    "logprobs_mode": ("raw_logprobs",),
+    "performance_mode": ("balanced", "interactivity", "throughput"),
+}
 UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -88,20 +46,15 @@ def parse_size(value: int | str, name: str) -> int:
 
 
 def strict(cls: type[T]) -> type[T]:
-    """Make a dataclass answer an unknown keyword with the nearest, and drop UNUSED ones asking nothing."""
+    """Make a dataclass answer an unknown keyword with the nearest."""
     generated = cls.__init__
     names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
 
     @functools.wraps(generated)
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
-        for name in [name for name in kwargs if name not in names]:
-            value = kwargs.pop(name)
-            if name not in UNUSED:
-                near = difflib.get_close_matches(name, [*names, *UNUSED], 1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise TypeError(f"{cls.__name__} has no argument {name!r}{hint}")
-            if UNUSED[name] is not ANY and value not in (UNUSED[name], None):
-                raise RequestError(f"{name}={value!r} is not supported, only {UNUSED[name]!r}", name)
+        for name in kwargs:
+            if name not in names:
+                raise unknown_keyword(cls.__name__, name, names)
         generated(self, *args, **kwargs)
 
     cls.__init__ = init  # type: ignore[method-assign]
@@ -110,20 +63,28 @@ def strict(cls: type[T]) -> type[T]:
 
 @strict
 @dataclass
-class EngineArgs:
-    """What vLLM's `EngineArgs` says, as far as it means something here. Raises RequestError for a bad value.
+class EngineArgs(VllmArgs):
+    """vLLM's `EngineArgs`; the fields that mean something here. Raises RequestError for a bad value.
 
     model: a .gguf file, a Hugging Face folder or a hub id (`org/name`, `org/name:Q4_K_M`); None is the small
         one that comes with Trivet.
     tokenizer: where the tokenizer is, when not with the model.
+    revision, download_dir, hf_token: of a hub id: branch, tag or commit; where to keep it; a token for private ones.
     served_model_name: the name or names the model goes by; the first is reported.
     chat_template: a Jinja template or a file that holds one, instead of the model's own.
     dtype: type of the KV cache where `kv_cache_dtype` is "auto" (activations are float32 whatever it says).
     max_model_len: tokens of prompt and output together; None is the model's own context.
-    max_num_seqs, max_num_batched_tokens: most sequences, and most tokens, of one step.
-    max_num_queued_reqs: more waiting requests than that are refused.
+    max_num_seqs, max_num_batched_tokens: most sequences, and most tokens, of one step; None is 128 and 2048.
+    performance_mode: "throughput" doubles what the two are by default.
+    max_num_queued_reqs: more waiting requests than that are refused; None is 1024. `LLM` has no such limit.
+    gpu_memory_utilization: the cache takes no more than this share of the free memory, if it is sized to need.
     kv_cache_memory_bytes, num_gpu_blocks_override: size of the cache, in bytes or in blocks of `block_size`
         tokens; left out, it is sized to need.
+    enable_prefix_caching: reuse what is computed of prompts that begin alike; None is True.
+    generation_config: "auto" takes defaults of sampling from the model's generation_config.json, "vllm" from none,
+        else from that of another folder. override_generation_config: further defaults, by its keys.
+    max_logprobs: most that a request may ask for; -1 is no limit.
+    stream_interval: streams report a sequence once in so many tokens after the first.
     seed: requests without a seed get theirs from this one; None makes every run different.
     threads: 0 is one for each usable core.
 
@@ -136,21 +97,34 @@ class EngineArgs:
     chat_template: str | None = None
     dtype: str = "auto"
     max_model_len: int | str | None = None
-    max_num_seqs: int = 128
-    max_num_batched_tokens: int | str = 2048
-    max_num_queued_reqs: int = 1024
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | str | None = None
+    max_num_queued_reqs: int | None = None
     block_size: int = 16
     kv_cache_dtype: str = "auto"
     kv_cache_memory_bytes: int | str | None = None
     num_gpu_blocks_override: int | None = None
-    enable_prefix_caching: bool | None = True
+    gpu_memory_utilization: float = 0.92
+    enable_prefix_caching: bool | None = None
+    revision: str | None = None
+    download_dir: str | None = None
+    hf_token: bool | str | None = None
+    generation_config: str = "auto"
+    override_generation_config: dict[str, Any] = field(default_factory=dict)
+    max_logprobs: int = 20
+    logprobs_mode: str = "raw_logprobs"
+    performance_mode: str = "balanced"
+    stream_interval: int = 1
     seed: int | None = 0
     threads: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.block_size is None:
+            self.block_size = DEFAULT.block_size
         if self.max_model_len in ("auto", -1):
             self.max_model_len = None
-        for name in ("max_num_seqs", "max_num_queued_reqs", "num_gpu_blocks_override"):
+        for name in ("max_num_seqs", "max_num_queued_reqs", "num_gpu_blocks_override", "stream_interval"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise RequestError(f"{name} must be a whole number, at least 1, got {value!r}", name)
@@ -158,11 +132,15 @@ class EngineArgs:
             size = self._size(name)
             if size is not None and size < 1:
                 raise RequestError(f"{name} must be at least 1, got {getattr(self, name)!r}", name)
-        for name in ("dtype", "kv_cache_dtype"):
-            if (value := getattr(self, name)) not in CACHE_DTYPES:
-                raise RequestError(f"{name} must be one of {', '.join(CACHE_DTYPES)}, got {value!r}", name)
-        if self.block_size not in BLOCK_SIZES:
-            raise RequestError(f"block_size must be one of {BLOCK_SIZES}, got {self.block_size!r}", "block_size")
+        for name, allowed in CHOICES.items():
+            if (value := getattr(self, name)) not in allowed:
+                raise RequestError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}", name)
+        share = self.gpu_memory_utilization
+        if not isinstance(share, int | float) or not 0 < share <= 1:
+            name = "gpu_memory_utilization"
+            raise RequestError(f"{name} must be greater than 0 and at most 1, got {share!r}", name)
+        if not isinstance(self.max_logprobs, int) or self.max_logprobs < -1:
+            raise RequestError(f"max_logprobs must be -1 (no limit) or more, got {self.max_logprobs!r}", "max_logprobs")
         if not isinstance(self.threads, int) or self.threads < 0:
             raise RequestError(f"threads must be 0 (all cores) or more, got {self.threads!r}", "threads")
 
@@ -171,20 +149,30 @@ class EngineArgs:
         from trivet.weights.hub import resolve
 
         cache_dtype = self.kv_cache_dtype if self.kv_cache_dtype != "auto" else self.dtype
+        factor = 2 if self.performance_mode == "throughput" else 1
         return EngineConfig(
-            model=str(resolve(self.model)),
+            model=str(resolve(self.model, self.revision, self.download_dir, self.hf_token)),
             max_model_len=self._size("max_model_len"),
-            max_num_seqs=self.max_num_seqs,
-            max_num_batched_tokens=parse_size(self.max_num_batched_tokens, "max_num_batched_tokens"),
+            max_num_seqs=self.max_num_seqs or DEFAULT.max_num_seqs * factor,
+            max_num_batched_tokens=self._size("max_num_batched_tokens") or DEFAULT.max_num_batched_tokens * factor,
             block_size=self.block_size,
             num_blocks=self.num_gpu_blocks_override,
             kv_cache_memory=self._size("kv_cache_memory_bytes"),
+            memory_share=min(self.gpu_memory_utilization, DEFAULT.memory_share),
             kv_cache_dtype=CACHE_DTYPES[cache_dtype],
             enable_prefix_caching=self.enable_prefix_caching is not False,
             threads=self.threads,
-            max_queue=self.max_num_queued_reqs,
+            max_queue=self.max_num_queued_reqs or DEFAULT.max_queue,
         )
 
     def _size(self, name: str) -> int | None:
         value = getattr(self, name)
         return None if value is None else parse_size(value, name)
+
+
+@strict
+@dataclass
+class AsyncEngineArgs(EngineArgs):
+    """enable_log_requests: log a line for each request of `AsyncLLM.generate`; never its text."""
+
+    enable_log_requests: bool = False

@@ -4,63 +4,57 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import random
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Coroutine, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
 from trivet.api.args import EngineArgs
-from trivet.api.completion import Completion, describe
+from trivet.api.completion import Completion
 from trivet.api.defaults import recommended
-from trivet.api.outputs import Logprob, RequestMetrics, RequestOutput
+from trivet.api.job import Job
+from trivet.api.model_config import ModelConfig
+from trivet.api.outputs import RequestOutput, RequestStateStats
+from trivet.api.prompts import Prompt, generate_request, within_limits
+from trivet.api.refusals import refuses
 from trivet.api.request import GenerateRequest
 from trivet.engine.client import EngineClient
-from trivet.engine.request import EngineRequest, EngineStats, ModelInfo, TokenChunk
-from trivet.engine.streams import TokenStream
+from trivet.engine.request import EngineRequest, EngineStats, ModelInfo
 from trivet.errors import EngineError, RequestError
 from trivet.sampling.params import SamplingParams
+from trivet.sampling.vllm_params import RequestOutputKind
 from trivet.text.chat_template import ChatTemplate
 from trivet.text.tokenizer import Tokenizer
 
 LONG_TEXT = 4096
 """Characters from which a prompt is tokenised in a thread, so that the event loop goes on."""
 
-
-@dataclass(slots=True)
-class Job:
-    """A request, tokenised and checked: one engine request and one completion for each of its n sequences."""
-
-    request: GenerateRequest
-    prompt: list[int]
-    children: list[EngineRequest]
-    completions: list[Completion]
-    metrics: RequestMetrics
-    prompt_logprobs: list[dict[int, Logprob] | None] | None = None
-    cached_tokens: int = 0
-
-    def output(self, completions: Sequence[Completion], deltas: bool) -> RequestOutput:
-        text = self.request.prompt
-        return RequestOutput(
-            request_id=self.request.request_id,
-            prompt=text if isinstance(text, str) else None,
-            prompt_token_ids=self.prompt,
-            prompt_logprobs=self.prompt_logprobs,
-            outputs=[completion.output(deltas) for completion in completions],
-            finished=all(completion.finish_reason is not None for completion in self.completions),
-            metrics=self.metrics,
-            num_cached_tokens=self.cached_tokens,
-        )
+log = logging.getLogger(__name__)
 
 
+@refuses(
+    *("encode", "sleep", "wake_up", "release_kv_cache_memory", "pause_generation", "resume_generation"),
+    *("add_lora", "remove_lora", "list_loras", "pin_lora", "collective_rpc", "start_profile", "stop_profile"),
+    *("scale_elastic_ep", "init_weight_transfer_engine", "start_weight_update", "update_weights"),
+    *("finish_weight_update", "update_weight_version", "get_weight_version"),
+)
 class AsyncLLM:
-    """The one way to an engine: what the HTTP server and `LLM` are built on.
+    """The one way to an engine: what the HTTP server and `LLM` are built on, and vLLM's `AsyncLLM`.
 
-    Without a client the engine runs in this process. Attributes but `args` exist once `start` has returned.
+        llm = AsyncLLM.from_engine_args(AsyncEngineArgs(model="model.gguf"))
+        async for output in llm.generate("Once upon a time", SamplingParams(max_tokens=40), request_id="1"):
+            print(output.outputs[0].text)
+        llm.shutdown()
+
+    Without a client the engine runs in this process. What `start` has not loaded yet cannot be asked for. One event
+    loop at a time.
     """
 
     tokenizer: Tokenizer
@@ -78,6 +72,21 @@ class AsyncLLM:
         self._client = client
         self._ids = itertools.count()
         self._seeds = random.Random(args.seed)
+        self._resets = 0
+        self._jobs: defaultdict[str, set[Job]] = defaultdict(set)
+        """What `follow` runs, by the caller's request id, which may repeat."""
+
+    @classmethod
+    def from_engine_args(cls, engine_args: EngineArgs, **options: Any) -> Self:
+        """Load a model into this process, and wait for it. Raises ModelError or EngineError.
+
+        options: vLLM's; of them `stat_loggers` are refused, and the others change nothing.
+        """
+        if options.get("stat_loggers"):
+            raise RequestError("stat_loggers are not supported", "stat_loggers")
+        llm = cls(engine_args)
+        _wait(llm.start())
+        return llm
 
     @property
     def info(self) -> ModelInfo:
@@ -89,11 +98,18 @@ class AsyncLLM:
         names = self.args.served_model_name
         return [names] if isinstance(names, str) else list(names or [self.args.model or self.info.name])
 
+    @property
+    def model_config(self) -> ModelConfig:
+        return ModelConfig.of(self.args, self.info)
+
     async def start(self) -> None:
         """Load tokenizer and model. Raises ModelError or EngineError."""
-        self.tokenizer = await asyncio.to_thread(Tokenizer.load, self.args.tokenizer or self._config.model)
-        self.recommended_params = recommended(self._config.model)
-        self.chat_template = ChatTemplate(read_template(self.args.chat_template), self.tokenizer)
+        args = self.args
+        self.tokenizer = await asyncio.to_thread(Tokenizer.load, args.tokenizer or self._config.model)
+        self.recommended_params = recommended(
+            self._config.model, args.generation_config, args.override_generation_config
+        )
+        self.chat_template = ChatTemplate(read_template(args.chat_template), self.tokenizer)
         await self._client.start()
         self.tokenizer.widen(self.info.vocab_size)
         self._eos_ids = [token for token in self.tokenizer.eos_ids if token < self.info.vocab_size]
@@ -101,11 +117,65 @@ class AsyncLLM:
     async def close(self) -> None:
         await self._client.close()
 
+    def shutdown(self, timeout: float | None = None) -> None:
+        """Stop the engine at once and free its memory, from any thread; what runs ends with the reason "abort"."""
+        _wait(self.close())
+
     def stats(self) -> EngineStats:
         return self._client.stats()
 
     def healthy(self) -> bool:
         return self._client.healthy()
+
+    async def check_health(self) -> None:
+        """Raises EngineError when the engine is gone."""
+        if self.errored:
+            raise self.dead_error
+
+    @property
+    def is_running(self) -> bool:
+        return self.healthy()
+
+    @property
+    def is_stopped(self) -> bool:
+        return not self.healthy()
+
+    @property
+    def errored(self) -> bool:
+        return not self.healthy()
+
+    @property
+    def dead_error(self) -> EngineError:
+        return EngineError("the engine is not running")
+
+    def get_tokenizer(self) -> Tokenizer:
+        return self.tokenizer
+
+    async def get_supported_tasks(self) -> tuple[str, ...]:
+        return ("generate",)
+
+    async def is_paused(self) -> bool:
+        return False
+
+    async def is_sleeping(self) -> bool:
+        return False
+
+    async def is_tracing_enabled(self) -> bool:
+        return False
+
+    async def do_log_stats(self) -> None:
+        log.info("%s", self.stats())
+
+    async def reset_prefix_cache(self, reset_running_requests: bool = False, reset_connector: bool = False) -> bool:
+        """Let later requests find nothing of earlier ones; the memory is reused as they need it."""
+        self._resets += 1
+        return True
+
+    async def reset_mm_cache(self) -> None:
+        """Nothing to do: there is no such cache."""
+
+    async def reset_encoder_cache(self) -> None:
+        """Nothing to do: there is no such cache."""
 
     def render_chat(
         self,
@@ -118,31 +188,109 @@ class AsyncLLM:
         """The prompt of a chat, to be sent with `add_special_tokens=False`. Raises RequestError."""
         return (template or self.chat_template).render(messages, tools, add_generation_prompt, **kwargs)
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput, None]:
+    def request(
+        self, prompt: Prompt, sampling_params: SamplingParams, request_id: str, **options: Any
+    ) -> GenerateRequest:
+        """What `generate` makes of its arguments, within vLLM's limits. Raises RequestError."""
+        request = generate_request(prompt, sampling_params, request_id, **options)
+        request.params = within_limits(request.params, self.args.max_logprobs)
+        request.deltas = request.params.output_kind is RequestOutputKind.DELTA
+        return request
+
+    async def generate(
+        self,
+        prompt: Prompt,
+        sampling_params: SamplingParams,
+        request_id: str,
+        *,
+        prompt_text: str | None = None,
+        lora_request: Any = None,
+        tokenization_kwargs: dict[str, Any] | None = None,
+        trace_headers: Any = None,
+        priority: int = 0,
+        data_parallel_rank: int | None = None,
+        session_id: str | None = None,
+        kv_hints: Any = None,
+        reasoning_ended: bool | None = None,
+        reasoning_parser_kwargs: dict[str, Any] | None = None,
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """vLLM's: stream outputs as `sampling_params.output_kind` says; the last is `finished`. Closing it cancels.
+
+        request_id: what `abort` may call it. priority: lower runs first. tokenization_kwargs: `add_special_tokens`,
+        `truncate_prompt_tokens`. session_id, kv_hints and the reasoning arguments change nothing here.
+
+        Raises as `stream` does.
+        """
+        request = self.request(
+            prompt,
+            sampling_params,
+            request_id,
+            prompt_text=prompt_text,
+            priority=priority,
+            tokenization_kwargs=tokenization_kwargs,
+            lora_request=lora_request,
+            data_parallel_rank=data_parallel_rank,
+            trace_headers=trace_headers,
+        )
+        if getattr(self.args, "enable_log_requests", False):
+            log.info("request %s: %r", request_id, request.params)
+        async with aclosing(self.follow(await self.prepare(request))) as outputs:
+            async for output in outputs:
+                yield output
+
+    async def follow(self, job: Job) -> AsyncGenerator[RequestOutput, None]:
+        """Run what `prepare` made, giving outputs as its `output_kind` says; `abort` knows it by its request's id."""
+        name, kind = job.request.request_id, job.request.params.output_kind
+        self._jobs[name].add(job)
+        try:
+            if kind is RequestOutputKind.FINAL_ONLY:
+                yield await self.finish(job)
+                return
+            async with aclosing(self._outputs(job)) as outputs:
+                async for output in outputs:
+                    yield output
+        finally:
+            self._jobs[name].discard(job)
+            if not self._jobs[name]:
+                del self._jobs[name]
+
+    async def abort(self, request_id: str | Iterable[str]) -> None:
+        """End requests by their ids; their streams end with the finish reason "abort"."""
+        for name in [request_id] if isinstance(request_id, str) else request_id:
+            for job in list(self._jobs.get(name, ())):
+                await job.abort()
+
+    async def stream(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput, None]:
         """Stream outputs, each with the sequences that changed; the last is `finished`. Closing it cancels.
 
         Raises RequestError, OverloadedError, or EngineError when the engine fails at this request.
         """
-        job = await self.prepare(request)
-        async with aclosing(self._changes(job)) as changes:
-            async for completions in changes:
-                yield job.output(completions, request.deltas)
+        async with aclosing(self._outputs(await self.prepare(request))) as outputs:
+            async for output in outputs:
+                yield output
 
     async def complete(self, request: GenerateRequest) -> RequestOutput:
-        """Wait for the whole output. Raises as `generate` does; cancelling cancels."""
+        """Wait for the whole output. Raises as `stream` does; cancelling cancels."""
         return await self.finish(await self.prepare(request))
 
     async def finish(self, job: Job) -> RequestOutput:
         """Run what `prepare` made, to the end."""
-        async with aclosing(self._changes(job)) as changes:
+        async with aclosing(job.run(self._client)) as changes:
             async for completions in changes:
                 for completion in completions:
                     completion.changed = False
         return job.output(job.completions, deltas=False)
 
+    async def _outputs(self, job: Job) -> AsyncGenerator[RequestOutput, None]:
+        interval = job.request.params.stream_interval or self.args.stream_interval
+        async with aclosing(job.run(self._client)) as changes:
+            async for completions in changes:
+                if due := [completion for completion in completions if completion.due(interval)]:
+                    yield job.output(due, job.request.deltas)
+
     async def prepare(self, request: GenerateRequest) -> Job:
         """Tokenise and check a request. Raises RequestError."""
-        metrics = RequestMetrics(arrival_time=time.time())
+        metrics = RequestStateStats(arrival_time=time.time())
         if isinstance(request.prompt, list):
             prompt = request.prompt
         elif len(request.prompt) < LONG_TEXT:
@@ -169,7 +317,7 @@ class AsyncLLM:
                 eos_token_ids=self._eos_ids,
                 group=name if params.n > 1 else None,
                 priority=request.priority,
-                cache_salt=request.cache_salt,
+                cache_salt=self._salt(request, name),
             )
             for i in range(params.n)
         ]
@@ -179,6 +327,7 @@ class AsyncLLM:
             prompt=prompt,
             children=children,
             completions=[Completion(i, self.tokenizer, prompt, params) for i in range(params.n)],
+            tokenizer=self.tokenizer,
             metrics=metrics,
         )
 
@@ -188,72 +337,23 @@ class AsyncLLM:
         return msgspec.structs.replace(
             params,
             n=1,
+            output_kind=RequestOutputKind.CUMULATIVE,
             stop=None,
             max_tokens=min(params.max_tokens or room, room),
             min_tokens=min(params.min_tokens, room),
             prompt_logprobs=params.prompt_logprobs if first else None,
         )
 
-    async def _changes(self, job: Job) -> AsyncGenerator[list[Completion], None]:
-        """Run a job; yields the completions that changed."""
-        streams = [self._client.submit(child) for child in job.children]
-        if len(streams) == 1:
-            async with aclosing(self._follow(job, 0, streams[0])) as steps:
-                async for _ in steps:
-                    yield job.completions
-            return
-        news = asyncio.Event()
+    def _salt(self, request: GenerateRequest, name: str) -> str:
+        """Keeps a request from cached blocks that it must not find: `name` is one that no other request has."""
+        own = name if request.params.skip_reading_prefix_cache else ""
+        return f"{request.cache_salt}\n{self._resets}\n{own}" if self._resets or own else request.cache_salt
 
-        async def follow(index: int) -> None:
-            async with aclosing(self._follow(job, index, streams[index])) as steps:
-                async for _ in steps:
-                    news.set()
 
-        tasks = [asyncio.create_task(follow(index)) for index in range(len(streams))]
-        for task in tasks:
-            task.add_done_callback(lambda _: news.set())
-        try:
-            running = True
-            while running:
-                await news.wait()
-                news.clear()
-                running = not all(task.done() for task in tasks)
-                for task in tasks:
-                    if task.done():
-                        task.result()
-                if changed := [completion for completion in job.completions if completion.changed]:
-                    yield changed
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _follow(self, job: Job, index: int, stream: TokenStream) -> AsyncGenerator[None, None]:
-        """Feed one sequence from the engine until it ends; leaving early cancels it there."""
-        completion = job.completions[index]
-        async with aclosing(stream):
-            async for chunk in stream:
-                if chunk.error is not None:
-                    raise EngineError(chunk.error)
-                self._note(job, chunk)
-                completion.extend(chunk)
-                yield
-                if completion.finish_reason is not None:
-                    return
-
-    def _note(self, job: Job, chunk: TokenChunk) -> None:
-        metrics = job.metrics
-        if not metrics.queued_ts:
-            metrics.queued_ts, metrics.scheduled_ts = chunk.queued_at, chunk.scheduled_at
-            job.cached_tokens = chunk.cached_tokens
-        if chunk.prompt_logprobs is not None:
-            job.prompt_logprobs = [
-                describe(entry, self.tokenizer) if entry else None for entry in chunk.prompt_logprobs
-            ]
-        if chunk.tokens:
-            metrics.first_token_ts = metrics.first_token_ts or chunk.emitted_at
-            metrics.last_token_ts = chunk.emitted_at
-            metrics.num_generation_tokens += len(chunk.tokens)
+def _wait(work: Coroutine[Any, Any, None]) -> None:
+    """Run to the end, whether or not this thread has an event loop that runs."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, work).result()
 
 
 def read_template(template: str | None) -> str | None:

@@ -57,6 +57,11 @@ class Completion:
                 self.stop_reason = chunk.stop_token
             self._release(self._stops.push(self._detokenizer.flush()) + self._stops.flush())
 
+    def due(self, interval: int) -> bool:
+        """Whether to report it now, if that is to be done once in `interval` tokens after the first."""
+        tokens, _ = self._reported
+        return self.finish_reason is not None or tokens == 0 or len(self.tokens) - tokens >= interval
+
     def output(self, delta: bool) -> CompletionOutput:
         """Report everything, or only what is new."""
         tokens, chars = self._reported if delta else (0, 0)

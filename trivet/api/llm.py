@@ -5,32 +5,42 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import itertools
-import logging
 import sys
-import threading
-import weakref
-from collections.abc import Coroutine, Iterator, Sequence
-from typing import Any, TypeVar, cast
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self, cast
 
 from trivet.api.args import EngineArgs
-from trivet.api.async_llm import AsyncLLM, Job
+from trivet.api.async_llm import AsyncLLM
+from trivet.api.beam_search import BeamSearchOutput, beam_search
+from trivet.api.job import Job
+from trivet.api.llm_engine import LLMEngine
+from trivet.api.model_config import ModelConfig
 from trivet.api.outputs import RequestOutput
 from trivet.api.progress import Progress
+from trivet.api.prompts import Prompt, generate_request, listed
+from trivet.api.refusals import refuses
 from trivet.api.request import GenerateRequest
 from trivet.engine.request import ModelInfo
 from trivet.errors import EngineError, RequestError
 from trivet.sampling.params import SamplingParams
+from trivet.sampling.vllm_params import BeamSearchParams
 from trivet.text.chat_template import ChatTemplate
 from trivet.text.tokenizer import Tokenizer
 
-T = TypeVar("T")
-Prompt = str | list[int] | dict[str, Any]
-"""Text, token ids, or vLLM's `{"prompt": text}` or `{"prompt_token_ids": ids}`."""
 Message = dict[str, Any]
+Chats = Sequence[Message] | Sequence[Sequence[Message]]
+OneOrMore = SamplingParams | Sequence[SamplingParams] | None
+UseTqdm = bool | Callable[..., Any]
+"""vLLM takes a tqdm class too; here it only means that there is a bar."""
 
-log = logging.getLogger(__name__)
 
-
+@refuses(
+    *("encode", "embed", "classify", "score", "reward", "sleep", "wake_up", "release_kv_cache_memory"),
+    *("collective_rpc", "apply_model", "start_profile", "stop_profile"),
+    *("init_weight_transfer_engine", "start_weight_update", "update_weights", "finish_weight_update"),
+    *("update_weight_version", "get_weight_version"),
+)
 class LLM:
     """Generates text from this program.
 
@@ -43,28 +53,21 @@ class LLM:
 
     def __init__(self, model: str | None = None, *, engine_args: EngineArgs | None = None, **kwargs: Any) -> None:
         if engine_args is None:
+            if isinstance(template := kwargs.get("chat_template"), Path):
+                kwargs["chat_template"] = str(template)
             engine_args = EngineArgs(model=model, **kwargs)
         elif model is not None or kwargs:
             raise TypeError("give engine_args or the arguments themselves, not both")
         # One program's own list of prompts is never too long: nobody else waits.
-        self._llm = AsyncLLM(dataclasses.replace(engine_args, max_num_queued_reqs=sys.maxsize))
+        self.llm_engine = LLMEngine(dataclasses.replace(engine_args, max_num_queued_reqs=sys.maxsize))
         self._ids = itertools.count()
-        loop = asyncio.new_event_loop()
-        thread = threading.Thread(target=loop.run_forever, name="trivet-llm", daemon=True)
-        thread.start()
-        self._loop = loop
-        self._finalizer = weakref.finalize(self, _shut_down, self._llm, loop, thread)
-        try:
-            self._run(self._llm.start())
-        except BaseException:
-            self.close()
-            raise
+        self._enqueued: list[asyncio.Task[RequestOutput]] = []
 
     @classmethod
-    def from_engine_args(cls, engine_args: EngineArgs) -> LLM:
+    def from_engine_args(cls, engine_args: EngineArgs) -> Self:
         return cls(engine_args=engine_args)
 
-    def __enter__(self) -> LLM:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -72,7 +75,7 @@ class LLM:
 
     def close(self) -> None:
         """Stop the engine and free its memory; further calls are errors."""
-        self._finalizer()
+        self.llm_engine.close()
 
     def get_tokenizer(self) -> Tokenizer:
         return self._llm.tokenizer
@@ -83,6 +86,10 @@ class LLM:
         return self._llm.info
 
     @property
+    def model_config(self) -> ModelConfig:
+        return self._llm.model_config
+
+    @property
     def recommended_params(self) -> dict[str, Any]:
         """What the model's `generation_config.json` says, as keywords of SamplingParams."""
         return self._llm.recommended_params
@@ -91,169 +98,226 @@ class LLM:
         """vLLM's defaults, changed by what the model's makers recommend."""
         return SamplingParams(**self.recommended_params)
 
+    def get_world_size(self, include_dp: bool = True) -> int:
+        return 1
+
+    def reset_prefix_cache(self, reset_running_requests: bool = False, reset_connector: bool = False) -> bool:
+        """See `AsyncLLM.reset_prefix_cache`."""
+        return self.llm_engine.reset_prefix_cache()
+
+    def reset_mm_cache(self) -> None:
+        """Nothing to do: there is no such cache."""
+
     def generate(
         self,
         prompts: Prompt | Sequence[Prompt],
-        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        sampling_params: OneOrMore = None,
         *,
-        use_tqdm: bool = True,
-        priority: Sequence[int] | None = None,
+        use_tqdm: UseTqdm = True,
+        lora_request: Any = None,
+        priority: int | Sequence[int] | None = None,
+        tokenization_kwargs: dict[str, Any] | None = None,
+        mm_processor_kwargs: dict[str, Any] | None = None,
     ) -> list[RequestOutput]:
         """Complete prompts, all at once; outputs are in their order.
 
         sampling_params: one for all, or one for each prompt; None is `get_default_sampling_params()`.
         use_tqdm: show a progress bar on stderr when it takes more than a second.
-        priority: a number for each prompt; lower runs first.
+        priority: one number, or one for each prompt; lower runs first.
+        tokenization_kwargs: `add_special_tokens`, `truncate_prompt_tokens`.
 
-        Raises RequestError for an invalid prompt, before anything runs. A prompt at which the engine fails has
-        finish_reason "error"; EngineError is raised when the engine is gone.
+        Raises RequestError for an invalid prompt, before anything runs, and for what is not supported (LoRA, images).
+        A prompt at which the engine fails has finish_reason "error"; EngineError is raised when the engine is gone.
         """
-        return self._complete(self._requests(_listed(prompts), sampling_params, priority), use_tqdm)
+        requests = self._requests(
+            listed(prompts),
+            sampling_params,
+            priority,
+            lora_request=lora_request,
+            tokenization_kwargs=tokenization_kwargs,
+            mm_processor_kwargs=mm_processor_kwargs,
+        )
+        return self._collect(self._start(requests), use_tqdm)
 
     def chat(
         self,
-        messages: Sequence[Message] | Sequence[Sequence[Message]],
-        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
-        use_tqdm: bool = True,
-        *,
+        messages: Chats,
+        sampling_params: OneOrMore = None,
+        use_tqdm: UseTqdm = True,
+        lora_request: Any = None,
+        priority: int | Sequence[int] | None = None,
         chat_template: str | None = None,
+        chat_template_content_format: str = "auto",
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         tools: list[dict[str, Any]] | None = None,
         chat_template_kwargs: dict[str, Any] | None = None,
+        tokenization_kwargs: dict[str, Any] | None = None,
+        mm_processor_kwargs: dict[str, Any] | None = None,
     ) -> list[RequestOutput]:
         """Answer one conversation, or several at once; a conversation is a list of {"role", "content"}.
 
         chat_template: a Jinja template to use instead of the model's. continue_final_message: go on where the last
-        message ends. The rest is as in `generate`.
+        message ends; needs add_generation_prompt=False. tools: told to the template; calls come as text.
+        chat_template_content_format: "auto" only: contents have the form that the template reads. The rest is as in
+        `generate`.
         """
+        if chat_template_content_format != "auto":
+            name = "chat_template_content_format"
+            raise RequestError(f"{name} may only be 'auto', got {chat_template_content_format!r}", name)
         one = bool(messages) and isinstance(messages[0], dict)
         conversations = cast(Sequence[Sequence[Message]], [messages] if one else messages)
         template = ChatTemplate(chat_template, self._llm.tokenizer) if chat_template else None
+        more = dict(chat_template_kwargs or {})
         if continue_final_message:
-            chat_template_kwargs = {**(chat_template_kwargs or {}), "continue_final_message": True}
+            more["continue_final_message"] = True
         prompts: list[Prompt] = [
-            self._llm.render_chat(
-                list(conversation), tools, add_generation_prompt, template, **(chat_template_kwargs or {})
-            )
+            self._llm.render_chat(list(conversation), tools, add_generation_prompt, template, **more)
             for conversation in conversations
         ]
-        requests = self._requests(prompts, sampling_params)
-        for request in requests:
-            request.add_special_tokens = False
-        return self._complete(requests, use_tqdm)
+        requests = self._requests(
+            prompts,
+            sampling_params,
+            priority,
+            lora_request=lora_request,
+            tokenization_kwargs={"add_special_tokens": False, **(tokenization_kwargs or {})},
+            mm_processor_kwargs=mm_processor_kwargs,
+        )
+        return self._collect(self._start(requests), use_tqdm)
+
+    def enqueue(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: OneOrMore = None,
+        lora_request: Any = None,
+        priority: int | Sequence[int] | None = None,
+        use_tqdm: UseTqdm = True,
+        tokenization_kwargs: dict[str, Any] | None = None,
+        mm_processor_kwargs: dict[str, Any] | None = None,
+    ) -> list[str]:
+        """Start what `generate` does and return the requests' ids; `wait_for_completion` has the outputs."""
+        requests = self._requests(
+            listed(prompts),
+            sampling_params,
+            priority,
+            lora_request=lora_request,
+            tokenization_kwargs=tokenization_kwargs,
+            mm_processor_kwargs=mm_processor_kwargs,
+        )
+        self._enqueued += self._start(requests)
+        return [request.request_id for request in requests]
+
+    def wait_for_completion(
+        self, output_type: type[Any] | tuple[type[Any], ...] | None = None, *, use_tqdm: UseTqdm = True
+    ) -> list[RequestOutput]:
+        """The outputs of what was enqueued since the last call, in that order; all are of type RequestOutput."""
+        started, self._enqueued = self._enqueued, []
+        return self._collect(started, use_tqdm)
+
+    def beam_search(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: BeamSearchParams,
+        lora_request: Any = None,
+        use_tqdm: UseTqdm = False,
+        concurrency_limit: int | None = None,
+    ) -> list[BeamSearchOutput]:
+        """The best sequences of each prompt, see `beam_search`. concurrency_limit: so many prompts at once."""
+        requests = self._requests(listed(prompts), SamplingParams(max_tokens=1), lora_request=lora_request)
+        gate = asyncio.Semaphore(concurrency_limit or max(len(requests), 1))
+
+        async def search(request: GenerateRequest) -> BeamSearchOutput:
+            async with gate:
+                return await beam_search(self._llm, request, params)
+
+        async def all_prompts() -> list[BeamSearchOutput]:
+            with Progress(len(requests), enabled=bool(use_tqdm)) as progress:
+                tasks = [asyncio.create_task(search(request)) for request in requests]
+                try:
+                    for task in tasks:
+                        progress.advance(sum(len(sequence.logprobs) for sequence in (await task).sequences))
+                    return [task.result() for task in tasks]
+                finally:
+                    for task in tasks:
+                        task.cancel()
+
+        return self.llm_engine.run(all_prompts())
 
     def stream(
         self, prompt: Prompt, sampling_params: SamplingParams | None = None, *, add_special_tokens: bool = True
     ) -> Iterator[RequestOutput]:
         """Complete one prompt and yield what is new as it comes; closing the iterator cancels."""
-        [request] = self._requests([prompt], sampling_params)
+        params = sampling_params if sampling_params is not None else self.get_default_sampling_params()
+        request = generate_request(prompt, params, str(next(self._ids)))
         request.add_special_tokens = add_special_tokens
-        outputs = self._llm.generate(request)
+        outputs = self._llm.stream(request)
 
         async def following() -> RequestOutput | None:
             return await anext(outputs, None)
 
         try:
-            while (output := self._run(following())) is not None:
+            while (output := self.llm_engine.run(following())) is not None:
                 yield output
         except GeneratorExit:
-            if self._finalizer.alive:
-                self._run(outputs.aclose())
+            if self.llm_engine.alive:
+                self.llm_engine.run(outputs.aclose())
             raise
 
     def render_chat(self, messages: Sequence[Message], **kwargs: Any) -> str:
         """The prompt that `chat` makes of a conversation. Raises RequestError when the model has no template."""
         return self._llm.render_chat(list(messages), **kwargs)
 
+    @property
+    def _llm(self) -> AsyncLLM:
+        return self.llm_engine.llm
+
     def _requests(
-        self,
-        prompts: Sequence[Prompt],
-        params: SamplingParams | Sequence[SamplingParams] | None,
-        priority: Sequence[int] | None = None,
+        self, prompts: Sequence[Prompt], params: OneOrMore, priority: int | Sequence[int] | None = None, **options: Any
     ) -> list[GenerateRequest]:
         if params is None:
             params = self.get_default_sampling_params()
-        if isinstance(params, SamplingParams):
+        if not isinstance(params, Sequence):
             params = [params] * len(prompts)
+        if not isinstance(priority, Sequence):
+            priority = [priority or 0] * len(prompts)
         for name, values in (("sampling_params", params), ("priority", priority)):
-            if values is not None and len(values) != len(prompts):
+            if len(values) != len(prompts):
                 raise RequestError(f"{len(prompts)} prompts but {len(values)} {name}: give one for each", name)
         return [
-            GenerateRequest(
-                prompt=_plain(prompt),
-                params=params[i],
-                request_id=str(next(self._ids)),
-                priority=priority[i] if priority else 0,
-            )
+            self._llm.request(prompt, params[i], str(next(self._ids)), priority=priority[i], **options)
             for i, prompt in enumerate(prompts)
         ]
 
-    def _complete(self, requests: list[GenerateRequest], use_tqdm: bool) -> list[RequestOutput]:
-        return self._run(self._complete_all(requests, use_tqdm))
+    def _start(self, requests: list[GenerateRequest]) -> list[asyncio.Task[RequestOutput]]:
+        """Raises RequestError before any of them runs."""
 
-    async def _complete_all(self, requests: list[GenerateRequest], use_tqdm: bool) -> list[RequestOutput]:
-        jobs = [await self._llm.prepare(request) for request in requests]
-        with Progress(len(jobs), enabled=use_tqdm) as progress:
+        async def start() -> list[asyncio.Task[RequestOutput]]:
+            jobs = [await self._llm.prepare(request) for request in requests]
+            return [asyncio.create_task(self._finish(job)) for job in jobs]
 
-            async def finish(job: Job) -> RequestOutput:
-                output = await self._finish(job)
-                progress.advance(sum(len(completion.token_ids) for completion in output.outputs))
-                return output
+        return self.llm_engine.run(start())
 
-            tasks = [asyncio.create_task(finish(job)) for job in jobs]
-            try:
-                return [await task for task in tasks]
-            finally:
-                for task in tasks:
-                    task.cancel()
+    def _collect(self, tasks: list[asyncio.Task[RequestOutput]], use_tqdm: UseTqdm) -> list[RequestOutput]:
+        async def collect() -> list[RequestOutput]:
+            with Progress(len(tasks), enabled=bool(use_tqdm)) as progress:
+
+                async def counted(task: asyncio.Task[RequestOutput]) -> RequestOutput:
+                    output = await task
+                    progress.advance(sum(len(completion.token_ids) for completion in output.outputs))
+                    return output
+
+                try:
+                    return await asyncio.gather(*map(counted, tasks))
+                finally:
+                    for task in tasks:
+                        task.cancel()
+
+        return self.llm_engine.run(collect())
 
     async def _finish(self, job: Job) -> RequestOutput:
-        """A request that fails alone must not cost the others their work."""
         try:
             return await self._llm.finish(job)
         except EngineError as error:
             if not self._llm.healthy():
                 raise
-            log.error("request %s failed: %s", job.request.request_id, error)
-            output = job.output(job.completions, deltas=False)
-            for completion in output.outputs:
-                completion.finish_reason = completion.finish_reason or "error"
-            output.finished = True
-            return output
-
-    def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run on the loop's thread and wait; an interrupt here cancels it there."""
-        if not self._finalizer.alive:
-            work.close()
-            raise EngineError("this LLM is closed")
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
-
-
-def _shut_down(llm: AsyncLLM, loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
-    asyncio.run_coroutine_threadsafe(llm.close(), loop).result()
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
-
-
-def _listed(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    """One prompt, or several, as a list: a list of numbers is one prompt of tokens."""
-    one = isinstance(prompts, str | dict) or (len(prompts) > 0 and isinstance(prompts[0], int))
-    return cast(list[Prompt], [prompts] if one else list(prompts))
-
-
-def _plain(prompt: Prompt) -> str | list[int]:
-    """Raises RequestError when it is none of the forms of `Prompt`."""
-    plain: Any = prompt
-    if isinstance(prompt, dict) and prompt.keys() <= {"prompt", "prompt_token_ids"}:
-        plain = prompt.get("prompt_token_ids", prompt.get("prompt"))
-    if isinstance(plain, str) or (isinstance(plain, list) and all(isinstance(token, int) for token in plain)):
-        return plain
-    forms = "text, a list of token ids, or a dict with 'prompt' or 'prompt_token_ids'"
-    raise RequestError(f"a prompt is {forms}, got {prompt!r:.80}", "prompt")
+            return job.failed(error)

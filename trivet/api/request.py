@@ -11,6 +11,7 @@ from trivet.sampling.params import SamplingParams
 class GenerateRequest:
     """`prompt` is text (encoded with `add_special_tokens`) or token ids (taken as they are).
 
+    prompt_text: what the output calls the prompt, where that is token ids.
     truncate_prompt_tokens: keep only the last so many prompt tokens.
     deltas: stream only what is new (else each output is cumulative).
     """
@@ -18,6 +19,7 @@ class GenerateRequest:
     prompt: str | list[int]
     params: SamplingParams
     request_id: str
+    prompt_text: str | None = None
     add_special_tokens: bool = True
     truncate_prompt_tokens: int | None = None
     priority: int = 0

@@ -12,9 +12,8 @@ logger = logging.getLogger(__name__)
 
 LONG_SEQUENCES = 4
 SHORT_SEQUENCE = 256
-FREE_SHARE = 0.8
 """The cache taken by default: so many sequences of max_model_len (or max_num_seqs, if fewer), and max_num_seqs of so
-many tokens; but no more than this share of the free memory, as steps and others need some too."""
+many tokens."""
 
 
 def size_cache(config: EngineConfig, runtime: Runtime) -> tuple[int, int]:
@@ -41,7 +40,7 @@ def size_cache(config: EngineConfig, runtime: Runtime) -> tuple[int, int]:
     else:
         short = min(SHORT_SEQUENCE, max_len)
         need = min(LONG_SEQUENCES, config.max_num_seqs) * -(-max_len // size) + config.max_num_seqs * -(-short // size)
-        blocks, setting = min(need, int(FREE_SHARE * fitting)), f"{FREE_SHARE:.0%} of the free memory"
+        blocks, setting = min(need, int(config.memory_share * fitting)), f"{config.memory_share:.0%} of the free memory"
     if blocks > fitting:
         raise EngineError(
             f"{setting} asks for {_gib(blocks * block_bytes)} of KV cache, but {_gib(available)} are free:"

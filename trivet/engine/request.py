@@ -41,8 +41,8 @@ class TokenChunk(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     finish_reason: "stop" (`stop_token` is the EOS or stop id, the last of `tokens`), "length", "abort"
     (cancelled) or "error" (`error` says why). `prompt_logprobs` (index 0 is None), `cached_tokens`,
-    `queued_at` and `scheduled_at` come with the first chunk; `preemptions` with the last. Times are `time.monotonic` seconds of the engine
-    process.
+    `queued_at` and `scheduled_at` come with the first chunk, `preemptions` with the last. Times are
+    `time.monotonic` seconds of the engine process.
     """
 
     request_id: str

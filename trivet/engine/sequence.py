@@ -58,6 +58,7 @@ class Sequence:
         self.reported = bool(request.generated)
         """Whether the first chunk was sent, if only by an engine before this one."""
         self.cached_tokens = 0
+        self.preemptions = 0
         self.queued_at = time.monotonic()
         self.scheduled_at = 0.0
 

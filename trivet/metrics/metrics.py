@@ -11,7 +11,7 @@ import prometheus_client
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from trivet.api.outputs import RequestStateStats, RequestOutput
+from trivet.api.outputs import RequestOutput, RequestStateStats
 from trivet.api.request import GenerateRequest
 from trivet.engine.request import EngineStats, ModelInfo
 from trivet.errors import OverloadedError, RequestError

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import msgspec
-
 from trivet.errors import RequestError
+from trivet.sampling.vllm_params import SamplingType, VllmParams
 
 STAGES = ("penalties", "temperature", "top_k", "top_p", "min_p", "typical_p")
 """Stages that a chain may hold. Logit bias, allowed and suppressed tokens always come before the first."""
@@ -21,7 +20,7 @@ GREEDY_BELOW = 1e-5
 MAX_LOGPROBS = 1024
 
 
-class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
+class SamplingParams(VllmParams, kw_only=True, omit_defaults=True, repr_omit_defaults=True):
     """One request's sampling; defaults and rules are vLLM's. Raises RequestError, naming the field, when invalid.
 
     n: sequences to return for the prompt; the i-th takes seed + i.
@@ -36,6 +35,8 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
     logprobs, prompt_logprobs: how many of the best to report beside the token's own; -1 = all; None = none.
     logit_bias: added to logits. allowed_token_ids: all others are impossible.
     stages: order of the chain, see STAGES.
+
+    Further fields are those of `VllmParams`. An unknown keyword is a TypeError that names the nearest.
     """
 
     n: int = 1
@@ -72,11 +73,18 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
             self.logprobs = 1
         if self.prompt_logprobs is True:
             self.prompt_logprobs = 1
+        self.check_vllm()
         self._check()
 
     @property
     def greedy(self) -> bool:
         return self.temperature < GREEDY_BELOW
+
+    @property
+    def sampling_type(self) -> SamplingType:
+        if self.greedy:
+            return SamplingType.GREEDY
+        return SamplingType.RANDOM if self.seed is None else SamplingType.RANDOM_SEED
 
     def _check(self) -> None:
         def need(ok: bool, name: str, rule: str) -> None:

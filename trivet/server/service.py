@@ -103,7 +103,7 @@ class Service:
         """
         request.request_id = f"{request.request_id}-{secrets.token_hex(4)}"
         with self.metrics.watch(request) as watch:
-            async with aclosing(self.llm.generate(request)) as outputs:
+            async with aclosing(self.llm.stream(request)) as outputs:
                 async for output in outputs:
                     if any(sequence.finish_reason in ("abort", "error") for sequence in output.outputs):
                         raise EngineError("the engine stopped before the request was finished")

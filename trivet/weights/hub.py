@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from trivet.errors import ModelError
 from trivet.weights.gguf import split_of
@@ -17,11 +18,14 @@ _FOLDER_SUFFIXES = (".json", ".safetensors", ".jinja", ".txt", ".model")
 _NOT_MODELS = ("mmproj", "imatrix")
 
 
-def resolve(model: str | None) -> Path:
+def resolve(
+    model: str | None, revision: str | None = None, folder: str | None = None, token: bool | str | None = None
+) -> Path:
     """The file or folder of a model; downloads it if it is a hub id that is not in the cache.
 
     model: None for the built-in model, a path, `org/name`, or `org/name:Q4_K_M` for a GGUF file of that quantisation.
         Without one, a repository's safetensors are taken, else its Q4_K_M file, else its first GGUF.
+    revision, folder, token: a branch, tag or commit of the repository; where downloads are kept; for private ones.
 
     Raises ModelError when there is no such model or it cannot be fetched.
     """
@@ -35,28 +39,32 @@ def resolve(model: str | None) -> Path:
     match = _HUB_ID.fullmatch(model)
     if match is None or model.endswith(".gguf"):
         raise ModelError(f"{model}: no such file or folder, nor a hub id of the form org/name or org/name:QUANT")
-    return _fetch(match["repo"], match["quant"])
+    access = {"revision": revision, "cache_dir": folder, "token": token}
+    return _fetch(match["repo"], match["quant"], {name: value for name, value in access.items() if value is not None})
 
 
-def _fetch(repo: str, quant: str | None) -> Path:
+def _fetch(repo: str, quant: str | None, access: dict[str, Any]) -> Path:
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
         try:
-            files = [file.rfilename for file in HfApi().model_info(repo).siblings or []]
-        except (RepositoryNotFoundError, HFValidationError):
+            info = HfApi().model_info(repo, **{name: value for name, value in access.items() if name != "cache_dir"})
+            files = [file.rfilename for file in info.siblings or []]
+        except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError):
             raise
         except Exception as e:  # Offline; which class that is depends on the HTTP library of huggingface_hub's version.
-            folder = _cached_folder(repo, e)
+            folder = _cached_folder(repo, access, e)
             chosen = _choose(repo, [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()], quant)
         else:
             chosen = _choose(repo, files, quant)
-            folder = Path(snapshot_download(repo, allow_patterns=chosen))
+            folder = Path(snapshot_download(repo, allow_patterns=chosen, **access))
     except ModelError:
         raise
     except GatedRepoError:
         raise ModelError(f"{repo}: access is restricted; accept its terms on huggingface.co and set HF_TOKEN") from None
+    except RevisionNotFoundError:
+        raise ModelError(f"{repo}: has no revision {access['revision']}") from None
     except RepositoryNotFoundError:
         raise ModelError(
             f"{repo}: no such path, and no such repository on the hub (if it is private, set HF_TOKEN)"
@@ -66,14 +74,14 @@ def _fetch(repo: str, quant: str | None) -> Path:
     return folder / chosen[0] if chosen[0].endswith(".gguf") else folder
 
 
-def _cached_folder(repo: str, error: Exception) -> Path:
+def _cached_folder(repo: str, access: dict[str, Any], error: Exception) -> Path:
     """What an earlier download left of a repository, when `error` keeps us from the hub."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         # No pattern matches, so that no file counts as missing from the snapshot.
-        return Path(snapshot_download(repo, local_files_only=True, allow_patterns=[]))
+        return Path(snapshot_download(repo, local_files_only=True, allow_patterns=[], **access))
     except LocalEntryNotFoundError:
         raise ModelError(
             f"{repo}: no such path; the hub cannot be reached ({error}) and the model is not in its local cache"

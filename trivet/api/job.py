@@ -1,0 +1,133 @@
+"""A request on its way through the engine."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from trivet.api.completion import Completion, describe
+from trivet.api.outputs import Logprob, RequestOutput, RequestStateStats
+from trivet.api.request import GenerateRequest
+from trivet.engine.client import EngineClient
+from trivet.engine.request import EngineRequest, TokenChunk
+from trivet.engine.streams import TokenStream
+from trivet.errors import EngineError
+
+if TYPE_CHECKING:
+    from trivet.text.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A request, tokenised and checked: one engine request and one completion for each of its n sequences."""
+
+    request: GenerateRequest
+    prompt: list[int]
+    children: list[EngineRequest]
+    completions: list[Completion]
+    tokenizer: Tokenizer
+    metrics: RequestStateStats
+    prompt_logprobs: list[dict[int, Logprob] | None] | None = None
+    cached_tokens: int = 0
+    _streams: list[TokenStream] = field(default_factory=list)
+
+    def output(self, completions: Sequence[Completion], deltas: bool) -> RequestOutput:
+        text = self.request.prompt
+        return RequestOutput(
+            request_id=self.request.request_id,
+            prompt=text if isinstance(text, str) else self.request.prompt_text,
+            prompt_token_ids=self.prompt,
+            prompt_logprobs=self.prompt_logprobs,
+            outputs=[completion.output(deltas) for completion in completions],
+            finished=all(completion.finish_reason is not None for completion in self.completions),
+            metrics=self.metrics,
+            num_cached_tokens=self.cached_tokens,
+        )
+
+    async def run(self, client: EngineClient) -> AsyncGenerator[list[Completion], None]:
+        """Yield the completions that changed, until all have ended; closing it cancels.
+
+        Raises OverloadedError, or EngineError when the engine fails at this request.
+        """
+        self._streams += [client.submit(child) for child in self.children]
+        if len(self._streams) == 1:
+            async with aclosing(self._follow(0)) as steps:
+                async for _ in steps:
+                    yield self.completions
+            return
+        news = asyncio.Event()
+
+        async def follow(index: int) -> None:
+            async with aclosing(self._follow(index)) as steps:
+                async for _ in steps:
+                    news.set()
+
+        tasks = [asyncio.create_task(follow(index)) for index in range(len(self._streams))]
+        for task in tasks:
+            task.add_done_callback(lambda _: news.set())
+        try:
+            running = True
+            while running:
+                await news.wait()
+                news.clear()
+                running = not all(task.done() for task in tasks)
+                for task in tasks:
+                    if task.done():
+                        task.result()
+                if changed := [completion for completion in self.completions if completion.changed]:
+                    yield changed
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def failed(self, error: EngineError) -> RequestOutput:
+        """What there is of a request that the engine failed at, which must not cost others their work."""
+        log.error("request %s failed: %s", self.request.request_id, error)
+        for completion in self.completions:
+            completion.finish_reason = completion.finish_reason or "error"
+        return self.output(self.completions, self.request.deltas)
+
+    async def abort(self) -> None:
+        """End what still runs with the finish reason "abort"."""
+        for stream in self._streams:
+            await stream.aclose()
+
+    async def _follow(self, index: int) -> AsyncGenerator[None, None]:
+        """Feed one sequence from the engine until it ends; leaving early cancels it there."""
+        completion = self.completions[index]
+        async with aclosing(self._streams[index]) as stream:
+            async for chunk in stream:
+                if chunk.error is not None:
+                    raise EngineError(chunk.error)
+                self._note(chunk)
+                completion.extend(chunk)
+                yield
+                if completion.finish_reason is not None:
+                    return
+        completion.extend(TokenChunk(request_id=self.children[index].request_id, finish_reason="abort"))
+        yield
+
+    def _note(self, chunk: TokenChunk) -> None:
+        metrics = self.metrics
+        if not metrics.queued_ts:
+            metrics.queued_ts, metrics.scheduled_ts = chunk.queued_at, chunk.scheduled_at
+            self.cached_tokens = chunk.cached_tokens
+        if chunk.prompt_logprobs is not None:
+            self.prompt_logprobs = [
+                describe(entry, self.tokenizer) if entry else None for entry in chunk.prompt_logprobs
+            ]
+        if chunk.tokens:
+            if not metrics.first_token_ts:
+                metrics.first_token_ts = chunk.emitted_at
+                metrics.first_token_latency = time.time() - metrics.arrival_time
+            metrics.last_token_ts = chunk.emitted_at
+            metrics.num_generation_tokens += len(chunk.tokens)
+        metrics.num_preemptions += chunk.preemptions

@@ -8,30 +8,51 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from trivet.api.args import AsyncEngineArgs as AsyncEngineArgs
     from trivet.api.args import EngineArgs as EngineArgs
     from trivet.api.async_llm import AsyncLLM as AsyncLLM
+    from trivet.api.async_llm import AsyncLLM as AsyncLLMEngine
     from trivet.api.llm import LLM as LLM
+    from trivet.api.llm_engine import LLMEngine as LLMEngine
     from trivet.api.outputs import CompletionOutput as CompletionOutput
     from trivet.api.outputs import RequestOutput as RequestOutput
+    from trivet.api.prompts import TextPrompt as TextPrompt
+    from trivet.api.prompts import TokensPrompt as TokensPrompt
     from trivet.sampling.params import SamplingParams as SamplingParams
+    from trivet.sampling.vllm_params import BeamSearchParams as BeamSearchParams
+    from trivet.sampling.vllm_params import RequestOutputKind as RequestOutputKind
     from trivet.text.tokenizer import Tokenizer as Tokenizer
 
 _HOMES = {
-    "LLM": "trivet.api.llm",
+    "AsyncEngineArgs": "trivet.api.args",
     "AsyncLLM": "trivet.api.async_llm",
-    "EngineArgs": "trivet.api.args",
+    "AsyncLLMEngine": "trivet.api.async_llm",
+    "BeamSearchParams": "trivet.sampling.vllm_params",
     "CompletionOutput": "trivet.api.outputs",
+    "EngineArgs": "trivet.api.args",
+    "LLM": "trivet.api.llm",
+    "LLMEngine": "trivet.api.llm_engine",
     "RequestOutput": "trivet.api.outputs",
+    "RequestOutputKind": "trivet.sampling.vllm_params",
     "SamplingParams": "trivet.sampling.params",
+    "TextPrompt": "trivet.api.prompts",
+    "TokensPrompt": "trivet.api.prompts",
     "Tokenizer": "trivet.text.tokenizer",
 }
 __all__ = [
+    "AsyncEngineArgs",
     "AsyncLLM",
+    "AsyncLLMEngine",
+    "BeamSearchParams",
     "CompletionOutput",
     "EngineArgs",
     "LLM",
+    "LLMEngine",
     "RequestOutput",
+    "RequestOutputKind",
     "SamplingParams",
+    "TextPrompt",
+    "TokensPrompt",
     "Tokenizer",
 ]
 

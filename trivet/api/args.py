@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import re
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
+from trivet.api.cli_args import add_fields
 from trivet.api.vllm_args import VllmArgs
 from trivet.engine.config import EngineConfig
 from trivet.errors import RequestError, unknown_keyword
@@ -143,6 +145,17 @@ class EngineArgs(VllmArgs):
             raise RequestError(f"max_logprobs must be -1 (no limit) or more, got {self.max_logprobs!r}", "max_logprobs")
         if not isinstance(self.threads, int) or self.threads < 0:
             raise RequestError(f"threads must be 0 (all cores) or more, got {self.threads!r}", "threads")
+
+    @classmethod
+    def add_cli_args(cls, parser: ArgumentParser) -> ArgumentParser:
+        """Add an option for each field to a script's parser."""
+        add_fields(parser, cls)
+        return parser
+
+    @classmethod
+    def from_cli_args(cls, args: Namespace) -> Self:
+        """The arguments among what such a parser found."""
+        return cls(**{each.name: getattr(args, each.name) for each in fields(cls) if hasattr(args, each.name)})
 
     def engine_config(self) -> EngineConfig:
         """The same in the engine's words; resolves the model, which may download it. Raises ModelError."""

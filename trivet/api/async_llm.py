@@ -350,6 +350,10 @@ class AsyncLLM:
         return f"{request.cache_salt}\n{self._resets}\n{own}" if self._resets or own else request.cache_salt
 
 
+AsyncLLMEngine = AsyncLLM
+"""vLLM's older name."""
+
+
 def _wait(work: Coroutine[Any, Any, None]) -> None:
     """Run to the end, whether or not this thread has an event loop that runs."""
     with ThreadPoolExecutor(1) as pool:

@@ -23,6 +23,7 @@ from trivet.api.refusals import refuses
 from trivet.api.request import GenerateRequest
 from trivet.engine.request import ModelInfo
 from trivet.errors import EngineError, RequestError
+from trivet.metrics.reader import Metric
 from trivet.sampling.params import SamplingParams
 from trivet.sampling.vllm_params import BeamSearchParams
 from trivet.text.chat_template import ChatTemplate
@@ -98,6 +99,10 @@ class LLM:
         """vLLM's defaults, changed by what the model's makers recommend."""
         return SamplingParams(**self.recommended_params)
 
+    def get_metrics(self) -> list[Metric]:
+        """What the engine counts of itself, by vLLM's names."""
+        return self.llm_engine.get_metrics()
+
     def get_world_size(self, include_dp: bool = True) -> int:
         return 1
 
@@ -162,25 +167,18 @@ class LLM:
         chat_template_content_format: "auto" only: contents have the form that the template reads. The rest is as in
         `generate`.
         """
-        if chat_template_content_format != "auto":
-            name = "chat_template_content_format"
-            raise RequestError(f"{name} may only be 'auto', got {chat_template_content_format!r}", name)
-        one = bool(messages) and isinstance(messages[0], dict)
-        conversations = cast(Sequence[Sequence[Message]], [messages] if one else messages)
-        template = ChatTemplate(chat_template, self._llm.tokenizer) if chat_template else None
-        more = dict(chat_template_kwargs or {})
-        if continue_final_message:
-            more["continue_final_message"] = True
-        prompts: list[Prompt] = [
-            self._llm.render_chat(list(conversation), tools, add_generation_prompt, template, **more)
-            for conversation in conversations
-        ]
-        requests = self._requests(
-            prompts,
+        requests = self._chat_requests(
+            messages,
             sampling_params,
-            priority,
             lora_request=lora_request,
-            tokenization_kwargs={"add_special_tokens": False, **(tokenization_kwargs or {})},
+            priority=priority,
+            chat_template=chat_template,
+            chat_template_content_format=chat_template_content_format,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            tools=tools,
+            chat_template_kwargs=chat_template_kwargs,
+            tokenization_kwargs=tokenization_kwargs,
             mm_processor_kwargs=mm_processor_kwargs,
         )
         return self._collect(self._start(requests), use_tqdm)
@@ -204,6 +202,14 @@ class LLM:
             tokenization_kwargs=tokenization_kwargs,
             mm_processor_kwargs=mm_processor_kwargs,
         )
+        self._enqueued += self._start(requests)
+        return [request.request_id for request in requests]
+
+    def enqueue_chat(
+        self, messages: Chats, sampling_params: OneOrMore = None, use_tqdm: UseTqdm = True, **options: Any
+    ) -> list[str]:
+        """Start what `chat` does, with its options, and return the requests' ids."""
+        requests = self._chat_requests(messages, sampling_params, **options)
         self._enqueued += self._start(requests)
         return [request.request_id for request in requests]
 
@@ -287,6 +293,37 @@ class LLM:
             self._llm.request(prompt, params[i], str(next(self._ids)), priority=priority[i], **options)
             for i, prompt in enumerate(prompts)
         ]
+
+    def _chat_requests(
+        self,
+        messages: Chats,
+        sampling_params: OneOrMore,
+        *,
+        priority: int | Sequence[int] | None = None,
+        chat_template: str | None = None,
+        chat_template_content_format: str = "auto",
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: list[dict[str, Any]] | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
+        tokenization_kwargs: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> list[GenerateRequest]:
+        if chat_template_content_format != "auto":
+            name = "chat_template_content_format"
+            raise RequestError(f"{name} may only be 'auto', got {chat_template_content_format!r}", name)
+        one = bool(messages) and isinstance(messages[0], dict)
+        conversations = cast(Sequence[Sequence[Message]], [messages] if one else messages)
+        template = ChatTemplate(chat_template, self._llm.tokenizer) if chat_template else None
+        more = dict(chat_template_kwargs or {})
+        if continue_final_message:
+            more["continue_final_message"] = True
+        prompts: list[Prompt] = [
+            self._llm.render_chat(list(conversation), tools, add_generation_prompt, template, **more)
+            for conversation in conversations
+        ]
+        tokenization = {"add_special_tokens": False, **(tokenization_kwargs or {})}
+        return self._requests(prompts, sampling_params, priority, tokenization_kwargs=tokenization, **options)
 
     def _start(self, requests: list[GenerateRequest]) -> list[asyncio.Task[RequestOutput]]:
         """Raises RequestError before any of them runs."""

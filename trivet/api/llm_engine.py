@@ -17,6 +17,7 @@ from trivet.api.outputs import RequestOutput
 from trivet.api.prompts import Prompt
 from trivet.api.refusals import refuses
 from trivet.errors import EngineError, RequestError
+from trivet.metrics.reader import Metric, snapshot
 from trivet.sampling.params import SamplingParams
 from trivet.text.tokenizer import Tokenizer
 
@@ -175,6 +176,10 @@ class LLMEngine:
 
     def is_sleeping(self) -> bool:
         return False
+
+    def get_metrics(self) -> list[Metric]:
+        """What the engine counts of itself, by vLLM's names."""
+        return snapshot(self.llm.model_names[0], self.llm.info, self.llm.stats())
 
     def do_log_stats(self) -> None:
         self.run(self.llm.do_log_stats())

@@ -177,13 +177,7 @@ class _Snapshot(Collector):
         stats, info = self._stats(), self._info
         for key, row in table.ENGINE_COUNTERS.items():
             yield from self._counter(row, {"": getattr(stats, key)})
-        values = {
-            "running": stats.running,
-            "waiting": stats.waiting,
-            "cache_usage": stats.blocks_used / stats.blocks_total if stats.blocks_total else 0.0,
-            "cache_tokens_used": stats.blocks_used * info.block_size,
-            "cache_tokens": info.num_blocks * info.block_size,
-        }
+        values = gauge_values(info, stats)
         for key, gauge in table.ENGINE_GAUGES.items():
             for name in gauge.names:
                 labels = self._labels(name)
@@ -216,6 +210,17 @@ class _Snapshot(Collector):
 
     def _labels(self, name: str) -> dict[str, str]:
         return self._vllm_labels if name.startswith("vllm:") else {}
+
+
+def gauge_values(info: ModelInfo, stats: EngineStats) -> dict[str, float]:
+    """The value of each of `table.ENGINE_GAUGES`."""
+    return {
+        "running": stats.running,
+        "waiting": stats.waiting,
+        "cache_usage": stats.blocks_used / stats.blocks_total if stats.blocks_total else 0.0,
+        "cache_tokens_used": stats.blocks_used * info.block_size,
+        "cache_tokens": info.num_blocks * info.block_size,
+    }
 
 
 def _length_buckets(rule: str, max_len: int) -> list[float]:

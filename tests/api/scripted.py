@@ -89,11 +89,12 @@ class ScriptedClient:
         self.requests.append(request)
         queue: asyncio.Queue[TokenChunk] = asyncio.Queue()
         task = asyncio.create_task(self._play(request, script, queue))
-        return TokenStream(queue, partial(self._cancel, request.request_id, task))
+        return TokenStream(queue, partial(self._cancel, request.request_id, task, queue))
 
-    def _cancel(self, request_id: str, task: asyncio.Task[None]) -> None:
+    def _cancel(self, request_id: str, task: asyncio.Task[None], queue: asyncio.Queue[TokenChunk]) -> None:
         self.cancelled.append(request_id)
         task.cancel()
+        queue.put_nowait(TokenChunk(request_id=request_id, finish_reason="abort"))
 
     async def _play(self, request: EngineRequest, script: list[int | str], queue: asyncio.Queue[TokenChunk]) -> None:
         params = request.params

@@ -1,7 +1,11 @@
+import argparse
+from dataclasses import fields
+
 import msgspec
 import pytest
 
-from trivet.api.args import EngineArgs, parse_size
+from trivet.api.args import AsyncEngineArgs, EngineArgs, parse_size
+from trivet.api.vllm_args import VllmArgs
 from trivet.engine.config import EngineConfig
 from trivet.errors import RequestError
 
@@ -51,6 +55,11 @@ def test_defaults_are_the_engine_s():
         ({"max_num_batched_tokens": "1K"}, {"max_num_batched_tokens": 1024}),
         ({"enable_prefix_caching": False}, {"enable_prefix_caching": False}),
         ({"enable_prefix_caching": None}, {"enable_prefix_caching": True}),
+        ({"max_num_queued_reqs": None, "max_num_seqs": None, "block_size": None}, {}),
+        ({"performance_mode": "throughput"}, {"max_num_seqs": 256, "max_num_batched_tokens": 4096}),
+        ({"performance_mode": "throughput", "max_num_seqs": 3}, {"max_num_seqs": 3, "max_num_batched_tokens": 4096}),
+        ({"gpu_memory_utilization": 0.5}, {"memory_share": 0.5}),
+        ({"gpu_memory_utilization": 0.85, "max_num_batched_tokens": 8192}, {"max_num_batched_tokens": 8192}),
         ({"dtype": "float32"}, {"kv_cache_dtype": "f32"}),
         ({"dtype": "half"}, {"kv_cache_dtype": "f16"}),
         ({"dtype": "float32", "kv_cache_dtype": "bfloat16"}, {"kv_cache_dtype": "bf16"}),
@@ -74,7 +83,12 @@ def test_arguments_reach_the_engine(given, config):
         ({"block_size": 24}, r"block_size must be one of"),
         ({"threads": -1}, "threads must be 0"),
         ({"tensor_parallel_size": 2}, "tensor_parallel_size=2 is not supported, only 1"),
-        ({"quantization": "awq"}, "quantization='awq' is not supported"),
+        ({"quantization": "awq"}, r"quantization='awq' is not supported, only 'gguf': weights are used in"),
+        ({"speculative_config": {"method": "ngram"}}, "speculative_config=.* is not supported, only None"),
+        ({"enable_chunked_prefill": False}, "enable_chunked_prefill=False is not supported, only True"),
+        ({"gpu_memory_utilization": 1.5}, "gpu_memory_utilization must be greater than 0 and at most 1, got 1.5"),
+        ({"max_logprobs": -2}, "max_logprobs must be -1"),
+        ({"logprobs_mode": "raw_logits"}, "logprobs_mode must be one of"),
     ],
 )
 def test_bad_arguments_say_so(given, message):
@@ -87,3 +101,42 @@ def test_an_unknown_argument_gets_the_nearest():
         EngineArgs("m.gguf", max_modellen=3)
     with pytest.raises(TypeError, match=r"no argument 'zzz'$"):
         EngineArgs("m.gguf", zzz=3)
+
+
+UNUSED = fields(VllmArgs)
+
+
+@pytest.mark.parametrize("field", UNUSED, ids=lambda field: field.name)
+def test_vllm_s_other_fields_are_taken_where_they_ask_for_nothing(field):
+    also = field.metadata["also"]
+    for harmless in [None, *(also if also is not None else ["anything"])]:
+        assert getattr(EngineArgs("m.gguf", **{field.name: harmless}), field.name) == harmless
+    if also is not None:
+        with pytest.raises(RequestError, match=f"{field.name}='something' is not supported"):
+            EngineArgs("m.gguf", **{field.name: "something"})
+
+
+def test_async_arguments():
+    args = AsyncEngineArgs("m.gguf", enable_log_requests=True)
+    assert args.engine_config() == EngineConfig(model="m.gguf")
+    with pytest.raises(TypeError, match=r"AsyncEngineArgs has no argument 'enable_log_request'; did you mean"):
+        AsyncEngineArgs("m.gguf", enable_log_request=True)
+
+
+@pytest.mark.parametrize("cls", [EngineArgs, AsyncEngineArgs])
+def test_a_script_s_own_options(cls):
+    parser = cls.add_cli_args(argparse.ArgumentParser())
+    assert cls.from_cli_args(parser.parse_args([])) == cls()
+    line = "--model m.gguf --max-model-len 1K --max_num_seqs 3 --enforce-eager --no-enable-prefix-caching"
+    line += ' --override-generation-config {"top_k":3} --served-model-name a b --gpu-memory-utilization 0.5'
+    expected = cls(
+        "m.gguf",
+        max_model_len="1K",
+        max_num_seqs=3,
+        enforce_eager=True,
+        enable_prefix_caching=False,
+        override_generation_config={"top_k": 3},
+        served_model_name=["a", "b"],
+        gpu_memory_utilization=0.5,
+    )
+    assert cls.from_cli_args(parser.parse_args(line.split())) == expected

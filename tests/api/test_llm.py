@@ -119,6 +119,18 @@ def test_what_the_makers_recommend_is_the_default(tmp_path, script):
     config.write_text('{"temperature": 0.6, "top_k": 20, "max_new_tokens": 9, "eos_token_id": 3, "top_p": null}')
     with LLM(str(tmp_path)) as llm:
         assert llm.get_default_sampling_params() == SamplingParams(temperature=0.6, top_k=20, max_tokens=9)
+    other = {"generation_config": str(tmp_path), "override_generation_config": {"top_k": 5, "min_p": 0.5}}
+    for args, expected in (
+        ({"generation_config": "vllm"}, {}),
+        ({"generation_config": "vllm", "override_generation_config": {"max_new_tokens": 3}}, {"max_tokens": 3}),
+        (other, {"temperature": 0.6, "top_k": 5, "min_p": 0.5, "max_tokens": 9}),
+    ):
+        with LLM(str(tmp_path), **args) as llm:
+            assert llm.get_default_sampling_params() == SamplingParams(**expected)
+    with pytest.raises(ModelError, match="generation_config: /nowhere is not 'auto', 'vllm' or a folder"):
+        LLM(str(tmp_path), generation_config="/nowhere")
+    with pytest.raises(RequestError, match="override_generation_config: beams is no parameter of sampling"):
+        LLM(str(tmp_path), override_generation_config={"beams": 3})
     config.write_text("{")
     with pytest.raises(ModelError, match=r"generation_config\.json: not valid JSON"):
         LLM(str(tmp_path))

@@ -275,3 +275,45 @@ def test_the_child_does_not_outlive_its_parent() -> None:
     parent.stdout.close()
     child.wait(5)
     assert not Path(directory).exists()
+
+
+def test_a_thread_serves_one_event_loop_after_another() -> None:
+    c = client("thread", config(Options(step_seconds=0.002)))
+    asyncio.run(c.start())
+    r = request([1, 2, 3], "a", max_tokens=5)
+
+    async def leave() -> None:
+        await anext(c.submit(request([9], "left", max_tokens=200)))
+
+    for _ in range(3):
+        assert asyncio.run(collect(c, r)) == plain(r, MAX_LEN)
+        asyncio.run(leave())
+
+    async def meanwhile() -> None:
+        stream = c.submit(r)
+        with pytest.raises(EngineError, match="open streams in another event loop"):
+            await asyncio.to_thread(asyncio.run, collect(c, r))
+        await stream.aclose()
+
+    asyncio.run(meanwhile())
+    asyncio.run(settled(c))
+    asyncio.run(c.close())
+
+
+def test_streams_of_a_loop_that_died_are_cancelled() -> None:
+    c = client("thread", config(Options(step_seconds=0.002)))
+    asyncio.run(c.start())
+    loop = asyncio.new_event_loop()
+
+    async def begin() -> object:
+        stream = c.submit(request([1], "a", max_tokens=200))
+        await anext(stream)
+        return stream
+
+    stream = loop.run_until_complete(begin())
+    loop.close()
+    r = request([1, 2, 3], "b")
+    assert asyncio.run(collect(c, r)) == plain(r, MAX_LEN)
+    asyncio.run(settled(c, seconds=1))
+    assert stream is not None
+    asyncio.run(c.close())

@@ -208,6 +208,7 @@ KIB = 1024
         ({"max_num_seqs": 2}, Options(context_length=1024), 2 * 1024 + 2 * 256),
         ({"max_num_seqs": 2, "max_model_len": 100}, Options(), 2 * 112 + 2 * 112),
         ({"max_num_seqs": 2}, Options(context_length=1024, memory=20 * KIB), 2048),
+        ({"max_num_seqs": 2, "memory_share": 0.5}, Options(context_length=1024, memory=20 * KIB), 1280),
         ({"kv_cache_memory": 4 * KIB}, Options(), 512),
         ({"num_blocks": 20, "kv_cache_memory": 1}, Options(), 320),
     ],

@@ -128,8 +128,8 @@ def test_the_latest_is_preempted_and_keeps_its_tokens() -> None:
     finished = []
     while s.busy:
         _, chunks = step(s)
-        finished += [c.request_id for c in chunks if c.finish_reason]
-    assert finished == ["a", "b"]
+        finished += [(c.request_id, c.preemptions) for c in chunks if c.finish_reason]
+    assert finished == [("a", 0), ("b", 1)]
     assert s.pool.available == 10
 
 

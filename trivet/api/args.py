@@ -74,7 +74,9 @@ class EngineArgs(VllmArgs):
     revision, download_dir, hf_token: of a hub id: branch, tag or commit; where to keep it; a token for private ones.
     served_model_name: the name or names the model goes by; the first is reported.
     chat_template: a Jinja template or a file that holds one, instead of the model's own.
-    dtype: type of the KV cache where `kv_cache_dtype` is "auto" (activations are float32 whatever it says).
+    dtype, kv_cache_dtype: the type of the KV cache is the second, or where that is "auto" the first: float32, float16,
+        bfloat16 or the names that vLLM also has for them. Activations are float32 whatever they say.
+    block_size: tokens of a block of the cache: 16, 32, 64 or 128.
     max_model_len: tokens of prompt and output together; None is the model's own context.
     max_num_seqs, max_num_batched_tokens: most sequences, and most tokens, of one step; None is 128 and 2048.
     performance_mode: "throughput" doubles what the two are by default.
@@ -84,8 +86,10 @@ class EngineArgs(VllmArgs):
         tokens; left out, it is sized to need.
     enable_prefix_caching: reuse what is computed of prompts that begin alike; None is True.
     generation_config: "auto" takes defaults of sampling from the model's generation_config.json, "vllm" from none,
-        else from that of another folder. override_generation_config: further defaults, by its keys.
+        else from that of another folder.
+    override_generation_config: further defaults, by the keys of that file.
     max_logprobs: most that a request may ask for; -1 is no limit.
+    logprobs_mode: "raw_logprobs" are those of the model's own distribution.
     stream_interval: streams report a sequence once in so many tokens after the first.
     seed: requests without a seed get theirs from this one; None makes every run different.
     threads: 0 is one for each usable core.

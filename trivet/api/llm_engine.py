@@ -58,7 +58,7 @@ class LLMEngine:
 
     @classmethod
     def from_engine_args(cls, engine_args: EngineArgs, **options: Any) -> Self:
-        """options: vLLM's; of them `stat_loggers` are refused, and the others change nothing."""
+        """Load a model. Of `options`, which are vLLM's, `stat_loggers` are refused; the others change nothing."""
         if options.get("stat_loggers"):
             raise RequestError("stat_loggers are not supported", "stat_loggers")
         return cls(engine_args)

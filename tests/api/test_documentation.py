@@ -1,0 +1,20 @@
+"""docs/python.md says what the classes say."""
+
+from pathlib import Path
+
+from trivet.api.documentation import page
+
+PAGE = Path(__file__).parents[2] / "docs/python.md"
+
+
+def test_the_page_is_up_to_date():
+    made = page()
+    assert PAGE.read_text(encoding="utf-8") == made, "run `python -m trivet.api.documentation > docs/python.md`"
+    for text in (
+        "| `tensor_parallel_size` | `1` | refused unless `1`: there is one device, of one machine |",
+        "| `gpu_memory_utilization` | `0.92` | the cache takes no more than this share",
+        "| `enforce_eager` | `False` | no effect: kernels are chosen",
+        "| `structured_outputs` | `None` | refused unless `None` |",
+        "- `encode`, `embed`, `classify`, `score`, `reward`: models that embed",
+    ):
+        assert text in made

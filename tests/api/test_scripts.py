@@ -217,14 +217,37 @@ def test_installing_where_vllm_is(monkeypatch):
         vllm_compat.install()
 
 
-def test_one_line_ports_a_script():
-    script = (
-        "import trivet.vllm_compat as vllm\n"
-        "from trivet.vllm_compat.lora.request import LoRARequest\n"
-        "from trivet.vllm_compat.sampling_params import SamplingParams\n"
-        "assert vllm.sampling_params.SamplingParams is SamplingParams is vllm.SamplingParams\n"
-        "llm = vllm.LLM(max_model_len=64)\n"
-        "print(llm.generate('ROMEO:', SamplingParams(max_tokens=3))[0].outputs[0].finished())\n"
-    )
+ONE_LINE = """
+import trivet.vllm_compat as vllm
+from trivet.vllm_compat.lora.request import LoRARequest
+from trivet.vllm_compat.sampling_params import SamplingParams
+assert vllm.sampling_params.SamplingParams is SamplingParams is vllm.SamplingParams
+llm = vllm.LLM(max_model_len=64)
+print(llm.generate('ROMEO:', SamplingParams(max_tokens=3))[0].outputs[0].finished())
+"""
+LEFT_RUNNING = """
+import asyncio
+from trivet import AsyncEngineArgs, AsyncLLM, SamplingParams
+engine = AsyncLLM.from_engine_args(AsyncEngineArgs(max_model_len=500))
+async def main():
+    await anext(engine.generate("ROMEO:", SamplingParams(max_tokens=400, ignore_eos=True), "1"))
+asyncio.run(main())
+print(engine.is_running)
+"""
+
+
+@pytest.mark.parametrize("script", [ONE_LINE, LEFT_RUNNING], ids=["one line", "left running"])
+def test_whole_programs(script):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.returncode) == ("True\n", 0), done.stderr
+
+
+async def test_shutting_down_ends_what_runs():
+    from vllm import AsyncEngineArgs, AsyncLLMEngine, SamplingParams
+
+    engine = AsyncLLMEngine.from_engine_args(AsyncEngineArgs(max_model_len=500))
+    outputs = engine.generate("ROMEO:", SamplingParams(max_tokens=400, ignore_eos=True), "1")
+    await anext(outputs)
+    await asyncio.to_thread(engine.shutdown)
+    last = [output async for output in outputs][-1]
+    assert (last.finished, last.outputs[0].finish_reason) == (True, "abort")

@@ -9,6 +9,7 @@ from trivet.errors import RequestError
 from trivet.sampling.params import SamplingParams
 from trivet.sampling.vllm_params import (
     UNAVAILABLE,
+    BeamSearchParams,
     RequestOutputKind,
     SamplingType,
     StructuredOutputsParams,
@@ -20,6 +21,10 @@ def test_an_unknown_keyword_gets_the_nearest():
         SamplingParams(max_token=3)
     with pytest.raises(TypeError, match=r"^SamplingParams has no argument 'zzz'$"):
         SamplingParams(zzz=3)
+    with pytest.raises(
+        TypeError, match=r"^BeamSearchParams has no argument 'lenght_penalty'; did you mean 'length_pen"
+    ):
+        BeamSearchParams(2, 3, lenght_penalty=1.0)
 
 
 @pytest.mark.parametrize("name", UNAVAILABLE)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from trivet.errors import RequestError
+from trivet.sampling.vllm_params import StrictMeta
 
 
-class LoRARequest(msgspec.Struct, frozen=True):
+class LoRARequest(msgspec.Struct, metaclass=StrictMeta, frozen=True):
     """An adapter; lora_int_id is its number, from 1."""
 
     lora_name: str

@@ -9,12 +9,12 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from trivet.sampling.vllm_params import RequestOutputKind
+from trivet.sampling.vllm_params import RequestOutputKind, StrictMeta
 
 Output = TypeVar("Output")
 
 
-class PoolingParams(msgspec.Struct, omit_defaults=True):
+class PoolingParams(msgspec.Struct, metaclass=StrictMeta, omit_defaults=True):
     """dimensions: of the embeddings. task: "embed", "classify", "token_embed", "token_classify" or "plugin"."""
 
     use_activation: bool | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import threading
 from collections.abc import Callable
@@ -43,6 +44,8 @@ class InProcessClient:
         self._thread = threading.Thread(target=self._serve, name="trivet-engine", daemon=True)
 
     async def start(self) -> None:
+        # A thread that an exiting interpreter tears from its step takes the process down with it.
+        atexit.register(self._stop)
         self._thread.start()
         self._engine = await asyncio.shield(asyncio.wrap_future(self._loaded))
         self.info = self._engine.info
@@ -65,13 +68,24 @@ class InProcessClient:
     async def close(self) -> None:
         if self._thread.ident is None:
             return
+        self._ask_to_end()
+        # Not `to_thread(join)`: an interpreter that is exiting has no executors any more.
+        await asyncio.shield(asyncio.wrap_future(self._ended))
+        self._stop()
+        atexit.unregister(self._stop)
+        if self._loop is asyncio.get_running_loop():
+            self._streams.end("abort")
+        else:
+            self._post(self._streams.end, "abort")
+
+    def _stop(self) -> None:
+        self._ask_to_end()
+        self._thread.join()
+
+    def _ask_to_end(self) -> None:
         with self._changed:
             self._closing = True
             self._changed.notify()
-        # Not `to_thread(join)`: an interpreter that is exiting has no executors any more.
-        await asyncio.shield(asyncio.wrap_future(self._ended))
-        self._thread.join()
-        self._streams.end("abort")
 
     def _send(self, message: EngineRequest | str) -> None:
         with self._changed:

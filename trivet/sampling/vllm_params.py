@@ -14,6 +14,16 @@ MAX_BIAS = 100.0
 """vLLM takes a bias beyond it for this one."""
 
 
+class StrictMeta(msgspec.StructMeta):
+    """Makes a struct answer an unknown keyword with the nearest."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        for name in kwargs:
+            if name not in cls.__struct_fields__:
+                raise unknown_keyword(cls.__name__, name, cls.__struct_fields__)
+        return super().__call__(*args, **kwargs)
+
+
 class RequestOutputKind(enum.Enum):
     """What an output of a stream holds: all so far, only what is new, or all, in one output at the end."""
 
@@ -58,7 +68,7 @@ class RepetitionDetectionParams:
     min_count: int = 0
 
 
-class BeamSearchParams(msgspec.Struct, kw_only=False):
+class BeamSearchParams(msgspec.Struct, metaclass=StrictMeta):
     """See `LLM.beam_search`.
 
     beam_width: sequences that are followed, and returned. max_tokens: that each may have. ignore_eos: go on after it.
@@ -103,17 +113,7 @@ UNAVAILABLE: dict[str, tuple[Any, ...]] = {
 """Fields that are not supported, with the values that ask for nothing."""
 
 
-class _StrictMeta(msgspec.StructMeta):
-    """Answers an unknown keyword with the nearest."""
-
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        for name in kwargs:
-            if name not in cls.__struct_fields__:
-                raise unknown_keyword(cls.__name__, name, cls.__struct_fields__)
-        return super().__call__(*args, **kwargs)
-
-
-class VllmParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass=_StrictMeta):
+class VllmParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass=StrictMeta):
     """The base of `SamplingParams`: vLLM's fields that say how outputs come, and those that are refused.
 
     output_kind: what an output of `AsyncLLM.generate` and `LLMEngine.step` holds; elsewhere it is the method's affair.

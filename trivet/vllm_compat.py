@@ -18,6 +18,7 @@ from trivet import __version__
 from trivet.api.args import AsyncEngineArgs, EngineArgs
 from trivet.api.async_llm import AsyncLLM
 from trivet.api.beam_search import BeamSearchOutput, BeamSearchSequence
+from trivet.api.flat_logprobs import FlatLogprobs
 from trivet.api.llm import LLM
 from trivet.api.llm_engine import LLMEngine
 from trivet.api.lora import LoRARequest
@@ -86,7 +87,7 @@ MODULES: dict[str, dict[str, Any]] = {
     },
     "exceptions": {"VLLMValidationError": RequestError},
     "inputs": {"PromptType": Prompt, "TextPrompt": TextPrompt, "TokensPrompt": TokensPrompt},
-    "logprobs": {"Logprob": Logprob},
+    "logprobs": {"FlatLogprobs": FlatLogprobs, "Logprob": Logprob},
     "lora": {},
     "lora.request": {"LoRARequest": LoRARequest},
     "model_executor": {},

@@ -89,8 +89,9 @@ async def test_leaving_a_stream_cancels(engine, script, model):
     llm = AsyncLLM.from_engine_args(AsyncEngineArgs(model))
     async with aclosing(llm.generate("Hi", ALL, "1")) as outputs:
         await anext(outputs)
+        assert llm.get_num_unfinished_requests() == 1
     assert len(client.cancelled) == 1
-    assert not llm._jobs
+    assert llm.get_num_unfinished_requests() == 0
 
 
 async def test_what_it_tells(engine, model):
@@ -100,12 +101,18 @@ async def test_what_it_tells(engine, model):
     assert not llm.errored
     await llm.check_health()
     assert llm.get_tokenizer() is llm.tokenizer
+    assert llm.get_num_unfinished_requests() == 0
     assert (llm.model_config.max_model_len, llm.model_config.get_vocab_size()) == (1000, 260)
     assert (llm.model_config.model, llm.model_config.served_model_name) == (model, "hello")
     assert await llm.get_supported_tasks() == ("generate",)
     llm._client.alive = False
     with pytest.raises(EngineError, match="not running"):
         await llm.check_health()
+
+
+def test_loggers_are_refused(model):
+    with pytest.raises(RequestError, match="stat_loggers are not supported"):
+        AsyncLLM.from_engine_args(AsyncEngineArgs(model), stat_loggers=[object])
 
 
 @pytest.mark.parametrize("name", ["encode", "sleep", "wake_up", "add_lora", "collective_rpc", "pause_generation"])

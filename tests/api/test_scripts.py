@@ -77,6 +77,25 @@ def test_logprobs(llm):
         assert entry[token].decoded_token
 
 
+def test_flat_logprobs(llm):
+    from vllm import SamplingParams
+    from vllm.logprobs import FlatLogprobs
+
+    params = SamplingParams(max_tokens=4, temperature=0, logprobs=2, prompt_logprobs=0)
+    [plain] = llm.generate("ROMEO:", params)
+    params.flat_logprobs = True
+    [flat] = llm.generate("ROMEO:", params)
+    for made, listed in (
+        (flat.outputs[0].logprobs, plain.outputs[0].logprobs),
+        (flat.prompt_logprobs, [{}, *plain.prompt_logprobs[1:]]),
+    ):
+        assert isinstance(made, FlatLogprobs)
+        assert list(made) == list(made[:]) == listed
+        assert list(made[1:3]) == listed[1:3]
+        assert made[-1] == listed[-1]
+        assert len(made.logprobs) == sum(map(len, listed))
+
+
 def test_chat(llm):
     from vllm import SamplingParams
 

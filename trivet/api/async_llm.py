@@ -77,12 +77,18 @@ class AsyncLLM:
         """What `follow` runs, by the caller's request id, which may repeat."""
 
     @classmethod
-    def from_engine_args(cls, engine_args: EngineArgs, **options: Any) -> Self:
+    def from_engine_args(
+        cls,
+        engine_args: EngineArgs,
+        start_engine_loop: bool = True,
+        usage_context: Any = None,
+        stat_loggers: Any = None,
+    ) -> Self:
         """Load a model into this process, and wait for it. Raises ModelError or EngineError.
 
-        options: vLLM's; of them `stat_loggers` are refused, and the others change nothing.
+        stat_loggers are refused; start_engine_loop and usage_context change nothing.
         """
-        if options.get("stat_loggers"):
+        if stat_loggers:
             raise RequestError("stat_loggers are not supported", "stat_loggers")
         llm = cls(engine_args)
         _wait(llm.start())
@@ -126,6 +132,10 @@ class AsyncLLM:
 
     def healthy(self) -> bool:
         return self._client.healthy()
+
+    def get_num_unfinished_requests(self) -> int:
+        """Of `generate`."""
+        return sum(len(jobs) for jobs in self._jobs.values())
 
     async def check_health(self) -> None:
         """Raises EngineError when the engine is gone."""

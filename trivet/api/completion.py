@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from trivet.api.flat_logprobs import FlatLogprobs
 from trivet.api.outputs import CompletionOutput, Logprob, TokenText
 from trivet.engine.request import TokenChunk, TokenLogprob
 from trivet.sampling.params import SamplingParams
@@ -72,11 +73,16 @@ class Completion:
             text=self.text[chars:],
             token_ids=[token.id for token in self.tokens[tokens:]],
             cumulative_logprob=self.cumulative_logprob if self._params.logprobs is not None else None,
-            logprobs=self.logprobs[tokens:] if self._params.logprobs is not None else None,
+            logprobs=self._logprobs(tokens) if self._params.logprobs is not None else None,
             finish_reason=self.finish_reason,
             stop_reason=self.stop_reason,
             tokens=self.tokens[tokens:],
         )
+
+    def _logprobs(self, start: int) -> list[dict[int, Logprob]]:
+        found = self.logprobs[start:]
+        # It is no list, but reads like one.
+        return cast(list[dict[int, Logprob]], FlatLogprobs.of(found)) if self._params.flat_logprobs else found
 
     def _append(self, token: int, silent: bool) -> None:
         self.changed = True

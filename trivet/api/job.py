@@ -8,9 +8,10 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from trivet.api.completion import Completion, describe
+from trivet.api.flat_logprobs import FlatLogprobs
 from trivet.api.outputs import Logprob, RequestOutput, RequestStateStats
 from trivet.api.request import GenerateRequest
 from trivet.engine.client import EngineClient
@@ -39,12 +40,14 @@ class Job:
     _streams: list[TokenStream] = field(default_factory=list)
 
     def output(self, completions: Sequence[Completion], deltas: bool) -> RequestOutput:
-        text = self.request.prompt
+        text, prompt_logprobs = self.request.prompt, self.prompt_logprobs
+        if prompt_logprobs is not None and self.request.params.flat_logprobs:
+            prompt_logprobs = cast(list[dict[int, Logprob] | None], FlatLogprobs.of(prompt_logprobs))
         return RequestOutput(
             request_id=self.request.request_id,
             prompt=text if isinstance(text, str) else self.request.prompt_text,
             prompt_token_ids=self.prompt,
-            prompt_logprobs=self.prompt_logprobs,
+            prompt_logprobs=prompt_logprobs,
             outputs=[completion.output(deltas) for completion in completions],
             finished=all(completion.finish_reason is not None for completion in self.completions),
             metrics=self.metrics,

@@ -57,9 +57,15 @@ class LLMEngine:
             raise
 
     @classmethod
-    def from_engine_args(cls, engine_args: EngineArgs, **options: Any) -> Self:
-        """Load a model. Of `options`, which are vLLM's, `stat_loggers` are refused; the others change nothing."""
-        if options.get("stat_loggers"):
+    def from_engine_args(
+        cls,
+        engine_args: EngineArgs,
+        usage_context: Any = None,
+        stat_loggers: Any = None,
+        enable_multiprocessing: bool = False,
+    ) -> Self:
+        """Load a model. stat_loggers are refused; usage_context and enable_multiprocessing change nothing."""
+        if stat_loggers:
             raise RequestError("stat_loggers are not supported", "stat_loggers")
         return cls(engine_args)
 

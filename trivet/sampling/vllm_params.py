@@ -100,7 +100,6 @@ class BeamSearchParams(msgspec.Struct, metaclass=StrictMeta):
 
 UNAVAILABLE: dict[str, tuple[Any, ...]] = {
     "extra_args": (None, {}),
-    "flat_logprobs": (False,),
     "prompt_logprob_start": (None,),
     "prompt_logprob_token_ids": (None,),
     "repetition_detection": (None,),
@@ -118,17 +117,18 @@ class VllmParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass=Str
 
     output_kind: what an output of `AsyncLLM.generate` and `LLMEngine.step` holds; elsewhere it is the method's affair.
     stream_interval: report a sequence once in so many tokens after its first; None is the engine's.
+    flat_logprobs: give log-probabilities as `FlatLogprobs`, which reads like the list of dicts.
     skip_reading_prefix_cache: compute the whole prompt, and keep it from others.
     spaces_between_special_tokens, skip_clone: change nothing: no such spaces are made, and nothing is cloned.
     """
 
     output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE
     stream_interval: int | None = None
+    flat_logprobs: bool = False
     skip_reading_prefix_cache: bool | None = None
     spaces_between_special_tokens: bool = True
     skip_clone: bool = False
     extra_args: Any = None
-    flat_logprobs: bool = False
     prompt_logprob_start: Any = None
     prompt_logprob_token_ids: Any = None
     repetition_detection: Any = None

@@ -91,6 +91,9 @@ def test_chat(model, script):
         assert [o.prompt for o in llm.chat([hi, bye], PARAMS)] == ["[user]Hi[assistant]", "[user]Bye[assistant]"]
         [output] = llm.chat(hi, PARAMS, chat_template="{{ messages[0].content }}?")
         assert output.prompt == "Hi?"
+        for wrong in (3, "Hi", {"role": "user"}, [3]):
+            with pytest.raises(RequestError, match="messages"):
+                llm.chat(wrong, PARAMS)
         [output] = llm.chat(hi, PARAMS, add_generation_prompt=False, chat_template_kwargs={"suffix": "!"})
         assert output.prompt == "[user]Hi!"
 

@@ -31,6 +31,12 @@ def test_one_or_several(prompts, count):
     assert len(listed(prompts)) == count
 
 
+@pytest.mark.parametrize("prompts", [None, 3, object()])
+def test_what_is_no_list_is_refused(prompts):
+    with pytest.raises(RequestError, match="a prompt is text"):
+        listed(prompts)
+
+
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
@@ -55,6 +61,7 @@ def test_other_prompts_are_refused(prompt, message):
         ({"lora_request": "adapter"}, "lora_request is not supported, got 'adapter'"),
         ({"mm_processor_kwargs": {"a": 1}}, "mm_processor_kwargs is not supported"),
         ({"priority": "high"}, "priority must be an integer, got 'high'"),
+        ({"tokenization_kwargs": 3}, "tokenization_kwargs must be a dict, got 3"),
         ({"tokenization_kwargs": {"padding": True}}, "tokenization_kwargs may have .*, not 'padding'"),
         ({"tokenization_kwargs": {"truncate_prompt_tokens": "3"}}, "truncate_prompt_tokens must be an integer"),
         ({"tokenization_kwargs": {"add_special_tokens": 1}}, "add_special_tokens must be True or False"),

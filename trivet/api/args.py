@@ -27,6 +27,7 @@ CACHE_DTYPES = {
     "bfloat16": "bf16",
     "bf16": "bf16",
 }
+LEAST = {"max_num_seqs": 1, "max_num_queued_reqs": 0, "num_gpu_blocks_override": 1, "stream_interval": 1}
 CHOICES: dict[str, Iterable[Any]] = {
     "dtype": CACHE_DTYPES,
     "kv_cache_dtype": CACHE_DTYPES,
@@ -130,10 +131,10 @@ class EngineArgs(VllmArgs):
             self.block_size = DEFAULT.block_size
         if self.max_model_len in ("auto", -1):
             self.max_model_len = None
-        for name in ("max_num_seqs", "max_num_queued_reqs", "num_gpu_blocks_override", "stream_interval"):
+        for name, least in LEAST.items():
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise RequestError(f"{name} must be a whole number, at least 1, got {value!r}", name)
+            if value is not None and (not isinstance(value, int) or value < least):
+                raise RequestError(f"{name} must be a whole number, at least {least}, got {value!r}", name)
         for name in ("max_model_len", "max_num_batched_tokens", "kv_cache_memory_bytes"):
             size = self._size(name)
             if size is not None and size < 1:
@@ -179,7 +180,7 @@ class EngineArgs(VllmArgs):
             kv_cache_dtype=CACHE_DTYPES[cache_dtype],
             enable_prefix_caching=self.enable_prefix_caching is not False,
             threads=self.threads,
-            max_queue=self.max_num_queued_reqs or DEFAULT.max_queue,
+            max_queue=DEFAULT.max_queue if self.max_num_queued_reqs is None else self.max_num_queued_reqs,
         )
 
     def _size(self, name: str) -> int | None:

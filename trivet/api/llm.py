@@ -312,8 +312,10 @@ class LLM:
         if chat_template_content_format != "auto":
             name = "chat_template_content_format"
             raise RequestError(f"{name} may only be 'auto', got {chat_template_content_format!r}", name)
-        one = bool(messages) and isinstance(messages[0], dict)
-        conversations = cast(Sequence[Sequence[Message]], [messages] if one else messages)
+        given = cast(Any, messages)
+        if not isinstance(given, Sequence) or not all(isinstance(each, dict | Sequence) for each in given):
+            raise RequestError(f"messages must be a conversation or a list of them, got {given!r:.80}", "messages")
+        conversations: Sequence[Sequence[Message]] = [given] if given and isinstance(given[0], dict) else given
         template = ChatTemplate(chat_template, self._llm.tokenizer) if chat_template else None
         more = dict(chat_template_kwargs or {})
         if continue_final_message:

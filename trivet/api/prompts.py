@@ -38,10 +38,12 @@ log = logging.getLogger(__name__)
 
 
 def listed(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    """One prompt, or several, as a list: a list of numbers is one prompt of tokens."""
+    """One prompt, or several, as a list: a list of numbers is one prompt of tokens. Raises RequestError."""
     given = cast(Any, prompts)
+    if not isinstance(given, str | dict | Sequence):
+        raise RequestError(f"a prompt is {FORMS}, got {given!r:.80}", "prompt")
     one = isinstance(given, str | dict) or (len(given) > 0 and isinstance(given[0], int))
-    return [given] if one else list(given)
+    return cast(list[Prompt], [given] if one else list(given))
 
 
 def generate_request(
@@ -92,6 +94,8 @@ def _from_dict(prompt: dict[str, Any], prompt_text: str | None) -> dict[str, Any
 
 
 def _tokenization(kwargs: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(kwargs, dict):
+        raise RequestError(f"tokenization_kwargs must be a dict, got {kwargs!r:.80}", "tokenization_kwargs")
     for name in kwargs:
         if name not in ("add_special_tokens", "truncate_prompt_tokens"):
             names = "add_special_tokens and truncate_prompt_tokens"

@@ -92,6 +92,7 @@ class EngineArgs(VllmArgs):
     max_logprobs: most that a request may ask for; -1 is no limit.
     logprobs_mode: "raw_logprobs" are those of the model's own distribution.
     stream_interval: streams report a sequence once in so many tokens after the first.
+    mlock: keep weights and cache from being swapped out.
     seed: requests without a seed get theirs from this one; None makes every run different.
     threads: 0 is one for each usable core.
 
@@ -122,6 +123,7 @@ class EngineArgs(VllmArgs):
     logprobs_mode: str = "raw_logprobs"
     performance_mode: str = "balanced"
     stream_interval: int = 1
+    mlock: bool = False
     seed: int | None = 0
     threads: int = 0
 
@@ -178,6 +180,7 @@ class EngineArgs(VllmArgs):
             kv_cache_memory=self._size("kv_cache_memory_bytes"),
             memory_share=min(self.gpu_memory_utilization, DEFAULT.memory_share),
             kv_cache_dtype=CACHE_DTYPES[cache_dtype],
+            mlock=self.mlock,
             enable_prefix_caching=self.enable_prefix_caching is not False,
             threads=self.threads,
             max_queue=DEFAULT.max_queue if self.max_num_queued_reqs is None else self.max_num_queued_reqs,

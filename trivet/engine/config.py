@@ -9,10 +9,11 @@ class EngineConfig(msgspec.Struct, kw_only=True, omit_defaults=True):
     """`model` is a resolved path (a .gguf file or a Hugging Face folder).
 
     num_blocks, else kv_cache_memory (bytes), else need (a few sequences of max_model_len, capped by
-    memory_share of the free memory, as steps and others need some too) size the cache. threads 0 = one per
-    usable core. kv_cache_dtype: "auto" (f32 for a float32 model, else bf16), "f32", "f16" or "bf16". max_queue
-    bounds the requests waiting beside the max_num_seqs that run; past it, submissions are refused. A child
-    engine whose step takes longer than step_timeout seconds is taken for hung and started again.
+    memory_share of the free memory, as steps and others need some too) size the cache. mlock keeps the process's
+    memory from being swapped out. threads 0 = one per usable core. kv_cache_dtype: "auto" (f32 for a float32
+    model, else bf16), "f32", "f16" or "bf16". max_queue bounds the requests waiting beside the max_num_seqs that
+    run; past it, submissions are refused. A child engine whose step takes longer than step_timeout seconds is
+    taken for hung and started again.
     """
 
     model: str
@@ -24,6 +25,7 @@ class EngineConfig(msgspec.Struct, kw_only=True, omit_defaults=True):
     kv_cache_memory: int | None = None
     memory_share: float = 0.8
     kv_cache_dtype: str = "auto"
+    mlock: bool = False
     enable_prefix_caching: bool = True
     threads: int = 0
     max_queue: int = 1024

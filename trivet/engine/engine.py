@@ -15,6 +15,7 @@ from trivet.engine.plan import StepOutput, StepPlan
 from trivet.engine.request import EngineRequest, EngineStats, ModelInfo, TokenChunk
 from trivet.engine.scheduler import Scheduler
 from trivet.runtime.base import Runtime
+from trivet.runtime.machine import lock_memory
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ class Engine:
         self.runtime = loader(config)
         max_model_len, num_blocks = size_cache(config, self.runtime)
         self.runtime.allocate_cache(num_blocks, config.block_size)
+        if config.mlock:
+            lock_memory()
         self.scheduler = Scheduler(msgspec.structs.replace(config, max_model_len=max_model_len), num_blocks)
         model = self.runtime.info
         self.info = ModelInfo(

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import logging
 import os
+import resource
 from pathlib import Path
 
+logger = logging.getLogger(__name__)
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -29,6 +34,28 @@ def available_bytes() -> int:
         reclaimable = dict(line.split() for line in _read(CGROUP / "memory.stat").splitlines())
         available = min(available, int(limit) - int(used) + int(reclaimable.get("inactive_file", 0)))
     return max(available, 0)
+
+
+MCL_CURRENT, MCL_ONFAULT = 1, 4
+
+
+def lock_memory() -> None:
+    """Keep what this process has in memory from being swapped out: now what is there, and each other page once it is
+    used, so that a cache takes no more than it needs. Where that is not allowed, the log says so, with the limit.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mlockall(MCL_CURRENT | MCL_ONFAULT) == 0:
+        return
+    code = ctypes.get_errno()
+    limit, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    if code in (errno.ENOMEM, errno.EPERM, errno.EAGAIN) and limit != resource.RLIM_INFINITY:
+        logger.warning(
+            "mlock: the memory is not locked, as the limit on it (RLIMIT_MEMLOCK) is %d KiB; raise it with "
+            "`ulimit -l unlimited` or `docker run --ulimit memlock=-1`",
+            limit // 1024,
+        )
+    else:
+        logger.warning("mlock: the memory is not locked: %s", os.strerror(code))
 
 
 def _read(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+import httpx
 import pytest
 
 from tests.server.fake_llm import FakeEngine, byte_model
@@ -21,9 +23,9 @@ FAKED = (
     "import trivet.engine.process as process\n"
     "from tests.server.fake_llm import FakeEngine\n"
     "process.ProcessClient = lambda config: FakeEngine({behaviour})\n"
-    "from trivet.cli.main import main\n"
-    "main()\n"
 )
+COMMAND = "from trivet.cli.main import main\nmain()\n"
+MODULE = "import runpy\nrunpy.run_module('trivet.entrypoints.openai.api_server', run_name='__main__')\n"
 
 
 class Served:
@@ -33,11 +35,14 @@ class Served:
         pipe = subprocess.PIPE
         self.process = subprocess.Popen([sys.executable, *args], stdout=pipe, stderr=pipe, text=True)
 
-    def url(self) -> str:
+    def urls(self) -> list[str]:
         self.welcome = self.process.stdout.readline() + self.process.stdout.readline()
-        found = re.search(r"http://\S+:\d+", self.welcome)
+        found = re.findall(r"\w+:/\S+", self.welcome.partition("\n")[2])
         assert found, self.end()
-        return found[0]
+        return found
+
+    def url(self) -> str:
+        return self.urls()[0]
 
     def signal(self, number: int = signal.SIGTERM) -> None:
         self.process.send_signal(number)
@@ -48,18 +53,26 @@ class Served:
 
 
 @pytest.fixture
-def trivet_serve() -> Iterator[Callable[..., Served]]:
+def launch() -> Iterator[Callable[..., Served]]:
+    """Runs a command line of `trivet`, or of another module of its."""
     started: list[Served] = []
 
-    def start(*args: str, behaviour: str = "", port: str = "0", model: str | None = None) -> Served:
-        code = FAKED.format(behaviour=behaviour)
-        started.append(Served("-c", code, "serve", model or byte_model(), "--port", port, *args))
+    def start(*args: str, behaviour: str = "", main: str = COMMAND) -> Served:
+        started.append(Served("-c", FAKED.format(behaviour=behaviour) + main, *args))
         return started[-1]
 
     yield start
     for served in started:
         served.process.kill()
         served.process.wait()
+
+
+@pytest.fixture
+def trivet_serve(launch: Callable[..., Served]) -> Callable[..., Served]:
+    def start(*args: str, behaviour: str = "", port: str = "0", model: str | None = None) -> Served:
+        return launch("serve", model or byte_model(), "--port", port, *args, behaviour=behaviour)
+
+    return start
 
 
 def test_it_serves_and_ends(trivet_serve):
@@ -181,9 +194,105 @@ def test_a_model_that_is_not_there(refused):
 
 
 def test_key_and_origins(trivet_serve, monkeypatch):
-    monkeypatch.setenv("TRIVET_API_KEY", "k1 k2")
+    monkeypatch.setenv("TRIVET_API_KEY", "k1,k2")
     url = trivet_serve("--allowed-origins", "*").url()
     assert get(url, "/v1/models").status_code == 401
     for key in ("k1", "k2"):
         got = get(url, "/v1/models", headers={"Authorization": f"Bearer {key}", "Origin": "http://a.example"})
         assert got.status_code == 200 and got.headers["access-control-allow-origin"] == "*"
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory) -> tuple[str, str]:
+    """Paths of a certificate and its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl, which makes the certificate, is not there")
+    folder = tmp_path_factory.mktemp("tls")
+    files = str(folder / "cert.pem"), str(folder / "key.pem")
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -out {} -keyout {}"
+    subprocess.run(command.format(*files).split(), check=True, stderr=subprocess.DEVNULL)
+    return files
+
+
+def test_https(trivet_serve, certificate):
+    url = trivet_serve("--ssl-certfile", certificate[0], "--ssl-key-file", certificate[1]).url()
+    assert url.startswith("https://127.0.0.1:")
+    assert get(url, "/v1/models").status_code == 200
+
+
+def test_a_certificate_that_is_wrong(refused, certificate, tmp_path):
+    (tmp_path / "other").write_text("x")
+    for cert, key, message in [
+        ("/none", certificate[1], "cannot serve HTTPS with /none, "),
+        (certificate[0], str(tmp_path / "other"), "other: "),
+        (certificate[0], "/none", "/none: No such file"),
+    ]:
+        code, err = refused("--ssl-certfile", cert, "--ssl-keyfile", key, model="/no/such/model")
+        assert code == 1 and message in err
+
+
+def test_a_unix_socket(trivet_serve, tmp_path):
+    path = tmp_path / "t.sock"
+    with socket.socket(socket.AF_UNIX) as left_behind:
+        left_behind.bind(str(path))
+    served = trivet_serve("--uds", str(path))
+    assert served.url() == f"unix:{path}"
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(path))) as local:
+        assert local.get("http://local/v1/models").status_code == 200
+    again = trivet_serve("--uds", str(path))
+    assert again.end()[::2] == (1, f"trivet: error: {path} is in use\n")
+    served.signal()
+    assert served.end()[0] == 0 and not path.exists()
+
+
+def test_a_unix_socket_does_not_replace_a_file(refused, tmp_path):
+    path = tmp_path / "file.sock"
+    path.write_text("precious")
+    code, err = refused("--host", str(path), model="/no/such/model")
+    assert (code, err) == (1, f"trivet: error: {path} is in use\n") and path.read_text() == "precious"
+
+
+def test_several_addresses_under_a_path(trivet_serve, tmp_path):
+    served = trivet_serve("--host", "127.0.0.1", "--host", str(tmp_path / "t.sock"), "--api-prefix", "/a/b/")
+    url, local = served.urls()
+    assert url.endswith("/a/b") and local == f"unix:{tmp_path}/t.sock/a/b"
+    assert post(url, "/completion", {"prompt": "hi", "n_predict": 2}).json()["content"] == "Li"
+    assert get(url.removesuffix("/a/b"), "/v1/models").status_code == 404
+
+
+def test_behind_a_proxy(trivet_serve):
+    """Which takes the path off."""
+    url = trivet_serve("--root-path", "/api").url()
+    assert post(url, "/v1/chat/completions", chat(max_tokens=2) | {"model": None}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("args", "main", "path", "body"),
+    [
+        (["tgi", "--model-id", "M", "-p", "0"], COMMAND, "/", {"inputs": "hi", "parameters": {"max_new_tokens": 2}}),
+        (["vllm", "serve", "M", "--port", "0"], COMMAND, "/v1/completions", {"prompt": "hi", "max_tokens": 2}),
+        (["--model", "M", "--port", "0"], MODULE, "/v1/completions", {"prompt": "hi", "max_tokens": 2}),
+        (["llama-server", "-m", "M", "--port", "0"], COMMAND, "/completion", {"prompt": "hi", "n_predict": 2}),
+    ],
+)
+def test_launchers_of_the_peers(launch, args, main, path, body):
+    model = byte_model()
+    served = launch(*[model if word == "M" else word for word in args], main=main)
+    assert 'Li"' in post(served.url(), path, body).text
+    served.signal()
+    assert served.end()[0] == 0
+
+
+def test_origins_of_this_machine(serve, llm):
+    url = serve(llm, allowed_origins=("localhost",), allow_credentials=True)
+    for origin, allowed in [("http://localhost:3000", True), ("http://127.0.0.1", True), ("http://a.example", False)]:
+        headers = get(url, "/v1/models", headers={"Origin": origin}).headers
+        assert headers.get("access-control-allow-origin") == (origin if allowed else None)
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_metrics_may_be_off(serve, llm, on):
+    """As llama-server has it."""
+    got = get(serve(llm, metrics_endpoint=on), "/metrics")
+    assert got.status_code == (200 if on else 501)
+    assert on or got.json()["error"]["type"] == "not_supported_error"

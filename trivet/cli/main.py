@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
+from trivet.cli.options import UsageError
 from trivet.errors import TrivetError
 
 COMMANDS = {
     "run": ("trivet.cli.run:run", "Complete a prompt and stream the text."),
     "chat": ("trivet.cli.chat:chat", "Talk with a model in the terminal."),
     "serve": ("trivet.cli.serve:serve", "Serve a model over HTTP (OpenAI, TGI and llama.cpp APIs)."),
+    "tgi": ("trivet.cli.serve:tgi", "Serve with TGI's flags and defaults."),
+    "vllm": ("trivet.cli.serve:vllm", "Serve with vLLM's flags and defaults."),
+    "llama-server": ("trivet.cli.serve:llama_server", "Serve with llama-server's flags and defaults."),
     "bench": ("trivet.cli.bench:bench", "Measure prefill and decode speed."),
     "inspect": ("trivet.cli.inspect:inspect", "Show what a model file holds and what it needs."),
     "tokenize": ("trivet.cli.tokenize:tokenize", "Turn text into token ids."),
@@ -23,10 +28,10 @@ COMMANDS = {
 }
 """Name -> (module:function, help). A command's module, and all it imports, is loaded only when it runs."""
 
-SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+VERBATIM = ("serve", "tgi", "vllm", "llama-server")
+"""Commands that read their arguments themselves."""
 
-UsageError: type[Exception] = typer.BadParameter.__bases__[0]
-"""Root of typer's complaints about the command line, which it does not export."""
+SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 class LazyGroup(TyperGroup):
@@ -37,11 +42,20 @@ class LazyGroup(TyperGroup):
         return name, load(name) if name else stand_in, rest
 
 
+class Verbatim(TyperCommand):
+    """Leaves all arguments to the function."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.args = list(args)
+        return args
+
+
 def load(name: str) -> Any:
     """Import a command's function and make a typer command of it."""
     module, function = COMMANDS[name][0].split(":")
     command = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=SETTINGS)
-    command.command(name)(getattr(importlib.import_module(module), function))
+    cls = Verbatim if name in VERBATIM else TyperCommand
+    command.command(name, cls=cls)(getattr(importlib.import_module(module), function))
     return typer.main.get_command(command)
 
 
@@ -78,10 +92,13 @@ def trivet(
     """
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run a command; a failure is one line on stderr. Exit codes: 1 failed, 2 wrong use, 130 interrupted."""
     try:
-        code = app(sys.argv[1:] or ["--help"], prog_name="trivet", standalone_mode=False) or 0
+        code = (
+            app(list(sys.argv[1:] if argv is None else argv) or ["--help"], prog_name="trivet", standalone_mode=False)
+            or 0
+        )
     except UsageError as error:
         code = fail(usage_message(error), 2)
     except TrivetError as error:
@@ -111,4 +128,5 @@ def usage_message(error: Any) -> str:
     near = getattr(error, "possibilities", None)
     text = f"{error.message}, did you mean {near[0]}?" if near else error.format_message().removesuffix(".")
     path = error.ctx.command_path if error.ctx else "trivet"
-    return f"{text[:1].lower()}{text[1:]} (see `{path} --help`)"
+    text = text[:1].lower() + text[1:] if text[1:2].islower() else text
+    return f"{text} (see `{path} --help`)"

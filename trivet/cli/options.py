@@ -11,6 +11,9 @@ from trivet.errors import RequestError
 if TYPE_CHECKING:
     from trivet.sampling.params import SamplingParams
 
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+"""Root of typer's complaints about the command line, which it does not export."""
+
 TYPICAL = {"temperature": 0.8, "top_p": 0.95}
 """What a person at a terminal gets where neither they nor the model's makers say otherwise."""
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
 from trivet.server import openapi, probes, routing
 from trivet.server.activity import log_activity
+from trivet.server.cors import cors
 from trivet.server.dialects.openai import errors as openai_errors
 from trivet.server.errors import Kind, Problem
 from trivet.server.middleware import AccessLog, RequestId
@@ -35,15 +35,7 @@ def create_app(llm: AsyncLLM, options: ServerOptions | None = None) -> Starlette
     if options.log_requests:
         middleware.append(Middleware(AccessLog))
     if options.allowed_origins:
-        middleware.append(
-            Middleware(
-                CORSMiddleware,
-                allow_origins=options.allowed_origins,
-                allow_methods=["GET", "POST"],
-                allow_headers=["*"],
-                expose_headers=["X-Request-Id"],
-            )
-        )
+        middleware.append(cors(options))
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[None, None]:

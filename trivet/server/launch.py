@@ -4,31 +4,58 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import signal
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import ssl
+import stat
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvicorn
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from trivet.errors import TrivetError
 from trivet.server.app import create_app
-from trivet.server.options import ServerOptions
+from trivet.server.options import ListenOptions, ServerOptions
 
 if TYPE_CHECKING:
     from trivet.api.async_llm import AsyncLLM
 
-KEEP_ALIVE_SECONDS = 75
-"""How long an idle connection stays open: longer than the minute that proxies keep theirs."""
+logger = logging.getLogger(__name__)
 
 
 class AddressError(TrivetError):
     """The address to serve at cannot be had."""
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """Take an address, before anything slow is done; nothing is accepted yet. Raises AddressError."""
+@contextmanager
+def listening(options: ListenOptions) -> Iterator[tuple[list[socket.socket], list[str]]]:
+    """Take the addresses, before anything slow is done; nothing is accepted yet. Yields sockets and URLs.
+
+    Raises AddressError.
+    """
+    with ExitStack() as stack:
+        listeners, urls = [], []
+        for host in [options.uds] if options.uds else options.hosts:
+            if options.uds or host.endswith(".sock"):
+                listener = bind_unix(host)
+                stack.callback(Path(host).unlink, missing_ok=True)
+                urls.append(f"unix:{host}{options.api_prefix}")
+            else:
+                listener = bind(host, options.port, options.reuse_port)
+                shown = {"0.0.0.0": "localhost", "::": "localhost"}.get(host, f"[{host}]" if ":" in host else host)
+                scheme = "https" if options.ssl_certfile else "http"
+                urls.append(f"{scheme}://{shown}:{listener.getsockname()[1]}{options.api_prefix}")
+            listeners.append(stack.enter_context(listener))
+        yield listeners, urls
+
+
+def bind(host: str, port: int, reuse_port: bool = False) -> socket.socket:
+    """Take an address. Raises AddressError."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -37,6 +64,8 @@ def bind(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if reuse_port:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             listener.bind(address)
         except OSError:
             listener.close()
@@ -48,14 +77,53 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
+def bind_unix(path: str) -> socket.socket:
+    """Take the path of a unix socket; one that nobody listens at any more is replaced. Raises AddressError."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if _left_behind(path):
+            Path(path).unlink()
+        listener.bind(path)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise AddressError(f"{path} is in use") from None
+        raise AddressError(f"cannot serve at {path}: {error.strerror or error}") from None
+    return listener
+
+
+def _left_behind(path: str) -> bool:
+    """Whether a path is a socket of a server that is gone."""
+    if not Path(path).exists() or not stat.S_ISSOCK(Path(path).stat().st_mode):
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        return probe.connect_ex(path) == errno.ECONNREFUSED
+
+
+def check_certificate(options: ListenOptions) -> None:
+    """Raises AddressError when HTTPS is wanted and its files are not right."""
+    if options.ssl_certfile is None:
+        return
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        password = options.ssl_keyfile_password or ""
+        context.load_cert_chain(options.ssl_certfile, options.ssl_keyfile, lambda: password)
+        if options.ssl_ca_certs:
+            context.load_verify_locations(options.ssl_ca_certs)
+        context.set_ciphers(options.ssl_ciphers)
+    except OSError as error:
+        files = [name for name in (options.ssl_certfile, options.ssl_keyfile, options.ssl_ca_certs) if name]
+        raise AddressError(f"cannot serve HTTPS with {', '.join(files)}: {error.strerror or error}") from None
+
+
 async def run(
     llm: AsyncLLM,
     options: ServerOptions,
-    listener: socket.socket,
+    listen: ListenOptions,
+    listeners: Sequence[socket.socket],
     on_ready: Callable[[], None],
-    shutdown_timeout: float,
 ) -> None:
-    """Load the model and serve it until SIGINT or SIGTERM; then finish what is running, for at most so many seconds.
+    """Load the model and serve it until SIGINT or SIGTERM; then finish what is running, within `shutdown_timeout`.
 
     A second signal does not wait. Raises ModelError, EngineError, and KeyboardInterrupt for a signal while loading.
     """
@@ -79,18 +147,43 @@ async def run(
             await loading
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
+        if options.max_input_tokens is not None and options.max_input_tokens >= llm.info.max_model_len:
+            logger.warning(
+                "prompts may have %d tokens, not %d: the context is %d",
+                *(llm.info.max_model_len - 1, options.max_input_tokens, llm.info.max_model_len),
+            )
         config = uvicorn.Config(
-            create_app(llm, options),
+            _prefixed(create_app(llm, options), listen.api_prefix),
             log_config=None,
             access_log=False,
             server_header=False,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=max(1, round(shutdown_timeout)),
+            root_path=listen.root_path,
+            timeout_keep_alive=listen.keep_alive,
+            timeout_graceful_shutdown=max(1, round(listen.shutdown_timeout)),
+            ssl_certfile=listen.ssl_certfile,
+            ssl_keyfile=listen.ssl_keyfile,
+            ssl_keyfile_password=listen.ssl_keyfile_password,
+            ssl_ca_certs=listen.ssl_ca_certs,
+            ssl_cert_reqs=listen.ssl_cert_reqs,
+            ssl_ciphers=listen.ssl_ciphers,
         )
         server = _Server(config, on_ready)
-        await server.serve(sockets=[listener])
+        await server.serve(sockets=list(listeners))
     finally:
         await llm.close()
+
+
+def _prefixed(app: Starlette, prefix: str) -> Starlette:
+    """The application under a path."""
+    if not prefix:
+        return app
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncGenerator[None, None]:
+        async with app.router.lifespan_context(app):
+            yield
+
+    return Starlette(routes=[Mount(prefix, app)], lifespan=lifespan)
 
 
 class _Server(uvicorn.Server):

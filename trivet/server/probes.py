@@ -11,6 +11,12 @@ from trivet import __version__
 from trivet.server.service import Service
 
 UNHEALTHY = "the engine is not running or makes no progress"
+NO_METRICS = {
+    "code": 501,
+    "message": "This server does not support metrics endpoint. Start it with `--metrics`",
+    "type": "not_supported_error",
+}
+"""llama.cpp's words; only its launcher serves without."""
 
 
 def routes(service: Service) -> list[Route]:
@@ -25,6 +31,8 @@ def routes(service: Service) -> list[Route]:
         return JSONResponse({"version": __version__})
 
     async def metrics(request: Request) -> Response:
+        if not service.options.metrics_endpoint:
+            return JSONResponse({"error": NO_METRICS}, status_code=501)
         return Response(service.metrics.expose(), media_type=prometheus_client.CONTENT_TYPE_PLAIN_0_0_4)
 
     return [

@@ -1,0 +1,65 @@
+"""The flags that the help of `trivet serve` shows, in groups; most have vLLM's names."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from trivet.server.dialects.openai.flags import SETTINGS
+from trivet.server.flags import Flag, choice, flag, log_level, or_default, size, url_path, whole
+
+_VLLM = {row.spellings[0]: row for row in SETTINGS if row.names}
+
+
+def _vllm(name: str, also: str = "", **changes: Any) -> Flag:
+    return replace(_VLLM[name], names=f"{name} {also}".strip(), **{"env": "", **changes})
+
+
+def dialect(text: str) -> str:
+    """The name of a dialect."""
+    from trivet.server.routing import DIALECTS
+
+    return choice(*DIALECTS)(text)
+
+
+GROUPS: dict[str, list[Flag]] = {
+    "Model": [_vllm(name) for name in ("--tokenizer", "--chat-template", "--served-model-name")],
+    "Address": [
+        _vllm("--host", help=f"{_VLLM['--host'].help} 127.0.0.1 unless given; may be given again."),
+        _vllm("--port", "-p", help="8080 unless given; 0 takes any that is free."),
+        *[_vllm(name) for name in ("--uds", "--ssl-certfile", "--ssl-keyfile", "--root-path")],
+        flag("--api-prefix", "api_prefix", url_path, "Path under which everything is served.", "PATH"),
+    ],
+    "Access": [
+        _vllm("--api-key", env="TRIVET_API_KEY"),
+        flag("--api-key-file", "api_key_file", str, "A file with keys, one a line.", "FILE"),
+        _vllm("--allowed-origins"),
+        flag("--payload-limit", "payload_limit", size, "Most bytes of a request: 16M unless given.", "SIZE"),
+        flag(
+            "--dialect",
+            "dialect",
+            dialect,
+            "Whose the paths are that several have: openai, tgi, llamacpp or anthropic. By the request unless given.",
+            "NAME",
+        ),
+    ],
+    "Engine": [
+        *[_vllm(name) for name in ("--max-model-len", "--max-num-seqs", "--max-num-batched-tokens")],
+        _vllm("--max-num-queued-reqs"),
+        flag(
+            "--threads -t", "threads", or_default(whole(0, 1024), "-1"), "Threads; one for each core unless given.", "N"
+        ),
+        _vllm("--kv-cache-dtype"),
+        _vllm("--kv-cache-memory-bytes", "--kv-cache-memory"),
+        *[_vllm(name) for name in ("--gpu-memory-utilization", "--block-size", "--enable-prefix-caching")],
+        _vllm("--seed", "-s", help=f"{_VLLM['--seed'].help} A new one unless given."),
+        flag("--mlock", "mlock", None, "Keep weights and KV cache from being swapped out."),
+    ],
+    "Log and end": [
+        flag("--log-requests", "log_requests", None, "Log a line for each request; never its text."),
+        flag("--log-level", "log_level", log_level, "debug, info, warning, error or critical.", "LEVEL"),
+        flag("--log-file", "log_file", str, "Log there instead of on standard error.", "FILE"),
+        _vllm("--shutdown-timeout", help=f"{_VLLM['--shutdown-timeout'].help} 30 unless given."),
+    ],
+}
+FLAGS = [row for rows in GROUPS.values() for row in rows]

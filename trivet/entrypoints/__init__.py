@@ -1,0 +1,1 @@
+"""Where vLLM has them: modules that `python -m` runs."""

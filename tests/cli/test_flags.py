@@ -70,6 +70,7 @@ def outcome(trivet, monkeypatch):
         ("serve m --dialect TGI", {"dialect": "tgi"}),
         ("serve m --dtype half --kv-cache-dtype bfloat16", {"dtype": "half", "kv_cache_dtype": "bf16"}),
         ("serve m --gpu-memory-utilization 0.85 --max-logprobs 5", {"gpu_memory_utilization": 0.85, "max_logprobs": 5}),
+        ("serve m --chat-template-kwargs '{\"a\": 1}'", {"default_chat_template_kwargs": {"a": 1}}),
         ("serve m --shutdown-timeout 5 --revision r", {"shutdown_timeout": 5.0, "revision": "r"}),
         ("serve m --override-generation-config.top_k 5", {"override_generation_config": {"top_k": 5}}),
         ("serve m --watermark 0 --hf-overrides {} --enable-chunked-prefill --node-rank 0", {}),

@@ -293,3 +293,8 @@ def test_sources_that_are_not_valid(source: str) -> None:
 def test_what_would_never_end(source: str) -> None:
     with pytest.raises(RequestError, match="fails on this conversation: "):
         render(source)
+
+
+def test_defaults_are_for_what_is_not_given():
+    chat = ChatTemplate("{{ a }}{{ b }}", Names(chat_templates={}), {"a": 1, "b": 2})  # type: ignore[arg-type]
+    assert chat.render([USER], b=3) == "13"

@@ -75,6 +75,7 @@ class EngineArgs(VllmArgs):
     revision, download_dir, hf_token: of a hub id: branch, tag or commit; where to keep it; a token for private ones.
     served_model_name: the name or names the model goes by; the first is reported.
     chat_template: a Jinja template or a file that holds one, instead of the model's own.
+    default_chat_template_kwargs: variables for it that a conversation does not give.
     dtype, kv_cache_dtype: the type of the KV cache is the second, or where that is "auto" the first: float32, float16,
         bfloat16 or the names that vLLM also has for them. Activations are float32 whatever they say.
     block_size: tokens of a block of the cache: 16, 32, 64 or 128.
@@ -103,6 +104,7 @@ class EngineArgs(VllmArgs):
     tokenizer: str | None = None
     served_model_name: str | list[str] | None = None
     chat_template: str | None = None
+    default_chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     dtype: str = "auto"
     max_model_len: int | str | None = None
     max_num_seqs: int | None = None

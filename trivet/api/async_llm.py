@@ -115,7 +115,9 @@ class AsyncLLM:
         self.recommended_params = recommended(
             self._config.model, args.generation_config, args.override_generation_config
         )
-        self.chat_template = ChatTemplate(read_template(args.chat_template), self.tokenizer)
+        self.chat_template = ChatTemplate(
+            read_template(args.chat_template), self.tokenizer, args.default_chat_template_kwargs
+        )
         await self._client.start()
         self.tokenizer.widen(self.info.vocab_size)
         self._eos_ids = [token for token in self.tokenizer.eos_ids if token < self.info.vocab_size]

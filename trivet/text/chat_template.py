@@ -28,11 +28,13 @@ class ChatTemplate:
 
     source: Jinja, with what transformers' `apply_chat_template` offers; None for the model's own (its `tool_use` one,
     where it has that, for conversations with tools), or CHATML.
+    defaults: variables for the template that `render` is not given.
 
     Raises ModelError when the source is not valid.
     """
 
-    def __init__(self, source: str | None, tokenizer: Tokenizer) -> None:
+    def __init__(self, source: str | None, tokenizer: Tokenizer, defaults: Mapping[str, Any] | None = None) -> None:
+        self._defaults = dict(defaults or {})
         own = {"default": CHATML, **tokenizer.chat_templates} if source is None else {"default": source}
         self._default = CompiledTemplate(own["default"], tokenizer.names)
         self._with_tools = CompiledTemplate(own["tool_use"], tokenizer.names) if "tool_use" in own else self._default
@@ -60,7 +62,7 @@ class ChatTemplate:
             _mark_end(conversation[-1], add_generation_prompt)
         variables = {
             "documents": None,
-            **_plain(kwargs, "chat_template_kwargs"),
+            **_plain(self._defaults | kwargs, "chat_template_kwargs"),
             "tools": _plain(tools, "tools") if tools else template.no_tools,
             "add_generation_prompt": add_generation_prompt,
         }

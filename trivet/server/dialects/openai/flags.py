@@ -42,6 +42,13 @@ SETTINGS: list[Flag] = [
     flag("--tokenizer", "tokenizer", str, "Where it is, when not with the model.", "PATH"),
     flag("--chat-template", "chat_template", str, "A Jinja template, or a file with one.", "FILE"),
     flag(
+        "--default-chat-template-kwargs",
+        "default_chat_template_kwargs",
+        json_object,
+        "Variables for the template, where a request does not give them.",
+        "JSON",
+    ),
+    flag(
         "--served-model-name",
         "served_model_name",
         str,
@@ -172,7 +179,6 @@ SERVER: list[Flag] = [
     forbidden("--grpc", "only HTTP is served"),
     unused("--grpc-port", "only HTTP is served"),
     refused("--response-role", "answers are the assistant's", "assistant"),
-    refused("--default-chat-template-kwargs", "give them with a request: `chat_template_kwargs`", "{}"),
     forbidden("--trust-request-mm-kwargs", "prompts are text only"),
     forbidden("--return-tokens-as-token-ids", "ask for `return_token_ids` with a request"),
     forbidden("--enable-force-include-usage", "ask for `stream_options` with a request"),

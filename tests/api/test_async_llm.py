@@ -12,6 +12,7 @@ from trivet.api.async_llm import AsyncLLM
 from trivet.api.request import GenerateRequest
 from trivet.errors import EngineError, OverloadedError, RequestError
 from trivet.sampling.params import SamplingParams
+from trivet.sampling.vllm_params import RepetitionDetectionParams
 
 HELLO = list(b"Hello, world")
 
@@ -98,6 +99,38 @@ async def test_a_stop_string_drops_later_tokens_of_its_chunk(model):
     assert len(output.logprobs) == 5
 
 
+def repeats(tokens, rule) -> bool:
+    """Whether the last tokens are one pattern, as often as the rule says."""
+    for size in range(max(1, rule.min_pattern_size), rule.max_pattern_size + 1):
+        if len(tokens) >= size * rule.min_count and tokens.endswith(tokens[-size:] * rule.min_count):
+            return True
+    return False
+
+
+@settings(deadline=None)
+@given(
+    text=st.text("ab", min_size=1, max_size=20),
+    sizes=st.tuples(st.integers(0, 4), st.integers(0, 4)).map(sorted),
+    count=st.integers(2, 4),
+    min_tokens=st.integers(0, 8),
+    pace=st.integers(1, 4),
+)
+def test_repetitions_end_text(model, text, sizes, count, min_tokens, pace):
+    rule = RepetitionDetectionParams(sizes[1], sizes[0], count)
+    tokens = text.encode()
+    ends = [n for n in range(1, len(tokens)) if n >= min_tokens and repeats(tokens[:n], rule)]
+
+    async def run():
+        params = {"repetition_detection": rule, "min_tokens": min_tokens}
+        output, client = await complete(model, list(tokens), pace, **params)
+        assert output.text == text[: min(ends, default=len(text))]
+        assert output.finish_reason == ("repetition" if ends else "length")
+        assert output.stop_reason == ("repetition_detected" if ends else None)
+        assert client.requests[0].params.repetition_detection is None
+
+    asyncio.run(run())
+
+
 def join(lists) -> list:
     return list(itertools.chain.from_iterable(lists))
 
@@ -136,7 +169,11 @@ def test_stop_strings_end_text_where_the_whole_text_says(model, text, stops, inc
 
 
 @settings(deadline=None)
-@given(text=st.text(max_size=20), pace=st.integers(1, 4), stop=st.sampled_from([None, "é", "a", "zzz"]))
+@given(
+    text=st.text(st.characters(exclude_characters="\ufffd", exclude_categories=["Cs"]), max_size=20),
+    pace=st.integers(1, 4),
+    stop=st.sampled_from([None, "é", "a", "zzz"]),
+)
 def test_what_is_streamed_is_what_is_returned(model, text, pace, stop):
     async def run():
         script = [*text.encode(), EOS]

@@ -33,8 +33,8 @@ from trivet.sampling.params import SamplingParams
         ("stop", ["", ["a", ""], [1]]),
         ("stop_token_ids", [[-1], ["a"], 5]),
         ("allowed_token_ids", [[], [-1]]),
-        ("logit_bias", [{-1: 1.0}, {1: math.nan}]),
-        ("stages", [("top_q",)]),
+        ("logit_bias", [{-1: 1.0}, {1: math.nan}, {1: "a"}, [1], 3]),
+        ("stages", [("top_q",), "top_k", 3, None]),
     ],
 )
 def test_bad_values_are_named(field: str, values: list[Any]) -> None:

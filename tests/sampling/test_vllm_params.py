@@ -10,6 +10,7 @@ from trivet.sampling.params import SamplingParams
 from trivet.sampling.vllm_params import (
     UNAVAILABLE,
     BeamSearchParams,
+    RepetitionDetectionParams,
     RequestOutputKind,
     SamplingType,
     StructuredOutputsParams,
@@ -41,6 +42,7 @@ def test_what_is_not_supported_is_refused_unless_it_asks_for_nothing(name):
     [
         ({"stream_interval": 0}, "stream_interval must be a whole number, at least 1, got 0"),
         ({"output_kind": 1}, "output_kind must be a RequestOutputKind, got 1"),
+        ({"repetition_detection": {"min_count": 3}}, "repetition_detection must be RepetitionDetectionParams"),
         ({"structured_outputs": StructuredOutputsParams(regex="a+")}, "structured_outputs is not supported"),
     ],
 )
@@ -90,3 +92,16 @@ def test_exactly_one_grammar(given):
     with pytest.raises(RequestError, match="give exactly one of json, regex"):
         StructuredOutputsParams(**given)
     assert dataclasses.asdict(StructuredOutputsParams(json_object=True))["json_object"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ((1, 2, 3), "max_pattern_size must be at least min_pattern_size, and both at least 0, got 1 and 2"),
+        ((-1, -1, 3), "both at least 0, got -1 and -1"),
+        ((3, 0, 1), "min_count must be at least 2, got 1"),
+    ],
+)
+def test_bad_repetitions(rule, message):
+    with pytest.raises(RequestError, match=message):
+        RepetitionDetectionParams(*rule)

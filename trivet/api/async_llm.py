@@ -350,6 +350,7 @@ class AsyncLLM:
             params,
             n=1,
             output_kind=RequestOutputKind.CUMULATIVE,
+            repetition_detection=None,
             stop=None,
             max_tokens=min(params.max_tokens or room, room),
             min_tokens=min(params.min_tokens, room),

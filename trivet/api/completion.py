@@ -20,8 +20,8 @@ class Completion:
     """Grows by `extend`; `output` reports the whole, or what came since the last report.
 
     Left out of the text: the token that ended it, and a stop string, unless `include_stop_str_in_output`. A
-    stop string sets `finish_reason`; tokens after the one that completed it are dropped, and the caller cancels
-    the rest.
+    stop string or a repetition sets `finish_reason`; tokens after the one that completed it are dropped, and the
+    caller cancels the rest.
     """
 
     def __init__(self, index: int, tokenizer: Tokenizer, prompt: Sequence[int], params: SamplingParams) -> None:
@@ -52,11 +52,23 @@ class Completion:
             if self._stops.matched is not None:
                 self.finish_reason, self.stop_reason = "stop", self._stops.matched
                 return
+            if (i < len(chunk.tokens) - 1 or chunk.finish_reason is None) and self._repeats():
+                self._end("repetition", "repetition_detected")
+                return
         if chunk.finish_reason is not None:
-            self.finish_reason = chunk.finish_reason
-            if chunk.stop_token in (self._params.stop_token_ids or ()):
-                self.stop_reason = chunk.stop_token
-            self._release(self._stops.push(self._detokenizer.flush()) + self._stops.flush())
+            named = chunk.stop_token in (self._params.stop_token_ids or ())
+            self._end(chunk.finish_reason, chunk.stop_token if named else None)
+
+    def _repeats(self) -> bool:
+        rule = self._params.repetition_detection
+        if rule is None or len(self.tokens) < self._params.min_tokens:
+            return False
+        return rule.found_in([token.id for token in self.tokens[-rule.span :]])
+
+    def _end(self, reason: str, stop_reason: int | str | None) -> None:
+        """End with the text that was held back."""
+        self.finish_reason, self.stop_reason = reason, stop_reason
+        self._release(self._stops.push(self._detokenizer.flush()) + self._stops.flush())
 
     def due(self, interval: int) -> bool:
         """Whether to report it now, if that is to be done once in `interval` tokens after the first."""

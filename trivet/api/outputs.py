@@ -29,7 +29,7 @@ class CompletionOutput:
     """One sequence. In a stream of deltas, `text`, `token_ids`, `tokens` and `logprobs` hold what is new.
 
     logprobs: one dict per token, the sampled token first, then the best by rank.
-    finish_reason: None, "stop", "length", "abort" or "error".
+    finish_reason: None, "stop", "length", "abort", "error" or "repetition".
     stop_reason: the string or id that stopped it; None for an end-of-sequence token.
 
     Fields that are not shown by `repr` but `tokens` are vLLM's, and always None.

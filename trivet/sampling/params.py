@@ -131,7 +131,10 @@ class SamplingParams(VllmParams, kw_only=True, omit_defaults=True, repr_omit_def
             need(ok, name, "a list of token ids")
         need(self.allowed_token_ids != [], "allowed_token_ids", "None or a non-empty list of token ids")
         if self.logit_bias is not None:
-            ok = all(isinstance(i, int) and i >= 0 and not math.isnan(b) for i, b in self.logit_bias.items())
+            ok = isinstance(self.logit_bias, dict) and all(
+                isinstance(i, int) and i >= 0 and isinstance(b, int | float) and not math.isnan(b)
+                for i, b in self.logit_bias.items()
+            )
             need(ok, "logit_bias", "a map from token ids to numbers")
-        unknown = [s for s in self.stages if s not in STAGES]
-        need(not unknown, "stages", f"made of {', '.join(STAGES)}")
+        ok = isinstance(self.stages, list | tuple) and all(stage in STAGES for stage in self.stages)
+        need(ok, "stages", f"made of {', '.join(STAGES)}")

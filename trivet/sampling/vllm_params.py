@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -61,11 +62,36 @@ class StructuredOutputsParams:
 
 @dataclass
 class RepetitionDetectionParams:
-    """Ends an output that repeats itself. Not supported: `SamplingParams` refuses it."""
+    """Ends an output whose last tokens are the same `min_count` times over, in a pattern of one of these sizes.
+
+    max_pattern_size 0 is off; min_pattern_size 0 is 1.
+    """
 
     max_pattern_size: int = 0
     min_pattern_size: int = 0
     min_count: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_pattern_size <= self.max_pattern_size:
+            rule = "max_pattern_size must be at least min_pattern_size, and both at least 0"
+            raise RequestError(
+                f"{rule}, got {self.max_pattern_size} and {self.min_pattern_size}", "repetition_detection"
+            )
+        if self.max_pattern_size and self.min_count < 2:
+            raise RequestError(f"min_count must be at least 2, got {self.min_count}", "repetition_detection")
+
+    @property
+    def span(self) -> int:
+        """How many of the last tokens matter."""
+        return self.max_pattern_size * self.min_count
+
+    def found_in(self, tokens: Sequence[int]) -> bool:
+        """Whether the output ends in such a repetition."""
+        for size in range(max(self.min_pattern_size, 1), self.max_pattern_size + 1):
+            tail = tokens[-size * self.min_count :]
+            if len(tail) == size * self.min_count and tail[size:] == tail[:-size]:
+                return True
+        return False
 
 
 class BeamSearchParams(msgspec.Struct, metaclass=StrictMeta):
@@ -102,7 +128,6 @@ UNAVAILABLE: dict[str, tuple[Any, ...]] = {
     "extra_args": (None, {}),
     "prompt_logprob_start": (None,),
     "prompt_logprob_token_ids": (None,),
-    "repetition_detection": (None,),
     "routed_experts_prompt_start": (0,),
     "structured_outputs": (None,),
     "thinking_token_budget": (None, -1),
@@ -117,6 +142,7 @@ class VllmParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass=Str
 
     output_kind: what an output of `AsyncLLM.generate` and `LLMEngine.step` holds; elsewhere it is the method's affair.
     stream_interval: report a sequence once in so many tokens after its first; None is the engine's.
+    repetition_detection: end an output that repeats itself.
     flat_logprobs: give log-probabilities as `FlatLogprobs`, which reads like the list of dicts.
     skip_reading_prefix_cache: compute the whole prompt, and keep it from others.
     spaces_between_special_tokens, skip_clone: change nothing: no such spaces are made, and nothing is cloned.
@@ -124,6 +150,7 @@ class VllmParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass=Str
 
     output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE
     stream_interval: int | None = None
+    repetition_detection: RepetitionDetectionParams | None = None
     flat_logprobs: bool = False
     skip_reading_prefix_cache: bool | None = None
     spaces_between_special_tokens: bool = True
@@ -131,7 +158,6 @@ class VllmParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass=Str
     extra_args: Any = None
     prompt_logprob_start: Any = None
     prompt_logprob_token_ids: Any = None
-    repetition_detection: Any = None
     routed_experts_prompt_start: int = 0
     structured_outputs: Any = None
     thinking_token_budget: int | None = None
@@ -164,6 +190,10 @@ class VllmParams(msgspec.Struct, kw_only=True, omit_defaults=True, metaclass=Str
                 raise RequestError(f"{name} is not supported, got {value!r}", name)
         if not isinstance(self.output_kind, RequestOutputKind):
             raise RequestError(f"output_kind must be a RequestOutputKind, got {self.output_kind!r}", "output_kind")
+        repetition = self.repetition_detection
+        if repetition is not None and not isinstance(repetition, RepetitionDetectionParams):
+            name = "repetition_detection"
+            raise RequestError(f"{name} must be RepetitionDetectionParams, got {repetition!r}", name)
         interval = self.stream_interval
         if interval is not None and (not isinstance(interval, int) or interval < 1):
             raise RequestError(

@@ -75,7 +75,19 @@ class Program:
         logit_rows: np.ndarray,
     ) -> np.ndarray: ...
 
-def sample(logits: np.ndarray, rows: Sequence[Any]) -> list[tuple[int, Any, str | None]]: ...
+class Chain:
+    def __init__(
+        self,
+        params: Any,
+        bad_words: Sequence[Sequence[int]],
+        dry_breakers: Sequence[tuple[Sequence[int], Sequence[int]]],
+        end_tokens: Sequence[int],
+        piece_parents: bytes,
+    ) -> None: ...
+
+def sample(
+    logits: np.ndarray, rows: Sequence[Any]
+) -> list[tuple[int, Any, str | None, tuple[float, float] | None]]: ...
 def probabilities(logits: np.ndarray, rows: Sequence[Any]) -> np.ndarray: ...
 def read_strings(data: memoryview, position: int, count: int) -> tuple[list[str], int]: ...
 

@@ -6,13 +6,17 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <cstring>
+#include <new>
 #include <optional>
 #include <stdexcept>
 #include <string>
-#include <string_view>
+#include <utility>
+#include <vector>
 
 #include "sampling/sampler.h"
 #include "sampling/softmax.h"
+#include "sampling/stages.h"
 
 namespace nb = nanobind;
 
@@ -22,58 +26,87 @@ namespace {
 using Logits = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Tokens = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
-Stage stage_named(std::string_view name) {
-  constexpr std::pair<std::string_view, Stage> kStages[] = {
-      {"penalties", Stage::penalties}, {"temperature", Stage::temperature}, {"top_k", Stage::top_k},
-      {"top_p", Stage::top_p},         {"min_p", Stage::min_p},             {"typical_p", Stage::typical_p}};
-  for (const auto& [known, stage] : kStages) {
-    if (known == name) return stage;
-  }
-  throw std::invalid_argument("unknown sampling stage '" + std::string(name) + "'");
-}
-
 template <typename T>
 T get(nb::handle object, const char* name) {
   return nb::cast<T>(object.attr(name));
 }
 
-SamplerParams read_params(nb::handle source, bool is_target) {
-  SamplerParams p;
-  for (nb::handle stage : source.attr("stages")) p.stages.push_back(stage_named(nb::cast<const char*>(stage)));
-  p.temperature = get<float>(source, "temperature");
-  p.top_k = get<std::int64_t>(source, "top_k");
-  p.top_p = get<float>(source, "top_p");
-  p.min_p = get<float>(source, "min_p");
-  p.typical_p = get<float>(source, "typical_p");
-  p.repetition_penalty = get<float>(source, "repetition_penalty");
-  p.frequency_penalty = get<float>(source, "frequency_penalty");
-  p.presence_penalty = get<float>(source, "presence_penalty");
-  p.penalty_last_n = get<std::int64_t>(source, "penalty_last_n");
-  const char* logprobs = is_target ? "prompt_logprobs" : "logprobs";
-  p.logprobs = get<std::optional<std::int64_t>>(source, logprobs).value_or(SamplerParams::kNoLogprobs);
+using TokenList = std::vector<std::int32_t>;
+using TokenLists = std::vector<TokenList>;
+
+template <typename T>
+std::vector<T> get_list(nb::handle object, const char* name) {
+  return get<std::optional<std::vector<T>>>(object, name).value_or(std::vector<T>());
+}
+
+// From trivet.sampling.params.SamplingParams, whose texts are given as tokens.
+void make_chain(Chain* chain, nb::handle source, TokenLists bad_words,
+                const std::vector<std::pair<TokenList, TokenList>>& dry_breakers, TokenList end_tokens,
+                nb::bytes piece_parents) {
+  Chain c;
+  for (nb::handle stage : source.attr("stages"))
+    c.stages.push_back(stage_named(nb::cast<const char*>(stage)));
+  c.temperature = get<float>(source, "temperature");
+  c.dynatemp_range = get<float>(source, "dynatemp_range");
+  c.dynatemp_exponent = get<float>(source, "dynatemp_exponent");
+  c.top_k = get<std::int64_t>(source, "top_k");
+  c.top_p = get<float>(source, "top_p");
+  c.min_p = get<float>(source, "min_p");
+  c.typical_p = get<float>(source, "typical_p");
+  c.top_n_sigma = get<float>(source, "top_n_sigma");
+  c.min_keep = get<std::size_t>(source, "min_keep");
+  c.xtc_probability = get<float>(source, "xtc_probability");
+  c.xtc_threshold = get<float>(source, "xtc_threshold");
+  c.repetition_penalty = get<float>(source, "repetition_penalty");
+  c.frequency_penalty = get<float>(source, "frequency_penalty");
+  c.presence_penalty = get<float>(source, "presence_penalty");
+  c.penalty_last_n = get<std::int64_t>(source, "penalty_last_n");
+  c.dry_multiplier = get<float>(source, "dry_multiplier");
+  c.dry_base = get<float>(source, "dry_base");
+  c.dry_allowed_length = get<std::int64_t>(source, "dry_allowed_length");
+  c.dry_penalty_last_n = get<std::int64_t>(source, "dry_penalty_last_n");
+  for (const auto& [first, tail] : dry_breakers) c.dry_breakers.add(first, tail);
+  c.mirostat = get<std::int64_t>(source, "mirostat");
+  c.mirostat_tau = get<double>(source, "mirostat_tau");
+  c.mirostat_eta = get<double>(source, "mirostat_eta");
+  c.adaptive_target = get<double>(source, "adaptive_target");
+  c.adaptive_decay = get<double>(source, "adaptive_decay");
+  c.watermark = get<bool>(source, "watermark");
   if (nb::object bias = source.attr("logit_bias"); !bias.is_none()) {
     for (auto [id, value] : nb::cast<nb::dict>(bias)) {
-      p.logit_bias.emplace_back(nb::cast<std::int32_t>(id), nb::cast<float>(value));
+      c.logit_bias.emplace_back(nb::cast<std::int32_t>(id), nb::cast<float>(value));
     }
   }
-  if (nb::object allowed = source.attr("allowed_token_ids"); !allowed.is_none()) {
-    p.allowed = nb::cast<std::vector<std::int32_t>>(allowed);
-  }
-  return p;
+  c.allowed = get_list<std::int32_t>(source, "allowed_token_ids");
+  std::erase_if(bad_words, [](const auto& word) { return word.empty(); });
+  c.bad_words = std::move(bad_words);
+  c.end_tokens = std::move(end_tokens);
+  c.piece_parents.resize(piece_parents.size() / sizeof(std::int32_t));
+  std::memcpy(c.piece_parents.data(), piece_parents.data(), c.piece_parents.size() * sizeof(std::int32_t));
+  c.logprobs = get<std::optional<std::int64_t>>(source, "logprobs");
+  c.prompt_logprobs = get<std::optional<std::int64_t>>(source, "prompt_logprobs");
+  c.logprob_ids = get_list<std::int32_t>(source, "logprob_token_ids");
+  c.processed_logprobs = get<std::string>(source, "logprobs_mode") == "processed";
+  c.compile();
+  new (chain) Chain(std::move(c));
 }
 
 SampleRow read_row(nb::handle source) {
   SampleRow row;
+  row.chain = get<const Chain*>(source.attr("chain"), "native");  // kept alive by the row
   row.target = get<std::int32_t>(source, "target");
-  row.params = read_params(source.attr("params"), row.target >= 0);
   // Seeds are any 64-bit integer, signed or not.
   row.seed = PyLong_AsUnsignedLongLongMask(nb::object(source.attr("seed")).ptr());
   if (PyErr_Occurred()) throw nb::python_error();
   row.position = get<std::uint64_t>(source, "position");
   row.prompt_len = get<std::size_t>(source, "prompt_len");
-  const auto history = get<Tokens>(source, "history");  // kept alive by the plan
+  const auto history = get<Tokens>(source, "history");  // kept alive by the row
   row.history = {history.data(), history.size()};
   for (nb::handle id : source.attr("suppressed")) row.suppressed.push_back(nb::cast<std::int32_t>(id));
+  if (nb::object state = source.attr("state"); nb::len(state) > 0) {
+    const auto [first, second] = nb::cast<std::pair<double, double>>(state);
+    row.state = {first, second};
+  }
   return row;
 }
 
@@ -99,9 +132,11 @@ nb::list sample(const Logits& logits, nb::sequence rows) {
   }
   nb::list out;
   for (const Sample& s : samples) {
-    nb::object logprobs = nb::none();
-    if (s.has_logprobs) logprobs = nb::make_tuple(s.token, s.logprob, s.rank, s.top);
-    out.append(nb::make_tuple(s.token, logprobs, s.error ? nb::object(nb::str(s.error)) : nb::none()));
+    nb::object logprobs = nb::none(), state = nb::none();
+    if (s.logprobs)
+      logprobs = nb::make_tuple(s.token, s.logprobs->logprob, s.logprobs->rank, s.logprobs->top);
+    if (s.state) state = nb::make_tuple((*s.state)[0], (*s.state)[1]);
+    out.append(nb::make_tuple(s.token, logprobs, s.error ? nb::object(nb::str(s.error)) : nb::none(), state));
   }
   return out;
 }
@@ -115,11 +150,10 @@ nb::ndarray<nb::numpy, float, nb::ndim<2>> probabilities(const Logits& logits, n
   for (std::size_t r = 0; r < inputs.size(); ++r) {
     const auto left = sampler.candidates(logits.data() + r * vocab, inputs[r]);
     if (left.empty()) continue;
-    float max = left.front().logit;
-    for (const Candidate& c : left) max = std::max(max, c.logit);
-    double sum = 0;
-    for (const Candidate& c : left) sum += exp_nonpositive(c.logit - max);
-    for (const Candidate& c : left) out[r * vocab + c.id] = static_cast<float>(exp_nonpositive(c.logit - max) / sum);
+    const float max = max_logit(left);
+    const double sum = sum_exp(left, max);
+    for (const Candidate& c : left)
+      out[r * vocab + c.id] = static_cast<float>(exp_nonpositive(c.logit - max) / sum);
   }
   return nb::ndarray<nb::numpy, float, nb::ndim<2>>(out, {inputs.size(), vocab}, owner);
 }
@@ -127,11 +161,17 @@ nb::ndarray<nb::numpy, float, nb::ndim<2>> probabilities(const Logits& logits, n
 }  // namespace
 
 void bind_sampling(nb::module_& m) {
+  nb::class_<Chain>(m, "Chain")
+      .def("__init__", &make_chain, nb::arg("params"), nb::arg("bad_words"), nb::arg("dry_breakers"),
+           nb::arg("end_tokens"), nb::arg("piece_parents"),
+           "The stages that SamplingParams ask for; its texts are given as token sequences.");
   m.def("sample", &sample, nb::arg("logits"), nb::arg("rows"),
         "Sample each row of logits [R, V] (float32) as rows[r] (trivet.engine.plan.SampleRow) says.\n\n"
-        "Returns R tuples (token, logprobs or None, error or None); logprobs is (token, logprob, rank, top).");
+        "Returns R tuples (token, logprobs or None, error or None, state or None); logprobs is (token, "
+        "logprob, rank, "
+        "top), state that of the row of the next token.");
   m.def("probabilities", &probabilities, nb::arg("logits"), nb::arg("rows"),
-        "The distribution [R, V] each row would be drawn from after its whole chain.");
+        "The distribution [R, V] that the stages of each row leave.");
 }
 
 }  // namespace trivet

@@ -1,6 +1,7 @@
 // Counter-based random numbers: a value is a hash of (seed, position, token), never drawn from shared state.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 
 namespace trivet {
@@ -22,5 +23,42 @@ inline double uniform(std::uint64_t key, std::uint32_t token) {
   const std::uint64_t bits = mix64(key + (token + 1) * std::uint64_t{0x9E3779B97F4A7C15u});
   return (static_cast<double>(bits >> 11) + 0.5) * 0x1p-53;
 }
+
+// No token: draws that belong to the row as a whole.
+constexpr std::uint32_t kCoin = 0xFFFFFFFEu;
+
+// A permutation of 0..size-1 that depends on a key: invertible steps on as many bits as it takes, again where
+// they lead outside ("cycle walking"; Black, Rogaway: "Ciphers with arbitrary finite domains", 2002).
+class Permutation {
+ public:
+  Permutation(std::uint64_t key, std::uint32_t size)
+      : key_(mix64(key)),
+        size_(size),
+        bits_(std::bit_width(size - 1)),
+        mask_((std::uint64_t{1} << bits_) - 1) {}
+
+  std::uint32_t operator()(std::uint32_t x) const {
+    do x = step(x);
+    while (x >= size_);
+    return x;
+  }
+
+ private:
+  std::uint32_t step(std::uint64_t x) const {
+    std::uint64_t key = key_;
+    for (int round = 0; round < 4; ++round) {
+      x = (x + key) & mask_;
+      x = (x * ((key >> 32) | 1)) & mask_;
+      x ^= x >> (bits_ / 2 + 1);
+      key = std::rotr(key, 13);
+    }
+    return static_cast<std::uint32_t>(x);
+  }
+
+  std::uint64_t key_;
+  std::uint32_t size_;
+  int bits_;
+  std::uint64_t mask_;
+};
 
 }  // namespace trivet

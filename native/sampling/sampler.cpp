@@ -2,177 +2,203 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
+#include "sampling/infill.h"
 #include "sampling/random.h"
 #include "sampling/softmax.h"
 #include "sampling/stages.h"
+#include "sampling/watermark.h"
 
 namespace trivet {
-namespace {
-
-constexpr float kImpossible = -std::numeric_limits<float>::infinity();
-
-// Parameters may drive a logit past float32, or to 0 * inf; the stages need differences that are finite numbers.
-float bounded(float logit) {
-  constexpr float kMost = 1e30f;
-  return logit > -kMost ? std::min(logit, kMost) : -kMost;
-}
-
-bool penalizes(const SamplerParams& p) {
-  return p.repetition_penalty != 1 || p.frequency_penalty != 0 || p.presence_penalty != 0;
-}
-
-// Whether the best logit wins as it stands.
-bool plainly_greedy(const SampleRow& row) {
-  const SamplerParams& p = row.params;
-  return p.temperature < SamplerParams::kGreedy && !penalizes(p) && p.logit_bias.empty() && p.allowed.empty() &&
-         row.suppressed.empty();
-}
-
-}  // namespace
 
 Sample Sampler::sample(const float* logits, const SampleRow& row) {
   Sample out;
-  const float max = finite_max(logits, static_cast<std::size_t>(vocab_size_));
+  const Chain& chain = *row.chain;
+  const float max = finite_max(logits, vocab_size_);
   if (std::isnan(max)) {
     out.error = "non-finite logits";
     return out;
   }
+  const bool plain = row.target >= 0 || (chain.plainly_greedy && row.suppressed.empty());
   if (row.target >= 0) {
     out.token = row.target;
-  } else if (plainly_greedy(row)) {
+  } else if (plain) {
     out.token = static_cast<std::int32_t>(std::find(logits, logits + vocab_size_, max) - logits);
   } else {
-    const std::span<const Candidate> left = candidates(logits, row);
-    if (left.empty()) {
-      out.error = "no token is possible: logit_bias, allowed_token_ids and min_tokens rule all of them out";
+    const std::optional<Candidate> best = run_stages(logits, row);
+    if (left_.list().empty()) {
+      out.error =
+          "no token is possible: logit_bias, allowed_token_ids, bad_words and min_tokens rule out all";
       return out;
     }
-    out.token = left.size() == 1 ? left.front().id : draw(left, draw_key(row.seed, row.position));
+    out.state = row.state ? row.state : first_state(chain);
+    out.token = best ? best->id
+                     : select(chain, left_.list(), draw_key(row.seed, row.position),
+                              static_cast<std::int32_t>(vocab_size_), out.state)
+                           .id;
   }
-  if (row.params.logprobs != SamplerParams::kNoLogprobs && known(out.token)) report(logits, max, row, out);
+  report(logits, row, plain, out);
   return out;
 }
 
-std::span<const Candidate> Sampler::candidates(const float* logits, const SampleRow& row) {
-  const SamplerParams& p = row.params;
-  logits_.assign(logits, logits + vocab_size_);
-  adjust(row);
-  candidates_.clear();
-  const bool penalties = std::find(p.stages.begin(), p.stages.end(), Stage::penalties) != p.stages.end();
-  if (penalties) count(row);
-  if (p.temperature < SamplerParams::kGreedy) {
-    for (std::int32_t id : touched_) logits_[id] = penalized(logits_[id], id, p);
-    const auto best = std::max_element(logits_.begin(), logits_.end());
-    if (*best != kImpossible) candidates_.push_back({*best, static_cast<std::int32_t>(best - logits_.begin())});
-  } else {
-    candidates_.reserve(logits_.size());
-    for (std::int32_t id = 0; id < vocab_size_; ++id) {
-      if (logits_[id] != kImpossible) candidates_.push_back({logits_[id], id});
-    }
-    if (!candidates_.empty()) run_stages(p);
-  }
-  for (std::int32_t id : touched_) seen_[id] = output_[id] = 0;
-  touched_.clear();
-  return candidates_;
+void Sampler::report(const float* logits, const SampleRow& row, bool plain, Sample& out) {
+  const Chain& chain = *row.chain;
+  const bool is_target = row.target >= 0;
+  const std::optional<std::int64_t> wanted = is_target ? chain.prompt_logprobs : chain.logprobs;
+  if (!wanted || !known(out.token)) return;
+  const auto all = static_cast<std::int64_t>(vocab_size_);
+  const std::int64_t count = *wanted == Chain::kAllLogprobs ? all : std::min(*wanted, all);
+  const bool processed = chain.processed_logprobs && !is_target;
+  if (plain || !processed) unmodified_.begin(logits, vocab_size_);
+  out.logprobs = logprobs_of(out.token, plain || !processed ? unmodified_ : left_, count,
+                             is_target ? std::span<const std::int32_t>() : chain.logprob_ids,
+                             processed ? Ties::keep : Ties::cut);
 }
 
-void Sampler::run_stages(const SamplerParams& p) {
-  for (Stage stage : p.stages) {
-    switch (stage) {
-      case Stage::penalties:
-        if (touched_.empty()) break;
-        for (Candidate& c : candidates_) c.logit = penalized(c.logit, c.id, p);
-        break;
-      case Stage::temperature:
-        for (Candidate& c : candidates_) c.logit = bounded(c.logit / p.temperature);
-        break;
-      case Stage::top_k: keep_top_k(candidates_, p.top_k); break;
-      case Stage::top_p: keep_top_p(candidates_, p.top_p); break;
-      case Stage::min_p: keep_min_p(candidates_, p.min_p); break;
-      case Stage::typical_p: keep_typical_p(candidates_, p.typical_p); break;
+std::vector<Candidate> Sampler::candidates(const float* logits, const SampleRow& row) {
+  if (const auto best = run_stages(logits, row)) return {*best};
+  return left_.list();
+}
+
+std::optional<Candidate> Sampler::run_stages(const float* logits, const SampleRow& row) {
+  left_.begin(logits, vocab_size_);
+  if (mask(row) && left_.max_score() == kImpossible) return std::nullopt;
+  for (Stage stage : row.chain->stages) {  // each leaves one at least
+    if (stage != Stage::temperature) {
+      run_stage(stage, row);
+    } else if (const auto best = apply_temperature(*row.chain)) {
+      return best;
     }
+  }
+  return std::nullopt;
+}
+
+void Sampler::run_stage(Stage stage, const SampleRow& row) {
+  const Chain& chain = *row.chain;
+  const std::size_t min_keep = chain.min_keep;
+  switch (stage) {
+    case Stage::penalties:
+      return penalize(row);
+    case Stage::tgi_penalties:
+      return penalize_as_tgi(row);
+    case Stage::dry:
+      return discourage_repetition(row);
+    case Stage::watermark:
+      return watermark(row);
+    case Stage::top_k:
+    case Stage::tgi_top_k: {
+      const std::int64_t k = std::max(chain.top_k, static_cast<std::int64_t>(min_keep));
+      return keep_top_k(left_.list_best(k), k, stage == Stage::tgi_top_k ? Ties::keep : Ties::cut);
+    }
+    case Stage::top_p: {
+      if (min_keep > 1) left_.list();
+      double sum = 0;
+      auto& list = left_.list_nucleus(chain.top_p, sum);
+      return keep_top_p(list, chain.top_p, min_keep, sum);
+    }
+    case Stage::min_p: {
+      const bool early = !left_.listed() && min_keep <= 1;
+      auto& list = left_.list(early ? left_.max_score() + std::log(chain.min_p) : kImpossible);
+      return keep_min_p(list, chain.min_p, min_keep);
+    }
+    case Stage::typical_p:
+      return keep_typical_p(left_.list(), chain.typical_p, min_keep, Ties::cut);
+    case Stage::tgi_typical_p:
+      return keep_typical_p(left_.list(), chain.typical_p, min_keep, Ties::keep);
+    case Stage::top_n_sigma:
+      return keep_top_n_sigma(left_.list(), chain.top_n_sigma);
+    case Stage::xtc:
+      if (uniform(draw_key(row.seed, row.position), kCoin) > chain.xtc_probability) return;
+      return exclude_top_choices(left_.list(), chain.xtc_threshold, min_keep);
+    case Stage::infill: {
+      const auto& ends = chain.end_tokens;
+      return keep_infill(left_.list(), chain, !ends.empty() && left_.possible(ends.front()));
+    }
+    case Stage::temperature:  // `apply_temperature` does it
+    case Stage::adaptive_p:
+      return;  // `select` does it
   }
 }
 
-void Sampler::adjust(const SampleRow& row) {
-  for (auto [id, bias] : row.params.logit_bias) {
-    if (known(id)) logits_[id] = bias == kImpossible ? bias : bounded(logits_[id] + bias);
+std::optional<Candidate> Sampler::apply_temperature(const Chain& chain) {
+  float temperature = chain.temperature;
+  if (chain.dynatemp_range > 0) temperature = dynamic_temperature(left_.list(), chain);
+  if (temperature >= Chain::kGreedy) {
+    left_.edit([temperature](float logit, std::int32_t) { return logit / temperature; });
+    return std::nullopt;
   }
-  if (!row.params.allowed.empty()) {
-    std::vector<float> kept(logits_.size(), kImpossible);
-    for (std::int32_t id : row.params.allowed) {
-      if (known(id)) kept[id] = logits_[id];
+  const auto& list = left_.list(chain.processed_logprobs ? kImpossible : left_.max_score());
+  return *std::min_element(list.begin(), list.end(), better);
+}
+
+bool Sampler::mask(const SampleRow& row) {
+  const Chain& chain = *row.chain;
+  if (!chain.logit_bias.empty()) {
+    float* scores = left_.own_scores();
+    for (auto [id, bias] : chain.logit_bias) {
+      if (known(id)) scores[id] = bias == kImpossible ? bias : bounded(scores[id] + bias);
     }
-    logits_.swap(kept);
+  }
+  if (!chain.allowed.empty()) {
+    float* scores = left_.own_scores();
+    std::vector<float> kept(vocab_size_, kImpossible);
+    for (std::int32_t id : chain.allowed) {
+      if (known(id)) kept[static_cast<std::size_t>(id)] = scores[id];
+    }
+    std::copy(kept.begin(), kept.end(), scores);
+  }
+  const auto output = row.history.subspan(std::min(row.prompt_len, row.history.size()));
+  for (const auto& word : chain.bad_words) {
+    if (known(word.back()) && completes(word, output)) left_.own_scores()[word.back()] = kImpossible;
   }
   for (std::int32_t id : row.suppressed) {
-    if (known(id)) logits_[id] = kImpossible;
+    if (known(id)) left_.own_scores()[id] = kImpossible;
   }
+  return !(chain.logit_bias.empty() && chain.allowed.empty() && chain.bad_words.empty() &&
+           row.suppressed.empty());
 }
 
-void Sampler::count(const SampleRow& row) {
-  const SamplerParams& p = row.params;
-  if (!penalizes(p)) return;
-  seen_.resize(static_cast<std::size_t>(vocab_size_));
-  output_.resize(static_cast<std::size_t>(vocab_size_));
+void Sampler::penalize(const SampleRow& row) {
+  const Chain& chain = *row.chain;
   std::span<const std::int32_t> window = row.history;
   std::size_t prompt = std::min(row.prompt_len, window.size());
-  if (p.penalty_last_n >= 0) {
-    window = window.last(std::min(static_cast<std::size_t>(p.penalty_last_n), window.size()));
+  if (chain.penalty_last_n >= 0) {
+    window = window.last(std::min(static_cast<std::size_t>(chain.penalty_last_n), window.size()));
     prompt = 0;  // llama.cpp's rule: the window counts as a whole
   }
-  for (std::size_t i = 0; i < window.size(); ++i) {
-    const std::int32_t id = window[i];
-    if (!known(id)) continue;
-    if (seen_[id]++ == 0) touched_.push_back(id);
-    if (i >= prompt) ++output_[id];
-  }
+  seen_.reset(vocab_size_);
+  output_.reset(vocab_size_);
+  for (std::int32_t id : window) seen_.add(id);
+  for (std::int32_t id : window.subspan(prompt)) output_.add(id);
+  left_.edit(seen_, [&](float logit, std::int32_t id) {
+    logit = bounded(logit > 0 ? logit / chain.repetition_penalty : logit * chain.repetition_penalty);
+    if (output_[id] == 0) return logit;
+    return logit - (static_cast<float>(output_[id]) * chain.frequency_penalty + chain.presence_penalty);
+  });
 }
 
-float Sampler::penalized(float logit, std::int32_t id, const SamplerParams& p) const {
-  if (seen_[id] == 0 || logit == kImpossible) return logit;
-  logit = logit > 0 ? logit / p.repetition_penalty : logit * p.repetition_penalty;
-  if (output_[id] > 0) logit -= static_cast<float>(output_[id]) * p.frequency_penalty + p.presence_penalty;
-  return bounded(logit);
+void Sampler::penalize_as_tgi(const SampleRow& row) {
+  const Chain& chain = *row.chain;
+  seen_.reset(vocab_size_);
+  for (std::int32_t id : row.history) seen_.add(id);
+  const auto length = static_cast<float>(row.history.size());
+  left_.edit(seen_, [&](float logit, std::int32_t id) {
+    logit = bounded(logit < 0 ? logit * chain.repetition_penalty : logit / chain.repetition_penalty);
+    return logit - chain.frequency_penalty * static_cast<float>(seen_[id]) / length;
+  });
 }
 
-std::int32_t Sampler::draw(std::span<const Candidate> candidates, std::uint64_t key) const {
-  // A race of exponential clocks: the least -ln(u) / w wins with probability proportional to w. Every token has a
-  // random number of its own, so the winner does not depend on the candidates' order.
-  float max = candidates.front().logit;
-  for (const Candidate& c : candidates) max = std::max(max, c.logit);
-  double best = std::numeric_limits<double>::infinity();
-  std::int32_t winner = candidates.front().id;
-  for (const Candidate& c : candidates) {
-    const double weight = exp_nonpositive(c.logit - max);
-    const double u = uniform(key, static_cast<std::uint32_t>(c.id));
-    if (weight == 0 || 1 - u > best * weight) continue;  // -ln(u) >= 1 - u: saves nearly all logarithms
-    const double time = -std::log(u) / weight;
-    if (time < best || (time == best && c.id < winner)) {
-      best = time;
-      winner = c.id;
-    }
-  }
-  return winner;
+void Sampler::discourage_repetition(const SampleRow& row) {
+  seen_.reset(vocab_size_);
+  find_repetitions(*row.chain, row.history, seen_);
+  left_.edit(seen_,
+             [&](float logit, std::int32_t id) { return logit - dry_penalty(*row.chain, seen_[id] - 1); });
 }
 
-void Sampler::report(const float* logits, float max, const SampleRow& row, Sample& out) {
-  const double log_sum = max + std::log(sum_exp(logits, static_cast<std::size_t>(vocab_size_), max));
-  const auto logprob = [&](float logit) { return static_cast<float>(logit - log_sum); };
-  const float own = logits[out.token];
-  out.has_logprobs = true;
-  out.logprob = logprob(own);
-  out.rank = 1 + std::count_if(logits, logits + vocab_size_, [own](float x) { return x > own; });
-  std::int64_t count = row.params.logprobs;
-  if (count == SamplerParams::kAllLogprobs || count > vocab_size_) count = vocab_size_;
-  if (count == 0) return;
-  std::vector<Candidate> all(static_cast<std::size_t>(vocab_size_));
-  for (std::int32_t id = 0; id < vocab_size_; ++id) all[id] = {logits[id], id};
-  keep_top_k(all, count);
-  std::sort(all.begin(), all.end(), better);
-  for (const Candidate& c : all) out.top.emplace_back(c.id, logprob(c.logit));
+void Sampler::watermark(const SampleRow& row) {
+  if (row.history.empty()) return;
+  const Watermark watermark(row.history.back(), static_cast<std::int32_t>(vocab_size_));
+  left_.edit([&](float logit, std::int32_t id) { return logit + watermark.bonus(id); });
 }
 
 }  // namespace trivet

@@ -11,7 +11,7 @@ from trivet.api.args import EngineArgs
 from trivet.api.async_llm import AsyncLLM
 from trivet.api.request import GenerateRequest
 from trivet.errors import EngineError, OverloadedError, RequestError
-from trivet.sampling.params import SamplingParams
+from trivet.sampling.params import STAGES, SamplingParams
 from trivet.sampling.vllm_params import RepetitionDetectionParams
 
 HELLO = list(b"Hello, world")
@@ -398,3 +398,20 @@ async def test_served_names(model, names, served):
     llm = AsyncLLM(EngineArgs(model, served_model_name=names), ScriptedClient([EOS]))
     await llm.start()
     assert llm.model_names == (served or [model])
+
+
+async def test_texts_that_sampling_needs_reach_the_engine_as_tokens(model):
+    _, client = await complete(
+        model, [EOS], bad_words=["ab"], dry_multiplier=0.5, dry_sequence_breakers=["\n", "xy"], stages=STAGES
+    )
+    [request] = client.requests
+    assert request.bad_words == [list(b"ab")]
+    assert request.dry_breakers == [([10], []), ([ord("x")], [ord("y")])]
+    assert len(request.piece_parents) == 4 * PADDING + 4
+    assert (request.params.bad_words, list(request.params.dry_sequence_breakers)) == (None, [])
+
+
+async def test_requests_that_need_none_bring_none(model):
+    _, client = await complete(model, [EOS])
+    [request] = client.requests
+    assert (request.bad_words, request.dry_breakers, request.piece_parents) == ([], [], b"")

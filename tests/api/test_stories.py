@@ -64,12 +64,30 @@ def test_a_batch_gives_what_each_gives_alone(alone, args):
         assert tokens(llm.generate(PROMPTS * 2, params)) == expected * 2
 
 
-def test_the_ith_of_n_is_the_one_of_seed_plus_i(llm):
-    params = {"temperature": 1.0, "max_tokens": 20}
+@pytest.mark.parametrize("choice", [{}, {"mirostat": 2}, {"adaptive_target": 0.3}])
+def test_the_ith_of_n_is_the_one_of_seed_plus_i(llm, choice):
+    params = {"temperature": 1.0, "max_tokens": 20, **choice}
     [output] = llm.generate("Once", SamplingParams(n=3, seed=11, **params))
     singles = [llm.generate("Once", SamplingParams(seed=11 + i, **params))[0].outputs[0] for i in range(3)]
     assert [sequence.token_ids for sequence in output.outputs] == [single.token_ids for single in singles]
     assert len({tuple(single.token_ids) for single in singles}) == 3
+
+
+def test_bad_words_do_not_come(llm):
+    [output] = llm.generate(
+        "Once upon a time", SamplingParams(temperature=0, max_tokens=40, bad_words=["Lily", "ball"])
+    )
+    assert output.outputs[0].text.startswith(", there was a little girl named ")
+    assert "Lily" not in output.outputs[0].text and "ball" not in output.outputs[0].text
+
+
+def test_repetitions_end_where_they_are_discouraged(llm):
+    prompt = "The cat sat. The dog ran. " * 6 + "The cat"
+    plain, dry = (
+        llm.generate(prompt, SamplingParams(temperature=0, max_tokens=8, dry_multiplier=m))[0].outputs[0].text
+        for m in (0.0, 5.0)
+    )
+    assert plain != dry
 
 
 @pytest.mark.parametrize("seed", [0, -1, -5, 2**63, 2**64 - 1])

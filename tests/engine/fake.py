@@ -88,7 +88,9 @@ class FakeRuntime:
             assert sample.position == len(seen) == len(sample.history)
             assert seen.tolist() == sample.history.tolist()
             output.tokens[index] = token = draw(seen.tolist(), sample)
-            wanted = sample.params.prompt_logprobs if sample.target >= 0 else sample.params.logprobs
+            if sample.chain.params.mirostat and sample.target < 0:
+                output.states[index] = next_state(sample.state, token)
+            wanted = sample.chain.params.prompt_logprobs if sample.target >= 0 else sample.chain.params.logprobs
             output.logprobs.append(None if wanted is None else logprob_after(seen.tolist(), token))
             output.errors.append("non-finite logits" if self.options.nan in seen else None)
         return output
@@ -121,14 +123,20 @@ def make(config: EngineConfig) -> FakeRuntime:
 def draw(seen: list[int], sample: SampleRow) -> int:
     if sample.target >= 0:
         return sample.target
-    return next_token(seen, 0 if sample.params.greedy else sample.seed, sample.suppressed)
+    return next_token(seen, 0 if sample.chain.params.greedy else sample.seed, sample.suppressed, sample.state)
 
 
-def next_token(tokens: list[int], seed: int, suppressed: tuple[int, ...]) -> int:
-    token = crc32(np.array([seed, *tokens], np.int64).tobytes()) % VOCAB
+def next_token(tokens: list[int], seed: int, suppressed: tuple[int, ...], state: tuple[float, ...] = ()) -> int:
+    token = crc32(np.array([seed, *tokens], np.int64).tobytes() + np.array(state).tobytes()) % VOCAB
     while token in suppressed:
         token = (token + 1) % VOCAB
     return token
+
+
+def next_state(state: tuple[float, ...], token: int) -> tuple[float, float]:
+    """Where `params.mirostat` is on; no decimal number, so that one written as text would not do."""
+    mean, count = state or (1 / 3, 0.0)
+    return (mean * 0.9 + token / 7, count + 1)
 
 
 def logprob_after(tokens: list[int], token: int) -> TokenLogprob:
@@ -161,13 +169,16 @@ def plain(request: EngineRequest, max_model_len: int) -> Result:
     seed = 0 if params.greedy else request.seed
     stops = set(params.stop_token_ids or ()) | (set() if params.ignore_eos else set(request.eos_token_ids))
     tokens = list(request.prompt)
+    state: tuple[float, ...] = ()
     result = Result()
     if params.prompt_logprobs is not None:
         known = [logprob_after(tokens[:i], tokens[i]) for i in range(1, len(tokens))]
         result.prompt_logprobs = [None, *known]
     while result.finish_reason is None:
         early = len(result.tokens) < params.min_tokens
-        token = next_token(tokens, seed, tuple(stops) if early else ())
+        token = next_token(tokens, seed, tuple(stops) if early else (), state)
+        if params.mirostat:
+            state = next_state(state, token)
         if params.logprobs is not None:
             result.logprobs.append(logprob_after(tokens, token))
         tokens.append(token)

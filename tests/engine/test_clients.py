@@ -209,7 +209,7 @@ async def test_idle_takes_no_time(start: Start) -> None:
 
 async def test_streams_go_on_when_the_process_is_killed(start_process: Start) -> None:
     async with start_process(Options(step_seconds=0.005), max_num_seqs=5) as c:
-        requests = many(8, max_tokens=60, logprobs=0, prompt_logprobs=0)
+        requests = many(8, max_tokens=60, logprobs=0, prompt_logprobs=0, mirostat=2)
         tasks = [asyncio.create_task(collect(c, r)) for r in requests]
         await asyncio.sleep(0.1)
         for _ in range(2):

@@ -50,6 +50,7 @@ fields = st.fixed_dictionaries(
         "stop_token_ids": st.just(list(range(1, VOCAB, 9))),
         "ignore_eos": st.booleans(),
         "logprobs": st.just(0),
+        "mirostat": st.just(2),
         "prompt_logprobs": st.just(0),
         "priority": st.integers(0, 1),
         "group": st.sampled_from("gh"),
@@ -127,7 +128,7 @@ def test_a_request_gets_the_same_in_any_company(
 @pytest.mark.parametrize("budget", [3, 64])
 def test_preemption_at_every_turn_changes_nothing(block_size: int, budget: int) -> None:
     e = engine(num_blocks=MAX_LEN // block_size, block_size=block_size, max_num_seqs=5, max_num_batched_tokens=budget)
-    many = [request([i] * (3 + i), f"{i}", max_tokens=50 - i, prompt_logprobs=0) for i in range(5)]
+    many = [request([i] * (3 + i), f"{i}", max_tokens=50 - i, prompt_logprobs=0, mirostat=i % 3) for i in range(5)]
     results = run(e, *many)
     assert e.stats().preemptions > 1
     for r in many:
@@ -135,10 +136,11 @@ def test_preemption_at_every_turn_changes_nothing(block_size: int, budget: int) 
 
 
 def test_a_resumed_request_continues_where_it_was() -> None:
-    whole = request([1, 2, 3], max_tokens=12, seed=5, min_tokens=3, prompt_logprobs=0)
-    tokens = run(engine(), whole)["r"].tokens
+    fields = {"max_tokens": 12, "seed": 5, "min_tokens": 3, "prompt_logprobs": 0, "mirostat": 2}
+    tokens = plain(request([1, 2, 3], **fields), MAX_LEN).tokens
+    state: tuple[float, ...] = ()
     for done in range(len(tokens)):
-        rest = request([1, 2, 3], max_tokens=12, seed=5, min_tokens=3, prompt_logprobs=0, generated=tokens[:done])
+        rest = request([1, 2, 3], generated=tokens[:done], sampler_state=state, **fields)
         e = engine()
         e.add(rest)
         (first,) = e.step()
@@ -150,6 +152,7 @@ def test_a_resumed_request_continues_where_it_was() -> None:
         # What the first chunk brings was brought by an earlier engine.
         assert (result.prompt_logprobs is None) == (first.queued_at == 0) == (done > 0)
         assert len(e.runtime.plans[0].samples) == (3 if done == 0 else 1)
+        state = first.sampler_state
 
 
 @pytest.mark.parametrize(
@@ -158,7 +161,7 @@ def test_a_resumed_request_continues_where_it_was() -> None:
 )
 def test_a_request_that_breaks_a_step_fails_alone(options: Options, error: str) -> None:
     e = engine(options, num_blocks=256)
-    good = [request([i] * 20, f"{i}", max_tokens=8) for i in range(3)]
+    good = [request([i] * 20, f"{i}", max_tokens=8, prompt_logprobs=0, mirostat=2) for i in range(3)]
     good = [r for r in good if 13 not in plain(r, MAX_LEN).tokens]
     results = run(e, good[0], request([9, 13, 9], "bad"), *good[1:])
     assert results["bad"].finish_reason == "error"

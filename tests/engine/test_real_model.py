@@ -19,6 +19,15 @@ MODEL = Path(__file__).parents[3] / "shared/models/stories260k/stories260k.gguf"
 STORY = [1, 403, 407, 261, 378]
 NEXT = [432, 383, 286, 261, 376, 298, 315, 421, 395, 317, 426, 338, 401, 396, 267, 337, 410, 408, 419, 292]
 
+CHOICES: list[dict[str, object]] = [
+    {"repetition_penalty": 1.3, "top_p": 0.9},
+    {"mirostat": 2, "mirostat_tau": 3.0, "temperature": 0.9},
+    {},
+    {"mirostat": 1, "temperature": 1.1},
+    {"adaptive_target": 0.4, "temperature": 1.0},
+    {"xtc_probability": 0.5, "dry_multiplier": 0.8, "dry_allowed_length": 1, "watermark": True},
+]
+
 pytestmark = pytest.mark.skipif(not MODEL.exists(), reason="../shared/models/stories260k is not there")
 
 
@@ -35,7 +44,7 @@ def requests() -> list[EngineRequest]:
         prompt = story[: rng.randrange(1, len(story))] + [rng.randrange(3, 500) for _ in range(rng.randrange(0, 40))]
         fields = {"temperature": rng.choice([0.0, 0.9]), "seed": i, "max_tokens": rng.randrange(1, 40), "logprobs": 2}
         fields |= {"prompt_logprobs": 1} if i % 5 == 0 else {}
-        fields |= {"repetition_penalty": 1.3, "top_p": 0.9} if i % 3 == 0 else {}
+        fields |= CHOICES[i % len(CHOICES)]
         mix.append(request(prompt, f"{i}", **fields))
     return mix
 

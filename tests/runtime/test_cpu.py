@@ -16,6 +16,7 @@ from trivet.engine.plan import SampleRow, StepPlan
 from trivet.errors import EngineError
 from trivet.runtime.cpu import CpuRuntime
 from trivet.runtime.loader import load_runtime
+from trivet.sampling.chain import Chain
 from trivet.sampling.params import SamplingParams
 
 STORIES = Path(__file__).parents[3] / "shared/models/stories260k"
@@ -33,7 +34,7 @@ def ints(*values: int) -> np.ndarray:
 def plan(tokens: list[int], start: int, rows: list[int]) -> StepPlan:
     """One sequence's tokens from `start` on, in the blocks 0, 1, ...; greedy where rows are asked for."""
     end = start + len(tokens)
-    sample = SampleRow(SamplingParams(temperature=0), 0, end, 0, ints(*tokens))
+    sample = SampleRow(Chain(SamplingParams(temperature=0)), 0, end, 0, ints(*tokens))
     return StepPlan(
         token_ids=ints(*tokens),
         positions=ints(*range(start, end)),

@@ -4,6 +4,7 @@ import pytest
 
 from tests.server.fake_llm import ANSWER, BOS, EOS, TOKENS, FakeLLM
 from tests.server.wire import client, events, get, post
+from trivet.sampling.params import TGI_STAGES
 
 
 def body(inputs="hi", **parameters):
@@ -198,7 +199,7 @@ def test_parameters_reach_the_engine(url, llm):
     assert (params.temperature, params.top_k, params.top_p, params.typical_p) == (0.5, 3, 0.9, 0.8)
     assert (params.repetition_penalty, params.frequency_penalty, params.seed) == (1.3, 0.2, 2**64 - 1)
     assert (params.max_tokens, params.stop, params.include_stop_str_in_output) == (254, ["z"], True)
-    assert params.stages == ("penalties", "temperature", "top_k", "top_p", "typical_p", "min_p")
+    assert params.stages == TGI_STAGES
     assert got["details"]["seed"] == 2**64 - 1
 
 

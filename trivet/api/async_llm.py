@@ -31,6 +31,7 @@ from trivet.errors import EngineError, RequestError
 from trivet.sampling.params import SamplingParams
 from trivet.sampling.vllm_params import RequestOutputKind
 from trivet.text.chat_template import ChatTemplate
+from trivet.text.phrases import Breaker, Phrases
 from trivet.text.tokenizer import Tokenizer
 
 LONG_TEXT = 4096
@@ -112,6 +113,7 @@ class AsyncLLM:
         """Load tokenizer and model. Raises ModelError or EngineError."""
         args = self.args
         self.tokenizer = await asyncio.to_thread(Tokenizer.load, args.tokenizer or self._config.model)
+        self._phrases = Phrases(self.tokenizer)
         self.recommended_params = recommended(
             self._config.model, args.generation_config, args.override_generation_config
         )
@@ -319,6 +321,11 @@ class AsyncLLM:
         if params.stop and not params.detokenize:
             raise RequestError("stop strings need detokenize=True", "stop")
         seed = params.seed if params.seed is not None else self._seeds.getrandbits(63)
+        breakers: list[Breaker] = []
+        if params.dry_multiplier > 0 and "dry" in params.stages:
+            breakers = await asyncio.to_thread(self._phrases.breakers, params.dry_sequence_breakers)
+        parents = await asyncio.to_thread(self._phrases.parents) if "infill" in params.stages else b""
+        bad_words = self._phrases.bad_words(params.bad_words) if params.bad_words else []
         name = f"{request.request_id}-{next(self._ids)}"
         children = [
             EngineRequest(
@@ -327,6 +334,9 @@ class AsyncLLM:
                 params=self._engine_params(params, len(prompt), first=i == 0),
                 seed=(seed + i) % 2**64,
                 eos_token_ids=self._eos_ids,
+                bad_words=bad_words,
+                dry_breakers=breakers,
+                piece_parents=parents,
                 group=name if params.n > 1 else None,
                 priority=request.priority,
                 cache_salt=self._salt(request, name),
@@ -352,6 +362,8 @@ class AsyncLLM:
             output_kind=RequestOutputKind.CUMULATIVE,
             repetition_detection=None,
             stop=None,
+            bad_words=None,
+            dry_sequence_breakers=(),
             max_tokens=min(params.max_tokens or room, room),
             min_tokens=min(params.min_tokens, room),
             prompt_logprobs=params.prompt_logprobs if first else None,

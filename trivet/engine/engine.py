@@ -97,6 +97,8 @@ class Engine:
             except Exception as error:
                 failures[index] = f"the engine failed at this request: {error}"
                 output = StepOutput(np.zeros(rows, np.int32), [None] * rows, [None] * rows)
+            first = len(joined.tokens)
+            joined.states |= {first + row: state for row, state in output.states.items()}
             joined.tokens = np.concatenate([joined.tokens, output.tokens])
             joined.logprobs += output.logprobs
             joined.errors += output.errors

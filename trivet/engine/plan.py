@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from trivet.engine.request import TokenLogprob
-from trivet.sampling.params import SamplingParams
+from trivet.sampling.chain import Chain
 
 
 @dataclass(slots=True)
@@ -17,17 +17,18 @@ class SampleRow:
     `history` (int32) is prompt then output tokens, up to and with the row's own token; `prompt_len` of them
     are the prompt. `position` is the number of tokens before the one drawn (== len(history)): with `seed` it
     fixes the random number. `target` >= 0 draws nothing: it asks for the log-probability of that token, with
-    the best `params.prompt_logprobs` beside it (prompt log-probabilities). `suppressed` tokens are impossible
-    (end tokens before min_tokens).
+    the best `prompt_logprobs` beside it (prompt log-probabilities). `suppressed` tokens are impossible
+    (end tokens before min_tokens). `state` is what the choice of the token before left, () before the first.
     """
 
-    params: SamplingParams
+    chain: Chain
     seed: int
     position: int
     prompt_len: int
     history: np.ndarray
     target: int = -1
     suppressed: tuple[int, ...] = ()
+    state: tuple[float, ...] = ()
 
 
 @dataclass(slots=True)
@@ -72,9 +73,11 @@ class StepOutput:
     """`tokens[r]` answers `plan.samples[r]` (the target itself where one was given).
 
     `logprobs[r]` is None where the row asked for none. `errors[r]` is a message where the row could not be
-    sampled ("non-finite logits"), else None.
+    sampled ("non-finite logits"), else None. `states` has those for the next token, of rows whose choice leaves one
+    (mirostat, adaptive_p).
     """
 
     tokens: np.ndarray
     logprobs: list[TokenLogprob | None]
     errors: list[str | None]
+    states: dict[int, tuple[float, ...]] = field(default_factory=dict)

@@ -12,8 +12,10 @@ class EngineRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One sequence to continue. A request for n sequences is n of these, sharing a `group`.
 
     `seed` is always set (drawn by the API where the user gave none), so that a resubmitted request continues
-    with the same random numbers; `generated` holds the tokens it already has then. `eos_token_ids` end it
-    unless `params.ignore_eos`. Stop strings are the API's affair: it cancels. Lower `priority` runs first.
+    with the same random numbers; `generated` holds the tokens it already has then, and `sampler_state` what their
+    sampling left for the next. `bad_words`, `dry_breakers` and `piece_parents` are what the API knows of texts, as
+    in `Chain`. `eos_token_ids` end it unless `params.ignore_eos`. Stop strings are the API's affair: it cancels. Lower
+    `priority` runs first.
     """
 
     request_id: str
@@ -22,6 +24,10 @@ class EngineRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     seed: int
     eos_token_ids: list[int] = []
     generated: list[int] = []
+    sampler_state: tuple[float, ...] = ()
+    bad_words: list[list[int]] = []
+    dry_breakers: list[tuple[list[int], list[int]]] = []
+    piece_parents: bytes = b""
     group: str | None = None
     priority: int = 0
     cache_salt: str = ""
@@ -40,13 +46,14 @@ class TokenChunk(msgspec.Struct, kw_only=True, omit_defaults=True):
     """New tokens of one request; exactly one chunk, the last, carries a `finish_reason`.
 
     finish_reason: "stop" (`stop_token` is the EOS or stop id, the last of `tokens`), "length", "abort"
-    (cancelled) or "error" (`error` says why). `prompt_logprobs` (index 0 is None), `cached_tokens`,
-    `queued_at` and `scheduled_at` come with the first chunk, `preemptions` with the last. Times are
-    `time.monotonic` seconds of the engine process.
+    (cancelled) or "error" (`error` says why). `sampler_state` goes with the tokens: see EngineRequest.
+    `prompt_logprobs` (index 0 is None), `cached_tokens`, `queued_at` and `scheduled_at` come with the first chunk,
+    `preemptions` with the last. Times are `time.monotonic` seconds of the engine process.
     """
 
     request_id: str
     tokens: list[int] = []
+    sampler_state: tuple[float, ...] = ()
     logprobs: list[TokenLogprob] | None = None
     prompt_logprobs: list[TokenLogprob | None] | None = None
     cached_tokens: int = 0
@@ -113,6 +120,7 @@ class ModelInfo(msgspec.Struct, kw_only=True):
             ("generated", request.generated),
             ("stop_token_ids", params.stop_token_ids),
             ("allowed_token_ids", params.allowed_token_ids),
+            ("logprob_token_ids", params.logprob_token_ids),
             ("logit_bias", params.logit_bias),
         ):
             if ids and not 0 <= min(ids) <= max(ids) < self.vocab_size:

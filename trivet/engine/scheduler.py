@@ -145,7 +145,10 @@ class Scheduler:
             if sequence.prompt_logprobs is not None:
                 sequence.prompt_logprobs += output.logprobs[row - part.rows : row - drawn]
             if drawn:
-                chunks.append(self._extend(sequence, tokens[row - 1], output.logprobs[row - 1], now))
+                chunk = self._extend(sequence, tokens[row - 1], output.logprobs[row - 1], now)
+                if row - 1 in output.states:
+                    chunk.sampler_state = sequence.sampler_state = output.states[row - 1]
+                chunks.append(chunk)
         self._counts.steps += 1
         self._parts = []
         return chunks

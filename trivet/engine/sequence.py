@@ -9,6 +9,7 @@ import numpy as np
 from trivet.engine.blocks import block_key, root_key
 from trivet.engine.plan import SampleRow
 from trivet.engine.request import EngineRequest, TokenLogprob
+from trivet.sampling.chain import Chain
 
 
 class Sequence:
@@ -23,6 +24,10 @@ class Sequence:
         params = request.params
         self.request = request
         self.params = params
+        self.chain = Chain(
+            params, request.bad_words, request.dry_breakers, request.eos_token_ids, request.piece_parents
+        )
+        self.sampler_state = request.sampler_state
         self.order = (request.priority, arrival)
         """Least first: what is served first, and preempted last."""
         self.prompt_len = len(request.prompt)
@@ -75,20 +80,21 @@ class Sequence:
     def sample_row(self) -> SampleRow:
         """Draw the next token."""
         return SampleRow(
-            self.params,
+            self.chain,
             self.request.seed,
             self.num_tokens,
             self.prompt_len,
             self.tokens[: self.num_tokens],
             -1,
             self.suppressed if self.num_tokens < self.min_len else (),
+            self.sampler_state,
         )
 
     def target_row(self, length: int) -> SampleRow:
         """Give the log-probability of the token after the first `length`."""
         history = self.tokens[:length]
         target = int(self.tokens[length])
-        return SampleRow(self.params, self.request.seed, length, self.prompt_len, history, target)
+        return SampleRow(self.chain, self.request.seed, length, self.prompt_len, history, target)
 
     def extend_keys(self, count: int, block_size: int) -> None:
         """Have the keys of the first `count` blocks, all full."""

@@ -13,7 +13,7 @@ from trivet.models.config import ModelConfig
 from trivet.runtime.base import RuntimeInfo
 from trivet.runtime.compiler import Progress, compile_program
 from trivet.runtime.machine import available_bytes, usable_cores
-from trivet.sampling.chain import sample
+from trivet.sampling.sampler import sample
 from trivet.weights.formats import Format
 from trivet.weights.tensor import Checkpoint
 

@@ -1,24 +1,28 @@
-"""Runs the native sampler over the rows of a step."""
+"""One request's sampling, with its texts as tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
+from dataclasses import dataclass, field
 
 from trivet import _native
-from trivet.engine.plan import SampleRow, StepOutput
-from trivet.engine.request import TokenLogprob
+from trivet.sampling.params import SamplingParams
 
 
-def sample(logits: np.ndarray, rows: Sequence[SampleRow]) -> StepOutput:
-    """Draw (or score, where a row has a target) one token for each row of `logits` [R, V] float32.
+@dataclass(slots=True)
+class Chain:
+    """The stages between logits and a token, put together once for each sequence.
 
-    A row's result depends on that row alone: its logits, parameters, seed, position and history.
+    `bad_words` and `dry_breakers` are tokens for the texts of `params`: sequences; and (first, rest) for those that
+    begin with one of `first` and go on with all of `rest`. The stage "infill" looks at `end_tokens`, and at
+    `piece_parents` (int32): for each token the longest other one that its text begins with, or -1.
     """
-    samples = _native.sample(logits, rows)
-    return StepOutput(
-        tokens=np.array([token for token, _, _ in samples], dtype=np.int32),
-        logprobs=[TokenLogprob(*logprobs) if logprobs else None for _, logprobs, _ in samples],
-        errors=[error for _, _, error in samples],
-    )
+
+    params: SamplingParams
+    bad_words: list[list[int]] = field(default_factory=list)
+    dry_breakers: list[tuple[list[int], list[int]]] = field(default_factory=list)
+    end_tokens: list[int] = field(default_factory=list)
+    piece_parents: bytes = field(default=b"", repr=False)
+    native: _native.Chain = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self.native = _native.Chain(self.params, self.bad_words, self.dry_breakers, self.end_tokens, self.piece_parents)

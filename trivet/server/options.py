@@ -16,6 +16,8 @@ class ServerOptions:
     max_stop_strings: most stop strings of one request (OpenAI and TGI).
     max_prompts: most prompts of one completions request (OpenAI).
     max_best_of, max_top_n_tokens: of one request (TGI).
+    max_input_tokens: most tokens of a prompt; None is all that leave room for one more (TGI).
+    max_client_batch_size: most prompts of one completions request (TGI).
     prompt_tokens_details: report cached prompt tokens in `usage` (OpenAI).
     log_requests: a line for each request, without its text.
     dialect: "openai", "tgi", "llamacpp" or "anthropic": whose every path is where several have the same one; None
@@ -30,6 +32,8 @@ class ServerOptions:
     max_prompts: int = 1024
     max_best_of: int = 2
     max_top_n_tokens: int = 5
+    max_input_tokens: int | None = None
+    max_client_batch_size: int = 4
     prompt_tokens_details: bool = False
     log_requests: bool = False
     dialect: str | None = None

@@ -228,7 +228,7 @@ INVALID = [
         "`inputs` tokens + `max_new_tokens` must be <= 256. Given: 3 `inputs` tokens and 254 `max_new_tokens`",
     ),
     ({"grammar": {"type": "regex", "value": "a"}}, "grammar is not supported"),
-    ({"watermark": True}, "`watermark` is not supported"),
+    ({"adapter_id": "a"}, "adapter_id is not supported by this server: adapters are not supported yet"),
     ({"temperature": 0, "top_k": 0}, "`temperature` must be strictly positive"),
 ]
 

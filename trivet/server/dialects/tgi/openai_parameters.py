@@ -6,9 +6,15 @@ import time
 from typing import Any
 
 from trivet import __version__
+from trivet.sampling.params import TGI_STAGES
 from trivet.server.dialects.tgi.openai_schemas import OpenAIBody
 from trivet.server.dialects.tgi.schemas import Parameters
 from trivet.server.service import Service
+
+STAGES = (*("penalties" if stage == "tgi_penalties" else stage for stage in TGI_STAGES), "min_p")
+"""TGI's, with the penalties that OpenAI's API promises: TGI takes a presence penalty for a repetition penalty of 2 more,
+and divides frequencies by the length of the text.
+"""
 
 FINISH_REASONS = {"length": "length", "eos_token": "stop", "stop_sequence": "stop"}
 """TGI calls the last one `stop_sequence` in some answers and `eos_token` the other in some; OpenAI's clients know
@@ -34,9 +40,9 @@ def parameters(body: OpenAIBody, max_tokens: int | None, top_n: int) -> Paramete
 
 
 def further_parameters(body: OpenAIBody) -> dict[str, Any]:
-    """Those that TGI's own API lacks: TGI ignores them, or takes one penalty for another."""
+    """Those that TGI's own API lacks."""
     given = {"presence_penalty": body.presence_penalty, "logit_bias": body.logit_bias, "min_p": body.min_p}
-    return {name: value for name, value in given.items() if value is not None}
+    return {"stages": STAGES, **{name: value for name, value in given.items() if value is not None}}
 
 
 def head(service: Service, body: OpenAIBody) -> dict[str, Any]:

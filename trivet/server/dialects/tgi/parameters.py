@@ -18,9 +18,6 @@ from trivet.server.service import Service
 RESERVED_TOKENS = 1024
 """Of `max_new_tokens`, as many must fit the context; more are accepted, and generation ends where it is full."""
 
-TIES = 16
-"""How many more tokens than `top_n_tokens` the engine is asked for: those as likely as the last are told too."""
-
 
 @dataclass(frozen=True, slots=True)
 class Generation:
@@ -97,7 +94,7 @@ async def generation(
         "stop": given.stop or None,
         "include_stop_str_in_output": True,
         "max_tokens": min(max_new, room),
-        "logprobs": given.top_n_tokens + TIES if given.top_n_tokens else 0,
+        "logprobs": given.top_n_tokens or 0,
         "logprobs_mode": "processed",
         "prompt_logprobs": 0 if given.decoder_input_details else None,
         "stages": TGI_STAGES,

@@ -1,9 +1,18 @@
 from __future__ import annotations
 
+import math
+from types import SimpleNamespace
+
 import pytest
 
 from tests.server.fake_llm import ANSWER, BOS, EOS, TOKENS, FakeLLM
-from tests.server.wire import client, events, get, post
+from tests.server.wire import client, events, post
+from trivet.api.outputs import CompletionOutput, Logprob, RequestOutput, TokenText
+from trivet.sampling.params import TGI_STAGES, SamplingParams
+from trivet.server.dialects.tgi.answer import Answer
+from trivet.server.dialects.tgi.parameters import Generation
+from trivet.server.dialects.tgi.schemas import Parameters
+from trivet.server.dialects.tgi.tokens import TokenWriter
 
 
 def body(inputs="hi", **parameters):
@@ -128,6 +137,12 @@ def test_end_token_is_reported_but_not_written(url):
     assert [one["id"] for one in details["tokens"]] == TOKENS
 
 
+def test_tokens_do_not_wait_for_stop_strings(url):
+    """What may begin one stays in the text in any case, so that nothing is held back."""
+    got = events(post(url, "/generate_stream", body(stop=["saw!", "Lilly"])))
+    assert [event["token"] for event in got] == post(url, "/generate", body(details=True)).json()["details"]["tokens"]
+
+
 def test_prefill(url):
     details = post(url, "/generate", body(decoder_input_details=True, max_new_tokens=1)).json()["details"]
     assert details["prefill"] == [
@@ -135,6 +150,36 @@ def test_prefill(url):
         {"id": ord("h"), "text": "h", "logprob": -0.5},
         {"id": ord("i"), "text": "i", "logprob": -0.5},
     ]
+
+
+@pytest.mark.parametrize(
+    ("top_n", "ids"), [(0, []), (2, [0, 3]), (3, [0, 3, 1, 4]), (4, [0, 3, 1, 4]), (5, [0, 3, 1, 4, 2])]
+)
+def test_ties_with_the_last_of_the_top_tokens(top_n, ids):
+    """The example of TGI's own tests; tokens that the sampling ruled out are not told."""
+    logprobs = [-1.0, -3.0, -4.0, -2.0, -3.0, -math.inf]
+    entry = {token: Logprob(logprobs[token]) for token in (2, 0, 3, 1, 4, 5)}
+    sequence = CompletionOutput(0, "", [2], logprobs=[entry])
+    tokenizer = SimpleNamespace(token_text=str, is_special=lambda token: False)
+    assert [[token.id for token in top] for top in TokenWriter(tokenizer, top_n).top_tokens(sequence)] == [ids] * (
+        top_n > 0
+    )
+
+
+def test_best_is_the_likeliest_token_by_token():
+    sequences = [
+        CompletionOutput(i, text, [0] * length, total, [{0: Logprob(-1.0)}] * length, "stop", tokens=[])
+        for i, (text, length, total) in enumerate([("long", 4, -6.0), ("best", 3, -3.0), ("short", 1, -2.0)])
+    ]
+    for sequence in sequences:
+        sequence.tokens = [TokenText(0, "x")] * len(sequence.token_ids)
+    output = RequestOutput("r", None, [1], None, sequences, True)
+    made = Generation([1], SamplingParams(n=3), 2**64 - 1, 0.0)
+    service = SimpleNamespace(llm=SimpleNamespace(tokenizer=None))
+    got = Answer(service, Parameters(best_of=3, details=True), made, "").whole(output)
+    assert got.generated_text == "best" and got.details.seed == 0
+    assert [other.generated_text for other in got.details.best_of_sequences] == ["long", "short"]
+    assert [other.seed for other in got.details.best_of_sequences] == [2**64 - 1, 1]
 
 
 def test_best_of(url):
@@ -190,6 +235,9 @@ def test_parameters_reach_the_engine(url, llm):
         "frequency_penalty": 0.2,
         "truncate": 2,
         "stop": ["z"],
+        "watermark": True,
+        "top_n_tokens": 4,
+        "decoder_input_details": True,
     }
     got = post(url, "/generate", body("hello", **given, details=True)).json()
     [request] = llm.requests
@@ -198,7 +246,8 @@ def test_parameters_reach_the_engine(url, llm):
     assert (params.temperature, params.top_k, params.top_p, params.typical_p) == (0.5, 3, 0.9, 0.8)
     assert (params.repetition_penalty, params.frequency_penalty, params.seed) == (1.3, 0.2, 2**64 - 1)
     assert (params.max_tokens, params.stop, params.include_stop_str_in_output) == (254, ["z"], True)
-    assert params.stages == ("penalties", "temperature", "top_k", "top_p", "typical_p", "min_p")
+    assert (params.watermark, params.stages) == (True, TGI_STAGES)
+    assert (params.logprobs, params.logprobs_mode, params.prompt_logprobs) == (4, "processed", 0)
     assert got["details"]["seed"] == 2**64 - 1
 
 
@@ -244,6 +293,62 @@ def test_validation(url, parameters, message):
         assert events(post(url, "/", body(**parameters) | {"stream": True})) == [expected]
 
 
+def test_rules_are_checked_in_this_order(url):
+    """Every rule is broken; they are told one by one as they are mended."""
+    given = body(
+        "", best_of=3, temperature=-1, repetition_penalty=0, frequency_penalty=3, top_p=1, typical_p=0, top_k=0
+    )
+    given["parameters"] |= {
+        "top_k": 0,
+        "max_new_tokens": 0,
+        "stop": ["a"] * 5,
+        "seed": 1,
+        "top_n_tokens": 6,
+        "truncate": 0,
+    }
+    given["parameters"] |= {"grammar": {"type": "regex", "value": "a"}, "adapter_id": "a"}
+    mended = [
+        ("`best_of`", {"best_of": 2}),
+        ("`temperature`", {"temperature": 0.5}),
+        ("`repetition_penalty`", {"repetition_penalty": 1}),
+        ("`frequency_penalty`", {"frequency_penalty": 0}),
+        ("`top_p`", {"top_p": 0.99}),
+        ("`typical_p`", {"typical_p": 0.99}),
+        ("`top_k`", {"top_k": 1}),
+        ("`max_new_tokens`", {"max_new_tokens": 999}),
+        ("`stop`", {"stop": ["a"] * 4}),
+        ("`seed`", {"seed": None}),
+        ("`top_n_tokens`", {"top_n_tokens": 5}),
+        ("`inputs` cannot be empty", {}),
+        ("`truncate`", {"truncate": 255}),
+        ("`inputs` tokens + `max_new_tokens`", {"max_new_tokens": 1}),
+        ("grammar", {"grammar": None}),
+        ("adapter_id", {"adapter_id": ""}),
+    ]
+    for rule, mend in mended:
+        error = post(url, "/generate", given).json()["error"]
+        assert error.startswith(f"Input validation error: {rule}"), error
+        given["parameters"] |= mend
+        given["inputs"] = "hi" if "empty" in rule else given["inputs"]
+    assert post(url, "/generate", given).status_code == 200
+
+
+def test_where_best_of_is_not_allowed(serve):
+    response = post(serve(FakeLLM(), max_best_of=1), "/generate", body(best_of=2, do_sample=True))
+    assert response.json()["error"] == "Input validation error: `best_of` != 1 is not allowed for this endpoint"
+
+
+def test_long_answers(serve):
+    """Of the tokens asked for, 1024 must fit the context; the answer ends where it is full, and not before."""
+    url = serve(FakeLLM(answer=[65] * 2000, max_model_len=1100))
+    details = post(url, "/generate", body("hi", max_new_tokens=100_000, details=True)).json()["details"]
+    assert (details["finish_reason"], details["generated_tokens"]) == ("length", 1097)
+    details = post(url, "/generate", body("hi", max_new_tokens=1050, details=True)).json()["details"]
+    assert (details["finish_reason"], details["generated_tokens"]) == ("length", 1050)
+    error = post(url, "/generate", body("x" * 99, max_new_tokens=2000)).json()["error"]
+    assert error.endswith("must be <= 1100. Given: 100 `inputs` tokens and 1024 `max_new_tokens`")
+
+
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
@@ -263,6 +368,10 @@ def test_stream_validation(url, parameters, message):
     ("inputs", "message"),
     [
         ("", "`inputs` cannot be empty"),
+        (
+            "x" * 300,
+            "`inputs` tokens + `max_new_tokens` must be <= 256. Given: 301 `inputs` tokens and 0 `max_new_tokens`",
+        ),
         ("x" * 255, "`inputs` must have less than 255 tokens. Given: 256"),
     ],
 )
@@ -302,12 +411,6 @@ def test_nulls_and_unknown_fields_are_taken(url):
     names = ["best_of", "temperature", "top_k", "do_sample", "watermark", "details", "stop", "seed", "truncate"]
     parameters = dict.fromkeys(names) | {"unknown": 1}
     assert post(url, "/", {"inputs": "a", "parameters": parameters, "stream": None, "x": 1}).status_code == 200
-
-
-def test_info(url):
-    info = get(url, "/info").json()
-    assert (info["model_id"], info["max_input_tokens"], info["max_total_tokens"]) == ("fake", 255, 256)
-    assert info["max_batch_total_tokens"] == 1024
 
 
 def test_overload_and_failure(serve):

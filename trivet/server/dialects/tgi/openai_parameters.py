@@ -12,8 +12,8 @@ from trivet.server.dialects.tgi.schemas import Parameters
 from trivet.server.service import Service
 
 STAGES = (*("penalties" if stage == "tgi_penalties" else stage for stage in TGI_STAGES), "min_p")
-"""TGI's, with the penalties that OpenAI's API promises: TGI takes a presence penalty for a repetition penalty of 2 more,
-and divides frequencies by the length of the text.
+"""TGI's, with the penalties that OpenAI's API promises: TGI itself takes a presence penalty for a repetition penalty
+of 2 more, and divides frequencies by the length of the text.
 """
 
 FINISH_REASONS = {"length": "length", "eos_token": "stop", "stop_sequence": "stop"}

@@ -21,7 +21,7 @@ assert whole.generated_text == text and whole.details.seed is None
 assert (whole.details.finish_reason, whole.details.generated_tokens) == ("length", 12)
 assert "".join(token.text for token in whole.details.tokens if not token.special) == text
 assert whole.details.prefill[0].logprob is None and all(token.logprob <= 0 for token in whole.details.prefill[1:])
-assert [best[0].id for best in whole.details.top_tokens] == [token.id for token in whole.details.tokens]
+assert [best[0]["id"] for best in whole.details.top_tokens] == [token.id for token in whole.details.tokens]
 full = client.text_generation(asked["prompt"], max_new_tokens=12, return_full_text=True)
 assert full == asked["prompt"] + text
 
@@ -52,14 +52,13 @@ chat = {"messages": [{"role": "user", "content": "Speak, speak."}], "max_tokens"
 answer = client.chat_completion(**chat, logprobs=True, top_logprobs=2)
 assert answer.choices[0].message.content and answer.choices[0].finish_reason == "length"
 assert len(answer.choices[0].logprobs.content) == 12 and answer.usage.completion_tokens == 12
-if version >= (0, 24):  # before, it cannot read how a stream ends
+if version >= (0, 24):  # before, it could not read the end of a chat's stream
     chunks = list(client.chat_completion(**chat, stream=True))
     pieces = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
     assert "".join(pieces) == answer.choices[0].message.content
     with_path = InferenceClient(base_url=sys.argv[1] + "/v1")
     assert with_path.chat.completions.create(**chat).choices[0].message == answer.choices[0].message
     assert with_path.text_generation(**asked) == text
-
-watch = client if version < (0, 30) else InferenceClient(model=sys.argv[1], provider="hf-inference")
-assert watch.health_check() and watch.get_endpoint_info()["max_total_tokens"] > 12
+    watch = client if version < (0, 30) else InferenceClient(model=sys.argv[1], provider="hf-inference")
+    assert watch.health_check() and watch.get_endpoint_info()["max_total_tokens"] > 12
 print("ok")

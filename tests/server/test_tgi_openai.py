@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.server.fake_llm import ANSWER, BOS, TOKENS, FakeLLM
 from tests.server.wire import chat, events, post
 from trivet import __version__
+from trivet.server.dialects.tgi.openai_schemas import ChatBody, CompletionBody
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
@@ -314,3 +317,27 @@ def test_bodies_of_another_shape(tgi, path, body, text):
     response = post(tgi, path, body)
     assert response.status_code == 422 and response.headers["content-type"].startswith("text/plain")
     assert response.text == f"Failed to deserialize the JSON body into the target type: {text}"
+
+
+VALUES = st.sampled_from(
+    [
+        *(-1, 0, 1, 2, 2**63, -(2**63), 10**30, 5e-324, 0.5, 1e308, -1e308, None, True, "", "x", "9" * 999),
+        *([], [1], [None], [""], ["x"], {}, {"1": 1e39}, {"a": 1}, [{}], [{"role": 1}], [{"role": "assistant"}]),
+        [{"role": "user", "content": [{"type": "text"}, 1]}],
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "shape"),
+    [(CHAT, chat(), ChatBody), (COMPLETIONS, {"prompt": "hi"}, CompletionBody), ("/chat_tokenize", chat(), ChatBody)],
+)
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_whatever_is_asked_for(tgi, path, body, shape, data):
+    """Any request is answered or refused."""
+    names = st.sampled_from(shape.__struct_fields__)
+    fields = data.draw(st.dictionaries(names, VALUES, min_size=1, max_size=3))
+    response = post(tgi, path, body | fields)
+    assert response.status_code in (200, 422), response.text
+    assert "Traceback" not in response.text and "internal server error" not in response.text

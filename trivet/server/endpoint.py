@@ -36,7 +36,7 @@ class Operation:
     generates: it runs the model, and counts as a request. public: it needs no key.
     keys: where dialects share a path, a body with one of these keys is for this operation; without keys it takes
         what the others leave.
-    pinned: it exists only where its dialect is pinned, as something of no dialect answers otherwise.
+    pinned: it is there only where its dialect is pinned; something else has the path otherwise.
     """
 
     path: str

@@ -138,8 +138,8 @@ class FakeEngine:
                 chunk.tokens = [token]
                 if params.logprobs is not None:
                     chunk.logprobs = [logprob(token, params.logprobs)]
-                if token == EOS:
-                    chunk.finish_reason, chunk.stop_token = "stop", EOS
+                if token == EOS or token in (params.stop_token_ids or ()):
+                    chunk.finish_reason, chunk.stop_token = "stop", token
                 elif made == limit:
                     chunk.finish_reason = "length"
             await queue.put(chunk)

@@ -3,8 +3,10 @@ from __future__ import annotations
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from tests.api.scripted import EXTRA
 from tests.server.fake_llm import ANSWER, BOS, EOS, TOKENS, FakeLLM
 from tests.server.wire import client, events, post
 from trivet.api.outputs import CompletionOutput, Logprob, RequestOutput, TokenText
@@ -12,7 +14,7 @@ from trivet.sampling.params import TGI_STAGES, SamplingParams
 from trivet.server.dialects.tgi.answer import Answer
 from trivet.server.dialects.tgi.parameters import Generation
 from trivet.server.dialects.tgi.schemas import Parameters
-from trivet.server.dialects.tgi.tokens import TokenWriter
+from trivet.server.dialects.tgi.tokens import TokenWriter, shortest
 
 
 def body(inputs="hi", **parameters):
@@ -135,6 +137,22 @@ def test_end_token_is_reported_but_not_written(url):
     details = post(url, "/generate", body(details=True)).json()["details"]
     assert details["tokens"][-1] == {"id": EOS, "text": "</s>", "logprob": -0.5, "special": True}
     assert [one["id"] for one in details["tokens"]] == TOKENS
+
+
+@pytest.mark.parametrize(
+    ("stop", "reason", "text"),
+    [("<extra>", "stop_sequence", "ab"), ("</s>", "eos_token", "abc"), ("<extra> ", "eos_token", "abc")],
+)
+def test_special_tokens_as_stop_strings(serve, stop, reason, text):
+    url = serve(FakeLLM(answer=[*b"ab", EXTRA, ord("c"), EOS]))
+    for path in ("/generate", "/generate_stream"):
+        response = post(url, path, body(stop=[stop], details=True))
+        got = response.json() if path == "/generate" else events(response)[-1]
+        assert (got["generated_text"], got["details"]["finish_reason"]) == (text, reason)
+
+
+def test_logprobs_have_the_digits_of_float32():
+    assert [shortest(float(np.float32(x))) for x in (-0.68603516, -9.1, 0.0, -1e-9)] == [-0.68603516, -9.1, 0.0, -1e-9]
 
 
 def test_tokens_do_not_wait_for_stop_strings(url):

@@ -41,7 +41,7 @@ class Generation:
         """The limit comes first: also the last token that was allowed may be an end token."""
         if sequence.finish_reason == "length" or generated == self.params.max_tokens:
             return "length"
-        return "stop_sequence" if isinstance(sequence.stop_reason, str) else "eos_token"
+        return "eos_token" if sequence.stop_reason is None else "stop_sequence"
 
 
 async def generation(
@@ -92,6 +92,7 @@ async def generation(
         "watermark": bool(given.watermark),
         "seed": seed,
         "stop": given.stop or None,
+        "stop_token_ids": _special_tokens(service, given.stop or []),
         "include_stop_str_in_output": True,
         "max_tokens": min(max_new, room),
         "logprobs": given.top_n_tokens or 0,
@@ -114,6 +115,14 @@ def samples(given: Parameters) -> bool:
         or given.top_p is not None
         or given.typical_p is not None
     )
+
+
+def _special_tokens(service: Service, stops: list[str]) -> list[int]:
+    """Those that are stop strings: they have no text in the answer, where stop strings are looked for."""
+    tokenizer = service.llm.tokenizer
+    encoded = [tokenizer.encode(stop, add_special=False) for stop in stops]
+    single = [ids[0] for ids in encoded if len(ids) == 1]
+    return [token for token in single if tokenizer.is_special(token) and token not in tokenizer.eos_ids]
 
 
 def _need(ok: bool, message: str) -> None:

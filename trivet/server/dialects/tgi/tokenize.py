@@ -54,7 +54,7 @@ def spans(tokenizer: Tokenizer, text: str, tokens: Sequence[int]) -> list[Prompt
     """
     data = text.encode()
     at = 0
-    found = []
+    found: list[PromptToken] = []
     for token in tokens:
         piece = tokenizer.token_bytes(token)
         if not found and not data.startswith(piece):

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from trivet.api.outputs import CompletionOutput, Logprob, RequestOutput
 from trivet.errors import EngineError
 from trivet.server.dialects.tgi.schemas import PrefillToken, Token
@@ -34,7 +36,7 @@ class TokenWriter:
 
     def tokens(self, sequence: CompletionOutput) -> list[Token]:
         return [
-            Token(token.id, token.text, entry[token.id].logprob, token.special)
+            Token(token.id, token.text, shortest(entry[token.id].logprob), token.special)
             for token, entry in zip(sequence.tokens, sequence.logprobs or [], strict=True)
         ]
 
@@ -47,7 +49,7 @@ class TokenWriter:
         if output.prompt_logprobs is None:
             return []
         return [
-            PrefillToken(token, self._tokenizer.token_text(token), entry[token].logprob if entry else None)
+            PrefillToken(token, self._tokenizer.token_text(token), shortest(entry[token].logprob) if entry else None)
             for token, entry in zip(output.prompt_token_ids, output.prompt_logprobs, strict=True)
         ]
 
@@ -67,7 +69,12 @@ class TokenWriter:
         ranked = sorted((-value.logprob, token) for token, value in entry.items() if value.logprob > -math.inf)
         least = ranked[: self._top_n][-1][0]
         return [
-            Token(token, self._tokenizer.token_text(token), -cost, self._tokenizer.is_special(token))
+            Token(token, self._tokenizer.token_text(token), shortest(-cost), self._tokenizer.is_special(token))
             for cost, token in ranked
             if cost <= least
         ]
+
+
+def shortest(logprob: float) -> float:
+    """The number with the fewest digits that is the same in float32, which logits are."""
+    return float(str(np.float32(logprob)))

@@ -156,6 +156,12 @@ def test_keys(serve):
     assert [get(url, path).status_code for path in ("/info", "/metrics", "/v1/models")] == [200] * 3
 
 
+def test_nothing_there(tgi):
+    missing, wrong = get(tgi, "/nothing"), get(tgi, "/generate")
+    assert (missing.status_code, missing.content) == (404, b"")
+    assert (wrong.status_code, wrong.content, wrong.headers["allow"]) == (405, b"", "POST")
+
+
 def test_a_body_too_large(serve):
     url = serve(FakeLLM(), dialect="tgi", payload_limit=1000)
     for path in ("/", "/generate", "/v1/chat/completions", "/tokenize", "/vertex"):

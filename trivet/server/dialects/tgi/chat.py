@@ -114,7 +114,7 @@ class ChatAnswer:
                 )
             )
         generated = sum(len(sequence.token_ids) for sequence in output.outputs)
-        return ChatCompletion(**self._head, choices=choices, usage=_usage(len(output.prompt_token_ids), generated))
+        return ChatCompletion(**self._head, choices=choices, usage=Usage.of(len(output.prompt_token_ids), generated))
 
     async def chunks(
         self, validated: Generation, outputs: AsyncGenerator[RequestOutput, None]
@@ -135,7 +135,7 @@ class ChatAnswer:
                         )
                         yield self._chunk([choice])
         if self._tells_usage:
-            yield self._chunk([], _usage(len(validated.prompt), generated.total()))
+            yield self._chunk([], Usage.of(len(validated.prompt), generated.total()))
         yield sse.DONE
 
     def _chunk(self, choices: list[ChatChunkChoice], usage: Usage | None = None) -> bytes:
@@ -150,10 +150,6 @@ class ChatAnswer:
                 for token, best in zip(tokens, top, strict=True)
             ]
         )
-
-
-def _usage(prompt_tokens: int, completion_tokens: int) -> Usage:
-    return Usage(prompt_tokens, completion_tokens, prompt_tokens + completion_tokens)
 
 
 def _text(content: Any) -> Any:

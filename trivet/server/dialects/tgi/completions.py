@@ -85,8 +85,7 @@ class CompletionAnswer:
             choices.append(CompletionChoice(index, sequence.text, None, FINISH_REASONS[reason]))
         prompt_tokens = sum(len(output.prompt_token_ids) for output in outputs)
         completion_tokens = sum(len(output.outputs[0].token_ids) for output in outputs)
-        usage = Usage(prompt_tokens, completion_tokens, prompt_tokens + completion_tokens)
-        return Completion(**self._head, choices=choices, usage=usage)
+        return Completion(**self._head, choices=choices, usage=Usage.of(prompt_tokens, completion_tokens))
 
     async def chunks(
         self, validated: Sequence[Generation], outputs: AsyncGenerator[tuple[int, RequestOutput], None]
@@ -106,7 +105,6 @@ class CompletionAnswer:
                         if step.last:
                             reason = validated[index].finish_reason(sequence, generated[index])
                             chunk.choices[0].finish_reason = FINISH_REASONS[reason]
-                            prompt_tokens = len(validated[index].prompt)
-                            chunk.usage = Usage(prompt_tokens, generated[index], prompt_tokens + generated[index])
+                            chunk.usage = Usage.of(len(validated[index].prompt), generated[index])
                         yield sse.event(msgspec.json.encode(chunk))
         yield sse.DONE

@@ -66,6 +66,10 @@ class Usage(Struct):
     completion_tokens: int
     total_tokens: int
 
+    @classmethod
+    def of(cls, prompt_tokens: int, completion_tokens: int) -> Usage:
+        return cls(prompt_tokens, completion_tokens, prompt_tokens + completion_tokens)
+
 
 class TopLogprob(Struct):
     token: str

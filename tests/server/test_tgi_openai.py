@@ -122,7 +122,7 @@ def test_any_model_will_do(tgi, asked, called):
     ("fields", "expected"),
     [
         ({}, {"temperature": 1.0, "presence_penalty": 0.0, "top_p": 1.0, "n": 1}),
-        ({"temperature": 0}, {"temperature": 0.0}),
+        ({"temperature": 0, "top_p": 1}, {"temperature": 0.0, "top_p": 1.0}),
         ({"temperature": 0.5, "top_p": 0.9, "seed": 7}, {"temperature": 0.5, "top_p": 0.9, "seed": 7}),
         ({"presence_penalty": 0.5}, {"presence_penalty": 0.5, "repetition_penalty": 1.0}),
         ({"frequency_penalty": 0.5, "repetition_penalty": 1.2}, {"frequency_penalty": 0.5, "repetition_penalty": 1.2}),
@@ -195,7 +195,7 @@ def test_what_asks_for_no_tool(tgi, fields):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"top_p": 1.0}, "`top_p` must be > 0.0 and < 1.0"),
+        ({"top_p": 1.5}, "`top_p` must be > 0.0 and < 1.0"),
         ({"temperature": -1}, "`temperature` must be strictly positive"),
         ({"max_tokens": 0}, "`max_new_tokens` must be strictly positive"),
         ({"presence_penalty": 3}, "presence_penalty must be between -2 and 2, got 3.0"),

@@ -23,7 +23,7 @@ only these.
 
 
 def parameters(body: OpenAIBody, max_tokens: int | None, top_n: int) -> Parameters:
-    """A temperature of 0 is greedy; any other, and none, samples."""
+    """A temperature of 0 is greedy; any other, and none, samples. Of top_p, 1 is OpenAI's default; TGI refuses it."""
     greedy = body.temperature == 0
     return Parameters(
         do_sample=not greedy,
@@ -31,7 +31,7 @@ def parameters(body: OpenAIBody, max_tokens: int | None, top_n: int) -> Paramete
         repetition_penalty=body.repetition_penalty,
         frequency_penalty=body.frequency_penalty,
         top_k=body.top_k,
-        top_p=body.top_p,
+        top_p=None if body.top_p == 1 else body.top_p,
         max_new_tokens=max_tokens,
         stop=[body.stop] if isinstance(body.stop, str) else body.stop,
         seed=body.seed,

@@ -68,3 +68,23 @@ def serve() -> Iterator[Callable[..., str]]:
     """Start servers of one's own: serve(llm, option=…) -> URL."""
     with ExitStack() as stack:
         yield lambda llm, **options: stack.enter_context(running(llm, ServerOptions(**options)))
+
+
+@pytest.fixture(scope="session")
+def tgi_session() -> Iterator[tuple[str, FakeLLM]]:
+    llm = FakeLLM()
+    with running(llm, ServerOptions(dialect="tgi")) as address:
+        yield address, llm
+
+
+@pytest.fixture
+def tgi_llm(tgi_session: tuple[str, FakeLLM]) -> FakeLLM:
+    """The fake engine behind `tgi`; its `requests` are this test's."""
+    tgi_session[1].requests.clear()
+    return tgi_session[1]
+
+
+@pytest.fixture
+def tgi(tgi_session: tuple[str, FakeLLM], tgi_llm: FakeLLM) -> str:
+    """A server pinned to TGI's dialect."""
+    return tgi_session[0]

@@ -138,8 +138,8 @@ class FakeEngine:
                 chunk.tokens = [token]
                 if params.logprobs is not None:
                     chunk.logprobs = [logprob(token, params.logprobs)]
-                if token == EOS:
-                    chunk.finish_reason, chunk.stop_token = "stop", EOS
+                if token == EOS or token in (params.stop_token_ids or ()):
+                    chunk.finish_reason, chunk.stop_token = "stop", token
                 elif made == limit:
                     chunk.finish_reason = "length"
             await queue.put(chunk)
@@ -149,5 +149,5 @@ class FakeEngine:
 
 def logprob(token: int, top: int) -> TokenLogprob:
     """The token has rank 2, after the id before it and before those that follow it."""
-    ranked = [(token - 1, -0.25), (token, -0.5), *((token + i, -0.5 - i / 4) for i in range(1, 6))]
+    ranked = [(token - 1, -0.25), (token, -0.5), *((token + i, -0.5 - i / 4) for i in range(1, 6) if token + i < VOCAB)]
     return TokenLogprob(token, -0.5, 2, ranked[:top])

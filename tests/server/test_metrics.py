@@ -54,6 +54,8 @@ def test_exact_sums(scraped):
     for name in ("vllm:e2e_request_latency_seconds", "tgi_request_duration", "tgi_request_queue_duration"):
         assert scraped[f"{name}_count"] == 3
     assert scraped["tgi_request_count"] == 3
+    methods = [scraped["tgi_batch_inference_duration_count", method] for method in ("prefill", "decode")]
+    assert methods == [3, 27]
     assert scraped["vllm:num_requests_running"] == scraped["tgi_queue_size"] == 0
     assert scraped["vllm:kv_cache_usage_perc"] == 0 and scraped["tgi_batch_max_total_tokens"] == 1024
 
@@ -77,7 +79,8 @@ def test_buckets(serve):
     assert len(bounds["tgi_request_duration"]) == 36
     assert bounds["tgi_request_duration"][-2] == pytest.approx(145.611, rel=1e-4)
     assert bounds["vllm:request_prompt_tokens"] == [1, 2, 5, 10, 20, 50, 100, 200, math.inf]
-    assert bounds["tgi_request_input_length"][:2] == pytest.approx([2.56, 5.12])
+    assert bounds["tgi_request_input_length"][:2] == pytest.approx([2.55, 5.10])
+    assert bounds["tgi_request_generated_tokens"][:2] == pytest.approx([2.56, 5.12])
 
 
 def test_types(url):
@@ -113,6 +116,15 @@ def test_failures(serve):
     samples = scrape(url)
     assert samples["vllm:request_success_total", "error"] == 1
     assert samples["vllm:generation_tokens_total"] == 2
+
+
+def test_a_chat_is_counted_once(serve):
+    url = serve(FakeLLM(), dialect="tgi")
+    post(url, "/v1/chat/completions", chat())
+    post(url, "/v1/chat/completions", chat(messages=[]))
+    samples = scrape(url)
+    assert (samples["tgi_request_count"], samples["tgi_request_failure", "template"]) == (2, 1)
+    assert samples["tgi_request_validation_duration_count"] == samples["tgi_request_success"] == 1
 
 
 def test_sequences_and_cached_tokens(serve):

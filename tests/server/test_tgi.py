@@ -1,10 +1,20 @@
 from __future__ import annotations
 
+import math
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 
+from tests.api.scripted import EXTRA
 from tests.server.fake_llm import ANSWER, BOS, EOS, TOKENS, FakeLLM
-from tests.server.wire import client, events, get, post
-from trivet.sampling.params import TGI_STAGES
+from tests.server.wire import events, post
+from trivet.api.outputs import CompletionOutput, Logprob, RequestOutput, TokenText
+from trivet.sampling.params import TGI_STAGES, SamplingParams
+from trivet.server.dialects.tgi.answer import Answer
+from trivet.server.dialects.tgi.parameters import Generation
+from trivet.server.dialects.tgi.schemas import Parameters
+from trivet.server.dialects.tgi.tokens import TokenWriter, shortest
 
 
 def body(inputs="hi", **parameters):
@@ -129,6 +139,28 @@ def test_end_token_is_reported_but_not_written(url):
     assert [one["id"] for one in details["tokens"]] == TOKENS
 
 
+@pytest.mark.parametrize(
+    ("stop", "reason", "text"),
+    [("<extra>", "stop_sequence", "ab"), ("</s>", "eos_token", "abc"), ("<extra> ", "eos_token", "abc")],
+)
+def test_special_tokens_as_stop_strings(serve, stop, reason, text):
+    url = serve(FakeLLM(answer=[*b"ab", EXTRA, ord("c"), EOS]))
+    for path in ("/generate", "/generate_stream"):
+        response = post(url, path, body(stop=[stop], details=True))
+        got = response.json() if path == "/generate" else events(response)[-1]
+        assert (got["generated_text"], got["details"]["finish_reason"]) == (text, reason)
+
+
+def test_logprobs_have_the_digits_of_float32():
+    assert [shortest(float(np.float32(x))) for x in (-0.68603516, -9.1, 0.0, -1e-9)] == [-0.68603516, -9.1, 0.0, -1e-9]
+
+
+def test_tokens_do_not_wait_for_stop_strings(url):
+    """What may begin one stays in the text in any case, so that nothing is held back."""
+    got = events(post(url, "/generate_stream", body(stop=["saw!", "Lilly"])))
+    assert [event["token"] for event in got] == post(url, "/generate", body(details=True)).json()["details"]["tokens"]
+
+
 def test_prefill(url):
     details = post(url, "/generate", body(decoder_input_details=True, max_new_tokens=1)).json()["details"]
     assert details["prefill"] == [
@@ -136,6 +168,36 @@ def test_prefill(url):
         {"id": ord("h"), "text": "h", "logprob": -0.5},
         {"id": ord("i"), "text": "i", "logprob": -0.5},
     ]
+
+
+@pytest.mark.parametrize(
+    ("top_n", "ids"), [(0, []), (2, [0, 3]), (3, [0, 3, 1, 4]), (4, [0, 3, 1, 4]), (5, [0, 3, 1, 4, 2])]
+)
+def test_ties_with_the_last_of_the_top_tokens(top_n, ids):
+    """The example of TGI's own tests; tokens that the sampling ruled out are not told."""
+    logprobs = [-1.0, -3.0, -4.0, -2.0, -3.0, -math.inf]
+    entry = {token: Logprob(logprobs[token]) for token in (2, 0, 3, 1, 4, 5)}
+    sequence = CompletionOutput(0, "", [2], logprobs=[entry])
+    tokenizer = SimpleNamespace(token_text=str, is_special=lambda token: False)
+    assert [[token.id for token in top] for top in TokenWriter(tokenizer, top_n).top_tokens(sequence)] == [ids] * (
+        top_n > 0
+    )
+
+
+def test_best_is_the_likeliest_token_by_token():
+    sequences = [
+        CompletionOutput(i, text, [0] * length, total, [{0: Logprob(-1.0)}] * length, "stop", tokens=[])
+        for i, (text, length, total) in enumerate([("long", 4, -6.0), ("best", 3, -3.0), ("short", 1, -2.0)])
+    ]
+    for sequence in sequences:
+        sequence.tokens = [TokenText(0, "x")] * len(sequence.token_ids)
+    output = RequestOutput("r", None, [1], None, sequences, True)
+    made = Generation([1], SamplingParams(n=3), 2**64 - 1, 0.0)
+    service = SimpleNamespace(llm=SimpleNamespace(tokenizer=None))
+    got = Answer(service, Parameters(best_of=3, details=True), made, "").whole(output)
+    assert got.generated_text == "best" and got.details.seed == 0
+    assert [other.generated_text for other in got.details.best_of_sequences] == ["long", "short"]
+    assert [other.seed for other in got.details.best_of_sequences] == [2**64 - 1, 1]
 
 
 def test_best_of(url):
@@ -191,6 +253,9 @@ def test_parameters_reach_the_engine(url, llm):
         "frequency_penalty": 0.2,
         "truncate": 2,
         "stop": ["z"],
+        "watermark": True,
+        "top_n_tokens": 4,
+        "decoder_input_details": True,
     }
     got = post(url, "/generate", body("hello", **given, details=True)).json()
     [request] = llm.requests
@@ -199,116 +264,20 @@ def test_parameters_reach_the_engine(url, llm):
     assert (params.temperature, params.top_k, params.top_p, params.typical_p) == (0.5, 3, 0.9, 0.8)
     assert (params.repetition_penalty, params.frequency_penalty, params.seed) == (1.3, 0.2, 2**64 - 1)
     assert (params.max_tokens, params.stop, params.include_stop_str_in_output) == (254, ["z"], True)
-    assert params.stages == TGI_STAGES
+    assert (params.watermark, params.stages) == (True, TGI_STAGES)
+    assert (params.logprobs, params.logprobs_mode, params.prompt_logprobs) == (4, "processed", 0)
     assert got["details"]["seed"] == 2**64 - 1
 
 
-INVALID = [
-    ({"best_of": 3, "do_sample": True}, "`best_of` must be > 0 and <= 2. Given: 3"),
-    ({"best_of": 0}, "`best_of` must be > 0 and <= 2. Given: 0"),
-    ({"best_of": 2}, "you must use sampling when `best_of` is > 1"),
-    ({"temperature": 0}, "`temperature` must be strictly positive"),
-    ({"temperature": -0.5}, "`temperature` must be strictly positive"),
-    ({"repetition_penalty": 0}, "`repetition_penalty` must be strictly positive"),
-    ({"frequency_penalty": 2.5}, "`frequency_penalty` must be >= -2.0 and <= 2.0"),
-    ({"top_p": 1.0}, "`top_p` must be > 0.0 and < 1.0"),
-    ({"top_p": 0}, "`top_p` must be > 0.0 and < 1.0"),
-    ({"typical_p": 1}, "`typical_p` must be > 0.0 and < 1.0"),
-    ({"top_k": 0}, "`top_k` must be strictly positive"),
-    ({"max_new_tokens": 0}, "`max_new_tokens` must be strictly positive"),
-    ({"stop": ["a"] * 5}, "`stop` supports up to 4 stop sequences. Given: 5"),
-    (
-        {"best_of": 2, "do_sample": True, "seed": 1},
-        "`seed` must not be set when `best_of` > 1",
-    ),
-    ({"top_n_tokens": 6}, "`top_n_tokens` must be >= 0 and <= 5. Given: 6"),
-    ({"truncate": 0}, "`truncate` must be strictly positive and less than 255. Given: 0"),
-    ({"truncate": 256}, "`truncate` must be strictly positive and less than 255. Given: 256"),
-    (
-        {"max_new_tokens": 254},
-        "`inputs` tokens + `max_new_tokens` must be <= 256. Given: 3 `inputs` tokens and 254 `max_new_tokens`",
-    ),
-    ({"grammar": {"type": "regex", "value": "a"}}, "grammar is not supported"),
-    ({"watermark": True}, "`watermark` is not supported"),
-    ({"temperature": 0, "top_k": 0}, "`temperature` must be strictly positive"),
-]
-
-
-@pytest.mark.parametrize(("parameters", "message"), INVALID, ids=[str(one[0]) for one in INVALID])
-def test_validation(url, parameters, message):
-    expected = {"error": f"Input validation error: {message}", "error_type": "validation"}
-    for path in ("/", "/generate"):
-        response = post(url, path, body(**parameters))
-        assert (response.status_code, response.json()) == (422, expected)
-    if "best_of" not in parameters:
-        assert events(post(url, "/generate_stream", body(**parameters))) == [expected]
-        assert events(post(url, "/", body(**parameters) | {"stream": True})) == [expected]
-
-
-@pytest.mark.parametrize(
-    ("parameters", "message"),
-    [
-        ({"best_of": 2}, "`best_of` != 1 is not supported when streaming tokens"),
-        (
-            {"decoder_input_details": True},
-            "`decoder_input_details` == true is not supported when streaming tokens",
-        ),
-    ],
-)
-def test_stream_validation(url, parameters, message):
-    [error] = events(post(url, "/generate_stream", body(**parameters)))
-    assert error == {"error": f"Input validation error: {message}", "error_type": "validation"}
-
-
-@pytest.mark.parametrize(
-    ("inputs", "message"),
-    [
-        ("", "`inputs` cannot be empty"),
-        ("x" * 255, "`inputs` must have less than 255 tokens. Given: 256"),
-    ],
-)
-def test_input_validation(url, inputs, message):
-    response = post(url, "/generate", body(inputs))
-    assert response.status_code == 422 and response.json()["error"] == f"Input validation error: {message}"
-
-
-@pytest.mark.parametrize(
-    ("content", "kind", "status", "text"),
-    [
-        ("{", "application/json", 400, "Failed to parse the request body as JSON: "),
-        ("{}", "application/json", 422, "Failed to deserialize the JSON body into the target type: "),
-        (
-            '{"inputs": "a", "parameters": {"seed": -1}}',
-            "application/json",
-            422,
-            "Failed to deserialize the JSON body into the target type: ",
-        ),
-        (
-            '{"inputs": "a", "parameters": {"stop": "x"}}',
-            "application/json",
-            422,
-            "Failed to deserialize the JSON body into the target type: ",
-        ),
-        ('{"inputs": "a"}', "text/plain", 415, "Expected request with `Content-Type: application/json`"),
-    ],
-)
-@pytest.mark.parametrize("path", ["/", "/generate", "/generate_stream"])
-def test_extractor_errors_are_plain_text(url, path, content, kind, status, text):
-    response = client.post(url + path, content=content, headers={"content-type": kind})
-    assert response.status_code == status and response.text.startswith(text)
-    assert response.headers["content-type"].startswith("text/plain")
-
-
-def test_nulls_and_unknown_fields_are_taken(url):
-    names = ["best_of", "temperature", "top_k", "do_sample", "watermark", "details", "stop", "seed", "truncate"]
-    parameters = dict.fromkeys(names) | {"unknown": 1}
-    assert post(url, "/", {"inputs": "a", "parameters": parameters, "stream": None, "x": 1}).status_code == 200
-
-
-def test_info(url):
-    info = get(url, "/info").json()
-    assert (info["model_id"], info["max_input_tokens"], info["max_total_tokens"]) == ("fake", 255, 256)
-    assert info["max_batch_total_tokens"] == 1024
+def test_long_answers(serve):
+    """Of the tokens asked for, 1024 must fit the context; the answer ends where it is full, and not before."""
+    url = serve(FakeLLM(answer=[65] * 2000, max_model_len=1100))
+    details = post(url, "/generate", body("hi", max_new_tokens=100_000, details=True)).json()["details"]
+    assert (details["finish_reason"], details["generated_tokens"]) == ("length", 1097)
+    details = post(url, "/generate", body("hi", max_new_tokens=1050, details=True)).json()["details"]
+    assert (details["finish_reason"], details["generated_tokens"]) == ("length", 1050)
+    error = post(url, "/generate", body("x" * 99, max_new_tokens=2000)).json()["error"]
+    assert error.endswith("must be <= 1100. Given: 100 `inputs` tokens and 1024 `max_new_tokens`")
 
 
 def test_overload_and_failure(serve):

@@ -19,18 +19,22 @@ from trivet.metrics import table
 
 
 class Metrics:
-    """All metrics of one application, in a registry of their own."""
+    """All metrics of one application, in a registry of their own. max_input_tokens: of the longest prompt."""
 
-    def __init__(self, model_name: str, info: ModelInfo, stats: Callable[[], EngineStats]) -> None:
+    def __init__(
+        self, model_name: str, info: ModelInfo, stats: Callable[[], EngineStats], max_input_tokens: int
+    ) -> None:
         self._vllm_labels = {"model_name": model_name, "engine": "0"}
         self._counts: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
         self._registry = CollectorRegistry()
+        self._lengths = {
+            table.TGI_INPUT: _equal_steps(max_input_tokens),
+            table.TGI_LENGTH: _equal_steps(info.max_model_len),
+            table.VLLM_LENGTH: _round_steps(info.max_model_len),
+        }
+        self._named: dict[str, prometheus_client.Histogram] = {}
         self._histograms = {
-            key: [
-                self._histogram(name, metric.help, buckets, info.max_model_len)
-                for name, buckets in metric.names.items()
-            ]
-            for key, metric in table.HISTOGRAMS.items()
+            key: [self._histogram(name, row) for name in row.names] for key, row in table.HISTOGRAMS.items()
         }
         self._registry.register(_Snapshot(self._counts, self._vllm_labels, info, stats))
         prometheus_client.ProcessCollector(registry=self._registry)
@@ -54,15 +58,17 @@ class Metrics:
         # The library ends every counter's name in _total; those without it pass through it as untyped.
         return text.replace(b" untyped\n", b" counter\n")
 
-    def _histogram(
-        self, name: str, help: str, buckets: tuple[float, ...] | str, max_len: int
-    ) -> prometheus_client.Histogram:
+    def _histogram(self, name: str, row: table.Histogram) -> prometheus_client.Histogram:
         labels = self._vllm_labels if name.startswith("vllm:") else {}
-        bounds = _length_buckets(buckets, max_len) if isinstance(buckets, str) else buckets
-        histogram = prometheus_client.Histogram(
-            name, help, labelnames=list(labels), buckets=bounds, registry=self._registry
-        )
-        return histogram.labels(**labels) if labels else histogram
+        if row.method is not None and name.startswith("tgi_batch_"):
+            labels = {"method": row.method}
+        if name not in self._named:
+            rule = row.names[name]
+            bounds = self._lengths[rule] if isinstance(rule, str) else rule
+            self._named[name] = prometheus_client.Histogram(
+                name, row.help, labelnames=list(labels), buckets=bounds, registry=self._registry
+            )
+        return self._named[name].labels(**labels) if labels else self._named[name]
 
 
 class RequestWatch:
@@ -223,8 +229,10 @@ def gauge_values(info: ModelInfo, stats: EngineStats) -> dict[str, float]:
     }
 
 
-def _length_buckets(rule: str, max_len: int) -> list[float]:
-    if rule == table.TGI_LENGTH:
-        return [max_len * step / 100 for step in range(1, 101)]
-    bounds = [float(m * 10**e) for e in range(len(str(max_len))) for m in (1, 2, 5)]
-    return [bound for bound in bounds if bound <= max_len]
+def _equal_steps(most: int) -> list[float]:
+    return [most * step / 100 for step in range(1, 101)]
+
+
+def _round_steps(most: int) -> list[float]:
+    bounds = [float(m * 10**e) for e in range(len(str(most))) for m in (1, 2, 5)]
+    return [bound for bound in bounds if bound <= most]

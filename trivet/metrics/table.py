@@ -1,6 +1,7 @@
 """The table of metrics: each fact once, with the names that dashboards for vLLM, TGI and llama.cpp know it by.
 
-Series called `vllm:…` carry the labels `model_name` and `engine`. Counters of TGI have no `_total` suffix.
+Series called `vllm:…` carry the labels `model_name` and `engine`. Counters of TGI have no `_total` suffix; its series
+of things that have not happened, or do not happen here, are left out, as it does itself.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ FIRST_TOKEN = (
 )
 PER_TOKEN = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80)
 TGI_DURATION = tuple(0.00015 * 1.5**k for k in range(35))
+TGI_INPUT = "tgi input"
+"""100 equal steps up to the longest prompt."""
 TGI_LENGTH = "tgi length"
 """100 equal steps up to the context length."""
 VLLM_LENGTH = "vllm length"
@@ -38,10 +41,14 @@ class Gauge:
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """Exported name -> upper bounds of its buckets, or the name of a rule that makes them."""
+    """Exported name -> upper bounds of its buckets, or the name of a rule that makes them.
+
+    method: the label of that name of its `tgi_batch_…` series, which several rows may share.
+    """
 
     help: str
     names: dict[str, tuple[float, ...] | str]
+    method: str | None = None
 
 
 COUNTERS = {
@@ -72,7 +79,9 @@ HISTOGRAMS = {
         "Time from arrival to the first token, in seconds.", {"vllm:time_to_first_token_seconds": FIRST_TOKEN}
     ),
     "inter_token": Histogram(
-        "Time between tokens of a sequence, in seconds.", {"vllm:inter_token_latency_seconds": PER_TOKEN}
+        "Time between tokens of a sequence, in seconds.",
+        {"vllm:inter_token_latency_seconds": PER_TOKEN, "tgi_batch_inference_duration": TGI_DURATION},
+        method="decode",
     ),
     "time_per_output_token": Histogram(
         "A request's mean time per token after the first, in seconds.",
@@ -86,13 +95,18 @@ HISTOGRAMS = {
         "Time from arrival to the last token, in seconds.",
         {"vllm:e2e_request_latency_seconds": LATENCY, "tgi_request_duration": TGI_DURATION},
     ),
+    "validation": Histogram(
+        "Time to validate and tokenise a request of TGI's, in seconds.",
+        {"tgi_request_validation_duration": TGI_DURATION},
+    ),
     "queue": Histogram(
         "Time from queueing to the first scheduling, in seconds.",
         {"vllm:request_queue_time_seconds": LATENCY, "tgi_request_queue_duration": TGI_DURATION},
     ),
     "prefill": Histogram(
         "Time from scheduling to the first token, in seconds.",
-        {"vllm:request_prefill_time_seconds": LATENCY},
+        {"vllm:request_prefill_time_seconds": LATENCY, "tgi_batch_inference_duration": TGI_DURATION},
+        method="prefill",
     ),
     "decode": Histogram(
         "Time from the first to the last token, in seconds.", {"vllm:request_decode_time_seconds": LATENCY}
@@ -103,7 +117,7 @@ HISTOGRAMS = {
     ),
     "prompt_length": Histogram(
         "Prompt tokens of a request.",
-        {"vllm:request_prompt_tokens": VLLM_LENGTH, "tgi_request_input_length": TGI_LENGTH},
+        {"vllm:request_prompt_tokens": VLLM_LENGTH, "tgi_request_input_length": TGI_INPUT},
     ),
     "generation_length": Histogram(
         "Tokens generated for a request.",

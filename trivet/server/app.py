@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ExceptionHandler
 
 from trivet.server import openapi, probes, routing
 from trivet.server.activity import log_activity
 from trivet.server.cors import cors
-from trivet.server.dialects.openai import errors as openai_errors
+from trivet.server.endpoint import Dialect
 from trivet.server.errors import Kind, Problem
 from trivet.server.middleware import AccessLog, RequestId
 from trivet.server.options import ServerOptions
@@ -52,18 +53,22 @@ def create_app(llm: AsyncLLM, options: ServerOptions | None = None) -> Starlette
             *web.routes(service),
         ],
         middleware=middleware,
-        exception_handlers={404: _not_found, 405: _wrong_method},
+        exception_handlers=_unrouted(routing.DIALECTS[options.dialect or "openai"][0]),
     )
 
 
-async def _not_found(request: Request, error: Exception) -> Response:
-    problem = Problem(Kind.NOT_FOUND, f"there is nothing at {request.method} {request.url.path}")
-    return openai_errors.error_response(problem)
+def _unrouted(dialect: Dialect) -> dict[Any, ExceptionHandler]:
+    """What is told where there is no such path, or no such method of it."""
 
+    async def not_found(request: Request, error: Exception) -> Response:
+        problem = Problem(Kind.NOT_FOUND, f"there is nothing at {request.method} {request.url.path}")
+        return dialect.error_response(problem)
 
-async def _wrong_method(request: Request, error: Exception) -> Response:
-    problem = Problem(Kind.METHOD, f"{request.url.path} does not answer {request.method}")
-    response = openai_errors.error_response(problem)
-    if isinstance(error, HTTPException) and error.headers:
-        response.headers.update(error.headers)
-    return response
+    async def wrong_method(request: Request, error: Exception) -> Response:
+        problem = Problem(Kind.METHOD, f"{request.url.path} does not answer {request.method}")
+        response = dialect.error_response(problem)
+        if isinstance(error, HTTPException) and error.headers:
+            response.headers.update(error.headers)
+        return response
+
+    return {404: not_found, 405: wrong_method}

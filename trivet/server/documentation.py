@@ -93,6 +93,8 @@ def _structs(kind: shapes.Type) -> list[type[Struct]]:
 
 
 def _keys(operation: Operation) -> str:
+    if operation.pinned:
+        return "where it is pinned"
     return ", ".join(f"`{key}`" for key in sorted(operation.keys)) or "the rest"
 
 

@@ -36,6 +36,7 @@ class Operation:
     generates: it runs the model, and counts as a request. public: it needs no key.
     keys: where dialects share a path, a body with one of these keys is for this operation; without keys it takes
         what the others leave.
+    pinned: it is there only where its dialect is pinned; something else has the path otherwise.
     """
 
     path: str
@@ -45,6 +46,7 @@ class Operation:
     generates: bool = False
     public: bool = False
     keys: frozenset[str] = frozenset()
+    pinned: bool = False
 
 
 def endpoint(service: Service, dialect: Dialect, operation: Operation) -> Endpoint:

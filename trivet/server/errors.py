@@ -37,8 +37,10 @@ class Problem(Exception):
     """A request that cannot be served.
 
     parameter: the offending field as the client spelled it. retry_after: seconds. prompt_tokens and max_tokens come
-    with PROMPT_TOO_LONG: the length of the prompt and the length it must stay under.
+    with PROMPT_TOO_LONG: the length of the prompt and the length it must stay under. failure: what metrics call it.
     """
+
+    failure = "validation"
 
     def __init__(
         self,

@@ -30,10 +30,11 @@ DIALECTS: dict[str, tuple[Dialect, Sequence[Operation]]] = {
 def routes(service: Service) -> list[Route]:
     """Every dialect's operations; those of `ServerOptions.dialect` take all of their paths for themselves."""
     claims: dict[tuple[str, str], list[tuple[str, Operation]]] = {}
+    pinned = service.options.dialect
     for name, (_, operations) in DIALECTS.items():
         for operation in operations:
-            claims.setdefault((operation.path, operation.method), []).append((name, operation))
-    pinned = service.options.dialect
+            if name == pinned or not operation.pinned:
+                claims.setdefault((operation.path, operation.method), []).append((name, operation))
     table = []
     for (path, method), found in claims.items():
         own = [claim for claim in found if claim[0] == pinned] or found

@@ -34,7 +34,7 @@ class Service:
         self.options = options
         self.names = llm.model_names
         self.started = int(time.time())
-        self.metrics = Metrics(self.names[0], llm.info, llm.stats)
+        self.metrics = Metrics(self.names[0], llm.info, llm.stats, self.max_input_tokens)
 
     @property
     def name(self) -> str:
@@ -48,6 +48,12 @@ class Service:
     @property
     def max_model_len(self) -> int:
         return self.llm.info.max_model_len
+
+    @property
+    def max_input_tokens(self) -> int:
+        """Of the longest prompt, as TGI's limit has it."""
+        most = self.max_model_len - 1
+        return min(self.options.max_input_tokens or most, most)
 
     async def encode(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]:
         """Text as token ids, long ones in a thread."""
@@ -94,7 +100,7 @@ class Service:
     def count_refusal(self, problem: Problem) -> None:
         """Count a request that was refused as invalid; what the engine refused or failed at, `generate` counts."""
         if problem.kind not in (Kind.OVERLOADED, Kind.ENGINE, Kind.INTERNAL, Kind.UNAUTHORIZED):
-            self.metrics.count("failure", label="validation")
+            self.metrics.count("failure", label=problem.failure)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput, None]:
         """Run a request, counting what happens to it; closing the generator cancels it.

@@ -27,7 +27,7 @@ class StopStrings:
         self.matched: str | None = None
 
     def push(self, text: str, match: bool = True) -> str:
-        """Take more text, whatever way it is cut; returns what is now certain to be no part of a stop string.
+        """Take more text, whatever way it is cut; returns what is now certain to belong to the output.
 
         match: whether a stop string may end in this text.
         """
@@ -43,7 +43,7 @@ class StopStrings:
                 self._held = ""
                 return out if self._include else out[: len(out) - len(stop)]
         out = self._held + text
-        keep = len(out) - self._node.depth
+        keep = len(out) if self._include else len(out) - self._node.depth
         self._held = out[keep:]
         return out[:keep]
 

@@ -20,7 +20,7 @@ _JSON = {
 _TEXT = {
     Kind.SYNTAX: (400, "Failed to parse the request body as JSON: {}"),
     Kind.SCHEMA: (422, "Failed to deserialize the JSON body into the target type: {}"),
-    Kind.CONTENT_TYPE: (415, "{}"),
+    Kind.CONTENT_TYPE: (415, "Expected request with `Content-Type: application/json`"),
     Kind.BODY_TOO_LARGE: (413, "Failed to buffer the request body: length limit exceeded"),
     Kind.UNAUTHORIZED: (401, ""),
     Kind.NOT_FOUND: (404, ""),
@@ -28,14 +28,28 @@ _TEXT = {
 }
 
 
+class Refusal(Problem):
+    """A request refused by other rules than those of validation: with an `error_type` of their own, and a message
+    that stands as it is.
+    """
+
+    def __init__(self, error_type: str, message: str, parameter: str | None = None) -> None:
+        super().__init__(Kind.INVALID, message, parameter)
+        self.error_type = error_type
+
+
+class TemplateError(Refusal):
+    failure = "template"
+
+    def __init__(self, message: str, parameter: str | None) -> None:
+        super().__init__("template_error", f"Template error: {message}", parameter)
+
+
 def error_body(problem: Problem) -> dict[str, str]:
+    if isinstance(problem, Refusal):
+        return {"error": problem.message, "error_type": problem.error_type}
     match problem.kind:
-        case Kind.PROMPT_TOO_LONG:
-            text = (
-                f"Input validation error: `inputs` must have less than {problem.max_tokens - 1} tokens. "
-                f"Given: {problem.prompt_tokens}"
-            )
-        case Kind.INVALID:
+        case Kind.INVALID | Kind.PROMPT_TOO_LONG:
             text = f"Input validation error: {problem.message}"
         case Kind.OVERLOADED:
             text = "Model is overloaded"
@@ -55,7 +69,14 @@ def error_response(problem: Problem) -> Response:
 
 
 def error_event(problem: Problem) -> bytes:
+    """The last event of a stream of TGI's own API."""
     return sse.event(msgspec.json.encode(error_body(problem)))
+
+
+def openai_error_event(problem: Problem) -> bytes:
+    """How a stream of chat or completions ends in an error: its code is always the same."""
+    error = {"message": error_body(problem)["error"], "http_status_code": 422}
+    return sse.event(msgspec.json.encode({"error": error})) + sse.DONE
 
 
 DIALECT = Dialect(error_response, error_event)

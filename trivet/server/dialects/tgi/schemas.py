@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from trivet.server.fields import refused
 
 Unsigned = Annotated[int, Meta(ge=0)]
 
@@ -32,8 +34,8 @@ class Parameters(Struct, kw_only=True):
     decoder_input_details: bool | None = None
     seed: Unsigned | None = None
     top_n_tokens: Unsigned | None = None
-    grammar: dict[str, Any] | None = None
-    adapter_id: str | None = None
+    grammar: Annotated[dict[str, Any] | None, refused(why="grammars are not supported yet")] = None
+    adapter_id: Annotated[str | None, refused("", why="adapters are not supported yet")] = None
 
 
 class GenerateBody(Struct, kw_only=True):
@@ -45,6 +47,16 @@ class CompatBody(GenerateBody, kw_only=True):
     stream: bool | None = None
 
 
+class VertexBody(Struct, kw_only=True):
+    """Each instance is a `GenerateBody` or a chat's body."""
+
+    instances: list[Raw]
+
+
+class Predictions(Struct):
+    predictions: list[str]
+
+
 class PrefillToken(Struct):
     id: int
     text: str
@@ -54,7 +66,7 @@ class PrefillToken(Struct):
 class Token(Struct):
     id: int
     text: str
-    logprob: float | None
+    logprob: float
     special: bool
 
 
@@ -98,25 +110,53 @@ class StreamEvent(Struct, kw_only=True):
     details: StreamDetails | None
 
 
+class PromptToken(Struct):
+    """A token of a text, and the bytes of it that it stands for: `text` is those from `start` to before `stop`."""
+
+    id: int
+    text: str
+    start: int
+    stop: int
+
+
+class ChatTokens(Struct):
+    tokenize_response: list[PromptToken]
+    templated_text: str
+
+
 class Info(Struct, kw_only=True):
     """The fields of TGI 3, then those of older versions that tools still read."""
 
     model_id: str
-    model_sha: str | None
-    model_pipeline_tag: str | None
+    model_sha: str | None = None
+    model_pipeline_tag: str | None = "text-generation"
     max_concurrent_requests: int
     max_best_of: int
     max_stop_sequences: int
     max_input_tokens: int
     max_total_tokens: int
-    validation_workers: int
+    validation_workers: int = 1
     max_client_batch_size: int
-    router: str
+    router: str = "text-generation-router"
     version: str
-    sha: str | None
-    docker_label: str | None
+    sha: str | None = None
+    docker_label: str | None = None
     model_dtype: str
     model_device_type: str
     max_input_length: int
+    waiting_served_ratio: float = 0.0
     max_batch_total_tokens: int
+    max_waiting_tokens: int = 0
     max_batch_size: int
+
+
+class Model(Struct, kw_only=True):
+    id: str
+    object: str = "model"
+    created: int = 0
+    owned_by: str
+
+
+class Models(Struct, kw_only=True):
+    object: str = "list"
+    data: list[Model]

@@ -63,6 +63,7 @@ class ScriptedClient:
             num_blocks=1,
             block_size=16,
             max_num_seqs=8,
+            max_queue=1024,
             max_num_batched_tokens=8,
             weight_bytes=0,
             cache_bytes=0,

@@ -83,6 +83,7 @@ class FakeEngine:
             num_blocks=64,
             block_size=16,
             max_num_seqs=8,
+            max_queue=1024,
             max_num_batched_tokens=256,
             weight_bytes=1000,
             cache_bytes=4000,

@@ -120,7 +120,7 @@ def test_info(url, serve):
     assert (info["model_id"], info["max_input_tokens"], info["max_total_tokens"]) == ("fake", 255, 256)
     assert (info["max_best_of"], info["max_stop_sequences"], info["max_client_batch_size"]) == (2, 4, 4)
     assert (info["max_batch_total_tokens"], info["router"]) == (1024, "text-generation-router")
-    assert (info["max_concurrent_requests"], info["max_batch_size"]) == (128 + 1024, 128)
+    assert (info["max_concurrent_requests"], info["max_batch_size"]) == (8 + 1024, 8)
     assert list(info)[:4] == ["model_id", "model_sha", "model_pipeline_tag", "max_concurrent_requests"]
     limited = serve(FakeLLM(), max_input_tokens=10, max_client_batch_size=2, max_best_of=1)
     info = get(limited, "/info").json()

@@ -48,6 +48,7 @@ class Engine:
             num_blocks=num_blocks,
             block_size=config.block_size,
             max_num_seqs=config.max_num_seqs,
+            max_queue=config.max_queue,
             max_num_batched_tokens=config.max_num_batched_tokens,
             weight_bytes=model.weight_bytes,
             cache_bytes=num_blocks * self.runtime.block_bytes(config.block_size),

@@ -93,6 +93,7 @@ class ModelInfo(msgspec.Struct, kw_only=True):
     num_blocks: int
     block_size: int
     max_num_seqs: int
+    max_queue: int
     max_num_batched_tokens: int
     weight_bytes: int
     cache_bytes: int

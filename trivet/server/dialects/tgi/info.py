@@ -17,11 +17,11 @@ UNHEALTHY = Problem(Kind.UNAVAILABLE, "unhealthy")
 
 async def info(service: Service, request: Request) -> Response:
     """Tell the model and the limits of requests."""
-    facts, limits, options = service.llm.info, service.llm.args, service.options
+    facts, options = service.llm.info, service.options
     return json_response(
         Info(
             model_id=service.name,
-            max_concurrent_requests=limits.max_num_seqs + limits.max_num_queued_reqs,
+            max_concurrent_requests=facts.max_num_seqs + facts.max_queue,
             max_best_of=options.max_best_of,
             max_stop_sequences=options.max_stop_strings,
             max_input_tokens=service.max_input_tokens,
@@ -32,7 +32,7 @@ async def info(service: Service, request: Request) -> Response:
             model_device_type=device(service),
             max_input_length=service.max_input_tokens,
             max_batch_total_tokens=facts.num_blocks * facts.block_size,
-            max_batch_size=limits.max_num_seqs,
+            max_batch_size=facts.max_num_seqs,
         )
     )
 

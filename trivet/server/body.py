@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from trivet.server.errors import ClientGone, Kind, Problem
 
 T = TypeVar("T")
-_PATH = re.compile(r" - at `\$\.?(.*)`$")
+_PATH = re.compile(r" - at (?:`key` in )?`\$\.?(.*)`$")
 
 
 async def read_json(request: Request, limit: int, shape: type[T]) -> T:

@@ -30,6 +30,11 @@ def routes(service: Service) -> list[Route]:
     async def version(request: Request) -> Response:
         return JSONResponse({"version": __version__})
 
+    async def load(request: Request) -> Response:
+        """Sequences that are running or waiting."""
+        stats = service.llm.stats()
+        return JSONResponse({"server_load": stats.running + stats.waiting})
+
     async def metrics(request: Request) -> Response:
         if not service.options.metrics_endpoint:
             return JSONResponse({"error": NO_METRICS}, status_code=501)
@@ -40,5 +45,6 @@ def routes(service: Service) -> list[Route]:
         Route("/v1/health", health, methods=["GET"]),
         Route("/ping", health, methods=["GET", "POST"]),
         Route("/version", version, methods=["GET"]),
+        Route("/load", load, methods=["GET"]),
         Route("/metrics", metrics, methods=["GET"]),
     ]

@@ -15,7 +15,7 @@ from trivet.server.errors import SHUTTING_DOWN, ClientGone, Problem, problem_of
 
 KEEP_ALIVE_SECONDS = 15.0
 DONE = b"data: [DONE]\n\n"
-_COMMENT = b":\n\n"
+COMMENT = b":\n\n"
 
 
 def event(data: bytes) -> bytes:
@@ -28,8 +28,10 @@ async def event_stream(
     events: AsyncGenerator[bytes, None],
     error_event: Callable[[Problem], bytes],
     headers: dict[str, str] | None = None,
+    keep_alive: bytes = COMMENT,
 ) -> Response:
     """Stream framed `events`; an error after the first of them becomes `error_event`, the last thing sent.
+    `keep_alive` is sent after each silence.
 
     The status line waits for the first event, at most KEEP_ALIVE_SECONDS: what is refused at once is raised here and
     so answered with its proper status.
@@ -42,7 +44,7 @@ async def event_stream(
     except BaseException:
         await _discard(first, events)
         raise
-    return EventStream(first, events, error_event, headers)
+    return EventStream(first, events, error_event, headers, keep_alive)
 
 
 class EventStream(Response):
@@ -56,12 +58,14 @@ class EventStream(Response):
         events: AsyncGenerator[bytes, None],
         error_event: Callable[[Problem], bytes],
         headers: dict[str, str] | None,
+        keep_alive: bytes,
     ) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **(headers or {})})
         del self.headers["content-length"]
         self._first = first
         self._events = events
         self._error_event = error_event
+        self._silence = keep_alive
         self._sent_at = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -96,14 +100,14 @@ class EventStream(Response):
             yield self._error_event(problem_of(error))
 
     async def _keep_alive(self, send: Send) -> None:
-        """Send a comment after each silence, so that no proxy takes a long prompt for a dead connection."""
+        """Send something after each silence, so that no proxy takes a long prompt for a dead connection."""
         loop = asyncio.get_running_loop()
         self._sent_at = loop.time()
         while True:
             await asyncio.sleep(self._sent_at + KEEP_ALIVE_SECONDS - loop.time())
             if loop.time() - self._sent_at >= KEEP_ALIVE_SECONDS:
                 self._sent_at = loop.time()
-                await send({"type": "http.response.body", "body": _COMMENT, "more_body": True})
+                await send({"type": "http.response.body", "body": self._silence, "more_body": True})
 
 
 async def _discard(first: asyncio.Future[bytes], events: AsyncGenerator[bytes, None]) -> None:

@@ -112,6 +112,10 @@ class Tokenizer:
         """`token_bytes` as text, with U+FFFD for incomplete characters. Raises RequestError when out of range."""
         return self.token_bytes(token).decode(errors="replace")
 
+    def spelling(self, token: int) -> str:
+        """How the model's file spells an id: `▁the`, `Ġthe`; "" for one that only pads the vocabulary."""
+        return self._tokens[token] if 0 <= token < len(self._tokens) else ""
+
     def is_special(self, token: int) -> bool:
         """Whether an id is markup, such as BOS, rather than text."""
         return token in self._special

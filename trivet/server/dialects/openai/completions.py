@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -16,6 +16,14 @@ from trivet.server import sse
 from trivet.server.body import read_json
 from trivet.server.collect import collect_all
 from trivet.server.connection import while_connected
+from trivet.server.dialects.openai.answers import (
+    Completion,
+    CompletionChoice,
+    CompletionChunk,
+    CompletionChunkChoice,
+    CompletionLogprobs,
+    Usage,
+)
 from trivet.server.dialects.openai.errors import DIALECT
 from trivet.server.dialects.openai.logprobs import LogprobsWriter, prompt_logprobs
 from trivet.server.dialects.openai.reply import Reply
@@ -23,17 +31,11 @@ from trivet.server.dialects.openai.requests import (
     check_logprobs,
     check_request,
     fit_prompt,
+    generate_request,
     max_output_tokens,
     sampling_params,
 )
-from trivet.server.dialects.openai.schemas import (
-    Completion,
-    CompletionBody,
-    CompletionChoice,
-    CompletionChunk,
-    CompletionChunkChoice,
-    CompletionLogprobs,
-)
+from trivet.server.dialects.openai.schemas import CompletionBody
 from trivet.server.errors import Kind, Problem
 from trivet.server.service import Service
 from trivet.server.streams import merged
@@ -42,28 +44,40 @@ DEFAULT_MAX_TOKENS = 16
 
 
 async def completions(service: Service, request: Request) -> Response:
+    """Continue one or more prompts."""
     body = await read_json(request, service.options.payload_limit, CompletionBody)
-    check_request(service, body)
-    check_logprobs(service, body.logprobs, "logprobs")
     reply = Reply.to(service, request, body, "cmpl")
-    given = prompts(body)
-    service.check_count(len(given), body.n or 1)
-    requests = [await generate_request(service, body, prompt, reply) for prompt in given]
-    decode = service.llm.tokenizer.decode
-    echoes = [prompt if isinstance(prompt, str) else decode(prompt) for prompt in given] if body.echo else []
-    answer = CompletionAnswer(service, body, reply, echoes)
-    outputs = merged([service.generate(one) for one in requests])
+    given, asked = await completion_requests(service, request, body, reply.id)
+    answer = CompletionAnswer(service, body, reply, echoes(service, given) if body.echo else [])
+    outputs = merged([service.generate(one) for one in asked])
     if body.stream:
         return await sse.event_stream(request, answer.chunks(outputs), DIALECT.error_event)
-    whole = await while_connected(request.receive, collect_all(outputs, len(requests)))
+    whole = await while_connected(request.receive, collect_all(outputs, len(asked)))
     return Response(msgspec.json.encode(answer.whole(whole)), media_type="application/json")
+
+
+async def completion_requests(
+    service: Service, request: Request, body: CompletionBody, request_id: str
+) -> tuple[list[str | list[int]], list[GenerateRequest]]:
+    """A request's prompts, and what to ask the engine for each. Raises Problem and RequestError."""
+    check_request(service, body)
+    check_logprobs(service, body.logprobs, "logprobs")
+    if body.logprob_token_ids and body.echo and body.max_tokens == 0:
+        message = (
+            "`logprob_token_ids` is not supported when `echo=True` and `max_tokens=0` because no output tokens "
+            "are generated."
+        )
+        raise Problem(Kind.INVALID, message, "logprob_token_ids")
+    given = prompts(body)
+    service.check_count(len(given), body.n or 1)
+    return given, [await _completion_request(service, request, body, prompt, request_id) for prompt in given]
 
 
 def prompts(body: CompletionBody) -> list[str | list[int]]:
     """The request's prompts: one text, one list of ids, or a list of either."""
     prompt = body.prompt
-    if prompt is None:
-        raise Problem(Kind.INVALID, "prompt is missing", "prompt")
+    if prompt is None or prompt == "":
+        raise Problem(Kind.INVALID, "Either prompt or prompt_embeds must be provided and non-empty.", "prompt")
     if isinstance(prompt, str):
         return [prompt]
     ids = [part for part in prompt if isinstance(part, int)]
@@ -74,26 +88,25 @@ def prompts(body: CompletionBody) -> list[str | list[int]]:
     return [part for part in prompt if not isinstance(part, int)]
 
 
-async def generate_request(
-    service: Service, body: CompletionBody, prompt: str | list[int], reply: Reply
+def echoes(service: Service, given: Sequence[str | list[int]]) -> list[str]:
+    """The prompts as text."""
+    return [prompt if isinstance(prompt, str) else service.llm.tokenizer.decode(prompt) for prompt in given]
+
+
+async def _completion_request(
+    service: Service, request: Request, body: CompletionBody, prompt: str | list[int], request_id: str
 ) -> GenerateRequest:
-    if isinstance(prompt, str):
-        prompt = await service.encode(prompt, add_special=body.add_special_tokens is not False)
-    prompt = fit_prompt(service, prompt, body.truncate_prompt_tokens)
+    encoded = isinstance(prompt, str)
+    ids = await service.encode(prompt, body.add_special_tokens is not False) if isinstance(prompt, str) else prompt
+    ids = fit_prompt(service, ids, body, encoded=encoded)
     requested = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     if requested == 0 and body.echo:
         requested = 1
-    max_tokens = max_output_tokens(service, requested, "max_tokens", len(prompt))
+    max_tokens = max_output_tokens(service, requested, "max_tokens", len(ids))
     params = sampling_params(service, body, max_tokens, body.logprobs)
     if body.echo and body.logprobs is not None and params.prompt_logprobs is None:
         params.prompt_logprobs = body.logprobs
-    return GenerateRequest(
-        prompt=prompt,
-        params=params,
-        request_id=reply.id,
-        priority=body.priority or 0,
-        cache_salt=body.cache_salt or "",
-    )
+    return generate_request(request, body, ids, params, request_id)
 
 
 class CompletionAnswer:
@@ -108,14 +121,15 @@ class CompletionAnswer:
         self._n = body.n or 1
         self._echoes = echoes
         self._score_only = bool(body.echo) and body.max_tokens == 0
-        options = body.stream_options
-        self._usage_at_end = bool(options and options.include_usage)
-        self._usage_always = bool(options and options.continuous_usage_stats)
         self._logprobs = LogprobsWriter(
-            service.llm.tokenizer, body.logprobs or 0, bool(body.return_tokens_as_token_ids)
+            service.llm.tokenizer,
+            -1 if body.logprob_token_ids else body.logprobs or 0,
+            bool(body.return_tokens_as_token_ids),
         )
         self._offsets: dict[int, int] = {}
         self._prompt_entries: dict[int, list[dict[int, Logprob] | None]] = {}
+        self._counts: dict[int, int] = {}
+        """Tokens of each choice that has begun."""
 
     def whole(self, outputs: Sequence[RequestOutput]) -> Completion:
         choices = []
@@ -132,7 +146,7 @@ class CompletionAnswer:
                         sequence.finish_reason,
                         sequence.stop_reason,
                         sequence.token_ids if self._body.return_token_ids else None,
-                        prompt_logprobs(output.prompt_logprobs) if self._body.prompt_logprobs is not None else None,
+                        prompt_logprobs(output.prompt_logprobs),
                         output.prompt_token_ids if self._body.return_token_ids else None,
                     )
                 )
@@ -144,31 +158,12 @@ class CompletionAnswer:
         )
 
     async def chunks(self, outputs: AsyncGenerator[tuple[int, RequestOutput], None]) -> AsyncGenerator[bytes, None]:
-        begun: set[int] = set()
         async with aclosing(outputs):
             async for prompt_index, output in outputs:
                 self._take(prompt_index, output)
                 for sequence in output.outputs:
-                    index = prompt_index * self._n + sequence.index
-                    first = index not in begun
-                    echo = self._echoes[prompt_index] if self._body.echo and first else ""
-                    ended = sequence.finish_reason is not None
-                    tells_tokens = self._body.logprobs is not None or self._body.return_token_ids
-                    if not (sequence.text or echo or ended or (tells_tokens and sequence.token_ids)):
-                        continue
-                    begun.add(index)
-                    tells_ids = bool(self._body.return_token_ids)
-                    choice = CompletionChunkChoice(
-                        index,
-                        echo + sequence.text,
-                        self._written(index, output, sequence),
-                        sequence.finish_reason,
-                        sequence.stop_reason,
-                        output.prompt_token_ids if tells_ids and first else None,
-                        sequence.token_ids if tells_ids else None,
-                    )
-                    yield self._chunk(choice)
-        if self._usage_at_end:
+                    yield self._encode(self._chunk(prompt_index, output, sequence))
+        if self._reply.usage_at_end:
             yield self._encode(
                 CompletionChunk(
                     **self._reply.head,
@@ -190,16 +185,34 @@ class CompletionAnswer:
                 sequence.finish_reason = sequence.finish_reason and "length"
         self._reply.count(output)
 
-    def _chunk(self, choice: CompletionChunkChoice) -> bytes:
-        signed = choice.finish_reason is not None and not self._usage_at_end
-        return self._encode(
-            CompletionChunk(
-                **self._reply.head,
-                choices=[choice],
-                usage=self._reply.usage(in_stream=True) if self._usage_always else UNSET,
-                system_fingerprint=self._reply.fingerprint if signed else UNSET,
-            )
+    def _chunk(self, prompt_index: int, output: RequestOutput, sequence: CompletionOutput) -> CompletionChunk:
+        index = prompt_index * self._n + sequence.index
+        first = index not in self._counts
+        self._counts[index] = self._counts.get(index, 0) + len(sequence.token_ids)
+        echo = self._echoes[prompt_index] if self._body.echo and first else ""
+        tells_ids = bool(self._body.return_token_ids)
+        choice = CompletionChunkChoice(
+            index,
+            echo + sequence.text,
+            self._written(index, output, sequence),
+            sequence.finish_reason,
+            sequence.stop_reason,
+            output.prompt_token_ids if tells_ids and first else None,
+            sequence.token_ids if tells_ids else None,
         )
+        return CompletionChunk(
+            **self._reply.head,
+            choices=[choice],
+            usage=self._usage(output, self._counts[index]),
+            system_fingerprint=self._reply.signature(sequence.finish_reason),
+        )
+
+    def _usage(self, output: RequestOutput, generated: int) -> Usage | UnsetType:
+        """That of one choice so far, on each chunk where it is asked for."""
+        if not self._reply.usage_always:
+            return UNSET
+        length = len(output.prompt_token_ids)
+        return Usage(length, length + generated, generated, UNSET, UNSET)
 
     def _written(self, index: int, output: RequestOutput, sequence: CompletionOutput) -> CompletionLogprobs | None:
         if self._body.logprobs is None or sequence.logprobs is None:

@@ -6,7 +6,7 @@ import msgspec
 from starlette.responses import JSONResponse, Response
 
 from trivet.server import sse
-from trivet.server.dialects.openai.schemas import ErrorBody
+from trivet.server.dialects.openai.answers import ErrorBody
 from trivet.server.endpoint import Dialect
 from trivet.server.errors import Kind, Problem
 
@@ -30,14 +30,18 @@ _STATUS = {
 def error_body(problem: Problem) -> ErrorBody:
     status, name = _STATUS[problem.kind]
     message, parameter = problem.message, problem.parameter
-    if problem.kind is Kind.SCHEMA:
+    if problem.kind is Kind.CONTENT_TYPE:
+        message = "1 validation error:\n  Unsupported Media Type: Only 'application/json' is allowed"
+    elif problem.kind is Kind.SCHEMA:
         message = f"1 validation error:\n  {message}"
     elif problem.kind is Kind.PROMPT_TOO_LONG:
         parameter = "input_tokens"
+        too_long = problem.prompt_tokens > problem.max_tokens
         message = (
             f"This model's maximum context length is {problem.max_tokens} tokens. However, your prompt contains "
-            f"{problem.prompt_tokens} input tokens, which leaves no room for output tokens. Please reduce the "
-            "length of the input prompt."
+            f"{problem.prompt_tokens} input tokens, which "
+            f"{'exceeds this limit even without any' if too_long else 'leaves no room for'} output tokens. "
+            "Please reduce the length of the input prompt."
         )
     return ErrorBody(message, name, parameter, status)
 

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from trivet.api.outputs import Logprob
-from trivet.server.dialects.openai.schemas import (
+from trivet.server.dialects.openai.answers import (
     ChatLogprobs,
     CompletionLogprobs,
     PromptLogprob,
@@ -26,7 +26,7 @@ LOWEST = -9999.0
 class LogprobsWriter:
     """Entries are dicts with the sampled token first, then the best by rank.
 
-    top: how many entries of each to tell. as_ids: call tokens `token_id:N` instead of by their text.
+    top: how many entries of each to tell, -1 for all. as_ids: call tokens `token_id:N` instead of by their text.
     """
 
     def __init__(self, tokenizer: Tokenizer, top: int, as_ids: bool) -> None:
@@ -39,7 +39,7 @@ class LogprobsWriter:
         for token, entry in zip(ids, entries, strict=True):
             top = [
                 TopLogprob(self._name(other, value), max(value.logprob, LOWEST), self._bytes(other))
-                for other, value in islice(entry.items(), self._top)
+                for other, value in islice(entry.items(), None if self._top < 0 else self._top)
             ]
             own = entry[token]
             content.append(TokenLogprob(self._name(token, own), max(own.logprob, LOWEST), self._bytes(token), top))
@@ -61,7 +61,7 @@ class LogprobsWriter:
                 if entry is None
                 else {
                     self._name(other, value): max(value.logprob, LOWEST)
-                    for other, value in islice(entry.items(), self._top + 1)
+                    for other, value in islice(entry.items(), None if self._top < 0 else self._top + 1)
                 }
             )
             offset += len(name)

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 
 from trivet import __version__
 from trivet.api.outputs import RequestOutput
+from trivet.server.dialects.openai.answers import PromptTokensDetails, Usage
 from trivet.server.dialects.openai.requests import model_name
-from trivet.server.dialects.openai.schemas import GenerationBody, PromptTokensDetails, Usage
+from trivet.server.dialects.openai.schemas import GenerationBody
 from trivet.server.service import Service
 
 
@@ -26,13 +27,18 @@ def fingerprint(service: Service) -> str:
 
 @dataclass(slots=True)
 class Reply:
-    """Head fields of a request's responses, and its tokens so far (over all its prompts)."""
+    """Head fields of a request's responses, and its tokens so far (over all its prompts).
+
+    usage_at_end: a stream ends with a chunk of nothing but the usage. usage_always: all chunks have it.
+    """
 
     id: str
     model: str
     fingerprint: str
     created: int = field(default_factory=lambda: int(time.time()))
     show_cached: bool = False
+    usage_at_end: bool = False
+    usage_always: bool = False
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
@@ -40,17 +46,25 @@ class Reply:
 
     @classmethod
     def to(cls, service: Service, request: Request, body: GenerationBody, prefix: str) -> Reply:
+        options = body.stream_options
+        at_end = bool(options and options.include_usage)
         return cls(
-            id=f"{prefix}-{body.request_id or request.state.request_id}",
+            id=f"{prefix}-{_request_id(request, body)}",
             model=model_name(service, body.model),
             fingerprint=fingerprint(service),
             show_cached=service.options.prompt_tokens_details,
+            usage_at_end=at_end,
+            usage_always=at_end and bool(options and options.continuous_usage_stats),
         )
 
     @property
     def head(self) -> dict[str, Any]:
         """The fields that begin every body."""
         return {"id": self.id, "created": self.created, "model": self.model}
+
+    def signature(self, finish_reason: str | None) -> str | UnsetType:
+        """The fingerprint is on the last chunk of a choice, unless the usage comes after it."""
+        return self.fingerprint if finish_reason is not None and not self.usage_at_end else UNSET
 
     def count(self, output: RequestOutput) -> None:
         """Take in a delta, or a whole, of one prompt; the prompt itself counts with the first."""
@@ -67,6 +81,12 @@ class Reply:
             self.prompt_tokens,
             self.prompt_tokens + self.completion_tokens,
             self.completion_tokens,
-            PromptTokensDetails(self.cached_tokens) if self.show_cached else empty,
+            PromptTokensDetails(self.cached_tokens, empty, empty) if self.show_cached else empty,
             empty,
         )
+
+
+def _request_id(request: Request, body: GenerationBody) -> str:
+    """That of the header goes before that of the body."""
+    made: str = request.state.request_id
+    return made if made == request.headers.get("x-request-id") else body.request_id or made

@@ -1,12 +1,16 @@
-"""From a request's fields to neutral sampling parameters, and the rules that come before."""
+"""From a request's fields to a neutral request, and the rules that come before."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from trivet.sampling.params import VLLM_STAGES, SamplingParams
-from trivet.server.dialects.openai.schemas import ChatBody, CompletionBody, GenerationBody
+from starlette.requests import Request
+
+from trivet.api.request import GenerateRequest
+from trivet.sampling.params import GREEDY_BELOW, VLLM_STAGES, SamplingParams
+from trivet.server.dialects.openai.schemas import ChatOptions, CompletionBody, GenerationBody
 from trivet.server.errors import Kind, Problem
+from trivet.server.fields import refuse_unsupported
 from trivet.server.service import Service
 
 PLACEHOLDER_NAMES = ("tgi", "dummy")
@@ -15,66 +19,32 @@ PLACEHOLDER_NAMES = ("tgi", "dummy")
 MAX_NAME = 128
 """Characters."""
 
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "response_format": ({"type": "text"},),
-    "use_beam_search": (False,),
-    "bad_words": ([],),
-    "spaces_between_special_tokens": (True,),
-    "truncation_side": ("left",),
-    "grammar": ("",),
-    "mirostat": (0,),
-    "dry_multiplier": (0,),
-    "xtc_probability": (0,),
-    "top_n_sigma": (-1, 0),
-    "dynatemp_range": (0,),
-    "repeat_penalty": (1,),
-    "suffix": ("",),
-    "tool_choice": ("none",),
-    "function_call": ("none",),
-    "modalities": (["text"],),
-    "echo": (False,),
-    "watermarking": (False,),
-}
-"""Values, beside null, that ask for nothing where a field is not supported."""
+MIN_TEMPERATURE = 0.01
+"""Of sampling: lower ones, unless greedy, are raised to it, for they would make logits too large to add up."""
 
-SHARED_UNSUPPORTED = (
-    *("response_format", "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar"),
-    *("grammar", "json_schema", "use_beam_search", "bad_words", "logprob_token_ids"),
-    *("spaces_between_special_tokens", "truncation_side", "thinking_token_budget", "repetition_detection"),
-    *("kv_transfer_params", "watermarking", "mirostat", "dry_multiplier", "xtc_probability", "top_n_sigma"),
-    *("dynatemp_range", "repeat_penalty"),
-)
-COMPLETION_UNSUPPORTED = (*SHARED_UNSUPPORTED, "suffix", "prompt_embeds")
-CHAT_UNSUPPORTED = (
-    *SHARED_UNSUPPORTED,
-    *("tools", "tool_choice", "functions", "function_call", "audio", "modalities", "web_search_options"),
-    *("verbosity", "echo", "chat_template", "mm_processor_kwargs", "media_io_kwargs"),
-)
+PRIORITY_HEADER = "x-vllm-priority"
 
 
-def check_request(service: Service, body: ChatBody | CompletionBody) -> None:
+def check_request(service: Service, body: ChatOptions | CompletionBody) -> None:
     """Refuse an unknown model, what is not supported, and fields that contradict each other."""
     check_model(service, body.model)
-    unsupported = CHAT_UNSUPPORTED if isinstance(body, ChatBody) else COMPLETION_UNSUPPORTED
-    for name in unsupported:
-        value = getattr(body, name)
-        if value is not None and value not in NEUTRAL.get(name, ()):
-            raise Problem(Kind.INVALID, f"{name} is not supported by this server", name)
+    if isinstance(body, ChatOptions):
+        _check_tools(body)
+    refuse_unsupported(body)
     if body.stream_options is not None and not body.stream:
         raise Problem(Kind.INVALID, "Stream options can only be defined when `stream=True`.", "stream_options")
-    if body.prompt_logprobs is not None and body.stream:
+    if body.prompt_logprobs and body.stream:
         raise Problem(Kind.INVALID, "`prompt_logprobs` are not available when `stream=True`.", "prompt_logprobs")
-    n = body.n or 1
+    n = 1 if body.n is None else body.n
     if body.best_of is not None and body.best_of != n:
         raise Problem(Kind.INVALID, f"best_of must be left out or equal n ({n}), got {body.best_of}", "best_of")
     if body.temperature is not None and body.temperature > 2:
-        raise Problem(Kind.INVALID, f"temperature must be between 0 and 2, got {body.temperature}", "temperature")
-    if body.temperature == 0 and n > 1:
-        raise Problem(Kind.INVALID, f"n must be 1 when using greedy sampling, got {n}.", "n")
+        raise Problem(Kind.INVALID, f"temperature must be in [0, 2], got {body.temperature}.", "temperature")
     check_logprobs(service, body.prompt_logprobs, "prompt_logprobs")
-    for name in ("request_id", "cache_salt"):
-        if len(getattr(body, name) or "") > MAX_NAME:
-            raise Problem(Kind.INVALID, f"{name} must have at most {MAX_NAME} characters", name)
+    if body.logprob_token_ids and body.logprobs in (None, False):
+        message = "when using `logprob_token_ids`, `logprobs` must be set."
+        raise Problem(Kind.INVALID, message, "logprob_token_ids")
+    _check_names(body)
     stops = len(body.stop) if isinstance(body.stop, list) else 1
     if stops > service.options.max_stop_strings:
         raise Problem(
@@ -82,12 +52,35 @@ def check_request(service: Service, body: ChatBody | CompletionBody) -> None:
         )
 
 
+def _check_tools(body: ChatOptions) -> None:
+    if body.tools == []:
+        raise Problem(
+            Kind.INVALID,
+            "`tools` must not be an empty array. Either provide at least one tool or omit the field entirely.",
+            "tools",
+        )
+    if body.tools and body.tool_choice != "none":
+        message = 'tools are not supported by this server but for the model to know of, with tool_choice "none"'
+        raise Problem(Kind.INVALID, message, "tools")
+
+
+def _check_names(body: GenerationBody) -> None:
+    if len(body.request_id or "") > MAX_NAME:
+        raise Problem(Kind.INVALID, f"request_id must have at most {MAX_NAME} characters", "request_id")
+    if body.cache_salt == "":
+        message = "Parameter 'cache_salt' must be a non-empty string if provided."
+        raise Problem(Kind.INVALID, message, "cache_salt")
+    if body.cache_salt and (len(body.cache_salt) > MAX_NAME or not set(body.cache_salt).isdisjoint("@/\\\x00")):
+        message = "Parameter 'cache_salt' must be at most 128 characters and must not contain '@', '/', '\\\\', or NUL."
+        raise Problem(Kind.INVALID, message, "cache_salt")
+
+
 def check_model(service: Service, name: str | None) -> None:
     """Refuse a model that is not served here."""
     if name and not service.answers_to(name) and name not in PLACEHOLDER_NAMES:
         raise Problem(
             Kind.NOT_FOUND,
-            f"The model `{name}` does not exist. This server serves: {', '.join(service.names)}.",
+            f"The model `{name}` does not exist. Valid aliases: {', '.join(service.names)}.",
             "model",
         )
 
@@ -98,21 +91,43 @@ def model_name(service: Service, name: str | None) -> str:
 
 
 def check_logprobs(service: Service, value: int | None, name: str) -> None:
-    limit = service.options.max_logprobs
-    if value is not None and not 0 <= value <= limit:
-        raise Problem(Kind.INVALID, f"{name} must be between 0 and {limit}, got {value}", name)
+    """`value` best of each token, -1 for the whole vocabulary, against the server's limit (-1: none)."""
+    if value is None:
+        return
+    if value < -1:
+        raise Problem(Kind.INVALID, f"`{name}` must be a positive value or -1.", name)
+    vocab_size, limit = service.llm.info.vocab_size, service.options.max_logprobs
+    count = vocab_size if value == -1 else value
+    if count > (vocab_size if limit == -1 else limit):
+        kind = "prompt" if name == "prompt_logprobs" else "sample"
+        message = f"Requested {kind} logprobs of {count}, which is greater than max allowed: {limit}"
+        raise Problem(Kind.INVALID, message, name)
 
 
-def fit_prompt(service: Service, prompt: list[int], truncate: int | None) -> list[int]:
-    """Apply `truncate_prompt_tokens` (-1: to the context), and refuse what cannot be answered."""
-    if truncate is not None:
-        if truncate < 1 and truncate != -1:
+def fit_prompt(service: Service, prompt: list[int], body: GenerationBody, *, encoded: bool) -> list[int]:
+    """Apply `truncate_prompt_tokens` (-1: to the context), and refuse what cannot be answered.
+
+    encoded: the ids were made of a text, whose beginning-of-sequence token stays unless a side is named.
+    """
+    keep, side = body.truncate_prompt_tokens, body.truncation_side
+    if keep is not None:
+        if keep < 1 and keep != -1:
+            message = f"truncate_prompt_tokens must be at least 1, or -1, got {keep}"
+            raise Problem(Kind.INVALID, message, "truncate_prompt_tokens")
+        if keep > service.max_model_len:
             raise Problem(
                 Kind.INVALID,
-                f"truncate_prompt_tokens must be at least 1, or -1, got {truncate}",
+                f"truncate_prompt_tokens={keep} cannot be greater than max_model_len = {service.max_model_len}. "
+                "Please request a smaller truncation size.",
                 "truncate_prompt_tokens",
             )
-        prompt = service.truncate(prompt, truncate if truncate > 0 else service.max_model_len - 1)
+        keep = service.max_model_len - 1 if keep == -1 else keep
+        if side == "right":
+            prompt = prompt[:keep]
+        elif side == "left" or not encoded:
+            prompt = prompt[-keep:]
+        else:
+            prompt = service.truncate(prompt, keep)
     service.check_length(prompt)
     return prompt
 
@@ -124,11 +139,31 @@ def max_output_tokens(service: Service, requested: int | None, name: str, prompt
     if requested > service.max_model_len:
         raise Problem(
             Kind.INVALID,
-            f"{name}={requested} cannot be greater than max_total_tokens={service.max_model_len}. "
+            f"{name}={requested} cannot be greater than max_model_len={service.max_model_len}. "
             "Please request fewer output tokens.",
             name,
         )
     return min(requested, service.max_model_len - prompt_len)
+
+
+def generate_request(
+    request: Request, body: GenerationBody, prompt: list[int], params: SamplingParams, request_id: str
+) -> GenerateRequest:
+    return GenerateRequest(
+        prompt=prompt,
+        params=params,
+        request_id=request_id,
+        priority=_priority(request, body),
+        cache_salt=body.cache_salt or "",
+    )
+
+
+def _priority(request: Request, body: GenerationBody) -> int:
+    """That of the header, where it is a number, goes before that of the body."""
+    try:
+        return int(request.headers.get(PRIORITY_HEADER, ""))
+    except ValueError:
+        return body.priority or 0
 
 
 def sampling_params(
@@ -155,6 +190,8 @@ def sampling_params(
         "include_stop_str_in_output": body.include_stop_str_in_output,
         "logit_bias": _clamped(body.logit_bias),
         "allowed_token_ids": body.allowed_token_ids,
+        "bad_words": body.bad_words or None,
+        "logprob_token_ids": body.logprob_token_ids or None,
     }
     given = {name: value for name, value in given.items() if value is not None}
     recommended = service.llm.recommended_params
@@ -163,7 +200,12 @@ def sampling_params(
         "logprobs": logprobs,
         "stages": VLLM_STAGES,
     }
-    return SamplingParams(**recommended | given)
+    params = SamplingParams(**recommended | given)
+    if params.greedy and params.n > 1:
+        raise Problem(Kind.INVALID, f"n must be 1 when using greedy sampling, got {params.n}.", "n")
+    if params.temperature >= GREEDY_BELOW:
+        params.temperature = max(params.temperature, MIN_TEMPERATURE)
+    return params
 
 
 def _clamped(bias: dict[int, float] | None) -> dict[int, float] | None:

@@ -1,27 +1,54 @@
-"""Bodies of the OpenAI API, with vLLM's extensions; field order is the order on the wire.
+"""Bodies of the OpenAI API's requests, with vLLM's extensions. None means the default.
 
-A request's fields of unknown names are accepted, as OpenAI and vLLM do. Known ones that would change the answer in a
-way not supported here are declared, and refused by `requests.refuse_unsupported`.
-
-In stream chunks, UNSET leaves a field out where None writes null.
+Fields of unknown names are accepted, as OpenAI and vLLM do; known ones that would change the answer in a way not
+supported here are declared `refused`.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import Meta, Struct
+
+from trivet.server.fields import meaningless, refused
 
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+
+_GRAMMAR = "output cannot be made to follow a grammar or schema yet"
+_LLAMACPP = "it is llama.cpp's; start the server without --dialect, or with --dialect llamacpp, to use it"
+_MEDIA = "the model takes text only"
+_NO_STORE = "nothing is kept of a request once it has been answered"
+_NO_USERS = "requests are not told apart by who sent them"
+_THINKING = "thoughts are not told apart from the answer yet"
+_TOOLS = "tools cannot be called yet"
+_TRANSFER = "caches are not moved between servers"
+
+
+class LlamacppFields(Struct, kw_only=True):
+    """Fields of llama.cpp's: requests with one of them are for its dialect, except where this one is pinned."""
+
+    adaptive_target: Annotated[Any, refused(-1, why=_LLAMACPP)] = None
+    dry_multiplier: Annotated[Any, refused(0, why=_LLAMACPP)] = None
+    dynatemp_range: Annotated[Any, refused(0, why=_LLAMACPP)] = None
+    grammar: Annotated[Any, refused("", why=_GRAMMAR)] = None
+    json_schema: Annotated[Any, refused(why=_GRAMMAR)] = None
+    mirostat: Annotated[Any, refused(0, why=_LLAMACPP)] = None
+    n_predict: Annotated[Any, refused(-1, why=f"{_LLAMACPP}, or say max_tokens")] = None
+    repeat_penalty: Annotated[Any, refused(1, why=f"{_LLAMACPP}, or say repetition_penalty")] = None
+    samplers: Annotated[Any, refused(why=_LLAMACPP)] = None
+    t_max_predict_ms: Annotated[Any, refused(-1, 0, why=_LLAMACPP)] = None
+    top_n_sigma: Annotated[Any, refused(-1, 0, why=_LLAMACPP)] = None
+    xtc_probability: Annotated[Any, refused(0, why=_LLAMACPP)] = None
 
 
 class StreamOptions(Struct, kw_only=True):
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
+    include_obfuscation: Annotated[bool | None, meaningless("streams are not padded")] = None
 
 
-class GenerationBody(Struct, kw_only=True):
-    """What chat and completions requests share. None means the default."""
+class GenerationBody(LlamacppFields, kw_only=True):
+    """What chat and completions requests share."""
 
     model: str | None = None
     stream: bool | None = None
@@ -33,8 +60,10 @@ class GenerationBody(Struct, kw_only=True):
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     logit_bias: dict[int, float] | None = None
-    seed: int | None = None
+    seed: Int64 | None = None
     stop: str | list[str] | None = None
+    response_format: Annotated[Any, refused({"type": "text"}, why=_GRAMMAR)] = None
+    user: Annotated[Any, meaningless(_NO_USERS)] = None
 
     top_k: int | None = None
     min_p: float | None = None
@@ -45,291 +74,119 @@ class GenerationBody(Struct, kw_only=True):
     ignore_eos: bool | None = None
     min_tokens: int | None = None
     skip_special_tokens: bool | None = None
+    spaces_between_special_tokens: Annotated[bool | None, meaningless("no text has spaces between special tokens")] = (
+        None
+    )
     truncate_prompt_tokens: int | None = None
+    truncation_side: Literal["left", "right"] | None = None
     allowed_token_ids: list[int] | None = None
+    bad_words: list[str] | None = None
     prompt_logprobs: int | None = None
+    logprob_token_ids: list[int] | None = None
     add_special_tokens: bool | None = None
     priority: Int64 | None = None
+    cache_salt: str | None = None
     request_id: str | None = None
+    session_id: Annotated[Any, meaningless("there is one engine, whatever the session")] = None
     return_tokens_as_token_ids: bool | None = None
     return_token_ids: bool | None = None
-    cache_salt: str | None = None
+    stream_interval: Annotated[Any, meaningless("every token is sent as it comes")] = None
 
-    response_format: Any = None
-    structured_outputs: Any = None
-    guided_json: Any = None
-    guided_regex: Any = None
-    guided_choice: Any = None
-    guided_grammar: Any = None
-    grammar: Any = None
-    json_schema: Any = None
-    best_of: Any = None
-    use_beam_search: Any = None
-    bad_words: Any = None
-    logprob_token_ids: Any = None
-    spaces_between_special_tokens: Any = None
-    truncation_side: Any = None
-    thinking_token_budget: Any = None
-    repetition_detection: Any = None
-    kv_transfer_params: Any = None
-    watermarking: Any = None
-    mirostat: Any = None
-    dry_multiplier: Any = None
-    xtc_probability: Any = None
-    top_n_sigma: Any = None
-    dynatemp_range: Any = None
-    repeat_penalty: Any = None
+    best_of: Annotated[int | None, Meta(description="no other value than that of n")] = None
+    use_beam_search: Annotated[Any, refused(False, why="there is no beam search behind this API")] = None
+    length_penalty: Annotated[Any, meaningless("it is beam search's")] = None
+    structured_outputs: Annotated[Any, refused(why=_GRAMMAR)] = None
+    guided_json: Annotated[Any, refused(why=_GRAMMAR)] = None
+    guided_regex: Annotated[Any, refused(why=_GRAMMAR)] = None
+    guided_choice: Annotated[Any, refused(why=_GRAMMAR)] = None
+    guided_grammar: Annotated[Any, refused(why=_GRAMMAR)] = None
+    thinking_token_budget: Annotated[Any, refused(-1, why=_THINKING)] = None
+    repetition_detection: Annotated[Any, refused(why="repetitions are not looked for")] = None
+    kv_transfer_params: Annotated[Any, refused({}, why=_TRANSFER)] = None
+    ec_transfer_params: Annotated[Any, refused({}, why=_TRANSFER)] = None
+    vllm_xargs: Annotated[Any, refused({}, why="there are no extensions that read them")] = None
+    watermarking: Annotated[Any, refused(False, why="text cannot be watermarked through this API")] = None
+    routed_experts_prompt_start: Annotated[Any, meaningless("experts are not reported")] = None
+    return_token_offsets: Annotated[Any, meaningless("only vLLM's /render answers have offsets")] = None
 
 
 class CompletionBody(GenerationBody, kw_only=True):
     prompt: str | list[str | int | list[int]] | None = None
     echo: bool | None = None
     logprobs: int | None = None
+    suffix: Annotated[Any, refused("", why="text cannot be inserted before a suffix here")] = None
+    prompt_embeds: Annotated[Any, refused([], why="prompts are text or token ids")] = None
 
-    suffix: Any = None
-    prompt_embeds: Any = None
 
+class ChatOptions(GenerationBody, kw_only=True):
+    """All of a chat request but its messages."""
 
-class ChatBody(GenerationBody, kw_only=True):
-    messages: list[dict[str, Any]]
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
+    echo: bool | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
+    chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     documents: list[dict[str, Any]] | None = None
-    reasoning_effort: str | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    return_prompt_text: bool | None = None
 
-    tools: Any = None
-    tool_choice: Any = None
-    functions: Any = None
-    function_call: Any = None
-    audio: Any = None
-    modalities: Any = None
-    web_search_options: Any = None
-    verbosity: Any = None
-    echo: Any = None
-    chat_template: Any = None
-    mm_processor_kwargs: Any = None
-    media_io_kwargs: Any = None
+    tools: Annotated[list[dict[str, Any]] | None, Meta(description='only told to the model, by tool_choice "none"')] = (
+        None
+    )
+    tool_choice: Annotated[Any, refused("none", why=_TOOLS)] = None
+    parallel_tool_calls: Annotated[Any, meaningless(_TOOLS)] = None
+    functions: Annotated[Any, refused([], why=_TOOLS)] = None
+    function_call: Annotated[Any, refused("none", why=_TOOLS)] = None
+    include_reasoning: Annotated[Any, refused(True, why=_THINKING)] = None
+    audio: Annotated[Any, refused(why=_MEDIA)] = None
+    modalities: Annotated[Any, refused(["text"], why=_MEDIA)] = None
+    mm_processor_kwargs: Annotated[Any, refused({}, why=_MEDIA)] = None
+    media_io_kwargs: Annotated[Any, refused({}, why=_MEDIA)] = None
+    web_search_options: Annotated[Any, refused(why="nothing is looked up")] = None
+    verbosity: Annotated[Any, refused("medium", why="ask for it in the messages")] = None
+    prediction: Annotated[Any, meaningless("it would make an answer faster, not another one")] = None
+    metadata: Annotated[Any, meaningless(_NO_STORE)] = None
+    store: Annotated[Any, meaningless(_NO_STORE)] = None
+    service_tier: Annotated[Any, meaningless("all requests are served alike; see priority")] = None
+    safety_identifier: Annotated[Any, meaningless(_NO_USERS)] = None
+    prompt_cache_key: Annotated[Any, meaningless("prompts are found in the cache by what they say")] = None
+    prompt_cache_retention: Annotated[Any, meaningless("prompts stay cached as long as there is room")] = None
 
 
-class TokenizeBody(Struct):
+class ChatBody(ChatOptions, kw_only=True):
+    messages: list[dict[str, Any]]
+
+
+class ChatBatchBody(ChatOptions, kw_only=True):
+    """Several conversations, each with one answer."""
+
+    messages: list[list[dict[str, Any]]]
+
+
+class TokenizeBody(Struct, kw_only=True):
     prompt: str
     model: str | None = None
     add_special_tokens: bool | None = None
     return_token_strs: bool | None = None
 
 
-class TokenizeChatBody(ChatBody, kw_only=True):
+class TokenizeChatBody(Struct, kw_only=True):
+    messages: list[dict[str, Any]]
+    model: str | None = None
+    add_special_tokens: bool | None = None
     return_token_strs: bool | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    tools: list[dict[str, Any]] | None = None
+    mm_processor_kwargs: Annotated[Any, refused({}, why=_MEDIA)] = None
+    media_io_kwargs: Annotated[Any, refused({}, why=_MEDIA)] = None
 
 
-class DetokenizeBody(Struct):
+class DetokenizeBody(Struct, kw_only=True):
     tokens: list[int]
     model: str | None = None
-
-
-class Tokens(Struct):
-    count: int
-    max_model_len: int
-    tokens: list[int]
-    token_strs: list[str] | None
-
-
-class Text(Struct):
-    prompt: str
-    content: str
-
-
-class PromptTokensDetails(Struct):
-    cached_tokens: int
-
-
-class Usage(Struct):
-    prompt_tokens: int
-    total_tokens: int
-    completion_tokens: int
-    prompt_tokens_details: PromptTokensDetails | UnsetType | None = None
-    completion_tokens_details: UnsetType | None = None
-
-
-class CompletionLogprobs(Struct):
-    text_offset: list[int]
-    token_logprobs: list[float | None]
-    tokens: list[str]
-    top_logprobs: list[dict[str, float] | None]
-
-
-class PromptLogprob(Struct):
-    logprob: float
-    rank: int | None
-    decoded_token: str | None
-
-
-PromptLogprobs = list[dict[int, PromptLogprob] | None]
-
-
-class CompletionChoice(Struct):
-    index: int
-    text: str
-    logprobs: CompletionLogprobs | None
-    finish_reason: str | None
-    stop_reason: int | str | None
-    token_ids: list[int] | None = None
-    prompt_logprobs: PromptLogprobs | None = None
-    prompt_token_ids: list[int] | None = None
-    routed_experts: None = None
-
-
-class Completion(Struct, kw_only=True):
-    id: str
-    object: str = "text_completion"
-    created: int
-    model: str
-    choices: list[CompletionChoice]
-    service_tier: None = None
-    system_fingerprint: str | None
-    usage: Usage
-    kv_transfer_params: None = None
-    ec_transfer_params: None = None
-    metrics: None = None
-
-
-class CompletionChunkChoice(Struct):
-    index: int
-    text: str
-    logprobs: CompletionLogprobs | None
-    finish_reason: str | None
-    stop_reason: int | str | None
-    prompt_token_ids: list[int] | None = None
-    token_ids: list[int] | None = None
-
-
-class CompletionChunk(Struct, kw_only=True):
-    id: str
-    object: str = "text_completion"
-    created: int
-    model: str
-    choices: list[CompletionChunkChoice]
-    usage: Usage | UnsetType = UNSET
-    system_fingerprint: str | UnsetType = UNSET
-
-
-class TopLogprob(Struct):
-    token: str
-    logprob: float
-    bytes: list[int]
-
-
-class TokenLogprob(Struct):
-    token: str
-    logprob: float
-    bytes: list[int]
-    top_logprobs: list[TopLogprob]
-
-
-class ChatLogprobs(Struct):
-    content: list[TokenLogprob]
-
-
-class AnswerMessage(Struct):
-    role: str
-    content: str | None
-    refusal: None = None
-    annotations: None = None
-    audio: None = None
-    function_call: None = None
-    reasoning: None = None
-
-
-class ChatChoice(Struct):
-    index: int
-    message: AnswerMessage
-    logprobs: ChatLogprobs | None
-    finish_reason: str | None
-    stop_reason: int | str | None
-    token_ids: list[int] | None = None
-    routed_experts: None = None
-
-
-class ChatCompletion(Struct, kw_only=True):
-    id: str
-    object: str = "chat.completion"
-    created: int
-    model: str
-    choices: list[ChatChoice]
-    service_tier: None = None
-    system_fingerprint: str | None
-    usage: Usage
-    prompt_logprobs: PromptLogprobs | None = None
-    prompt_token_ids: list[int] | None = None
-    prompt_text: None = None
-    kv_transfer_params: None = None
-    ec_transfer_params: None = None
-    metrics: None = None
-
-
-class Delta(Struct):
-    role: str | UnsetType = UNSET
-    content: str | UnsetType = UNSET
-
-
-class ChatChunkChoice(Struct):
-    index: int
-    delta: Delta
-    logprobs: ChatLogprobs | None
-    finish_reason: str | None
-    stop_reason: int | str | UnsetType | None = UNSET
-    token_ids: list[int] | UnsetType | None = UNSET
-
-
-class ChatChunk(Struct, kw_only=True):
-    id: str
-    object: str = "chat.completion.chunk"
-    created: int
-    model: str
-    choices: list[ChatChunkChoice]
-    usage: Usage | UnsetType = UNSET
-    system_fingerprint: str | UnsetType = UNSET
-    prompt_token_ids: list[int] | UnsetType | None = UNSET
-    prompt_text: UnsetType | None = UNSET
-
-
-class ModelPermission(Struct, kw_only=True):
-    id: str
-    object: str = "model_permission"
-    created: int
-    allow_create_engine: bool = False
-    allow_sampling: bool = True
-    allow_logprobs: bool = True
-    allow_search_indices: bool = False
-    allow_view: bool = True
-    allow_fine_tuning: bool = False
-    organization: str = "*"
-    group: None = None
-    is_blocking: bool = False
-
-
-class ModelCard(Struct, kw_only=True):
-    id: str
-    object: str = "model"
-    created: int
-    owned_by: str = "trivet"
-    root: str
-    parent: None = None
-    max_model_len: int
-    permission: list[ModelPermission]
-
-
-class ModelList(Struct, kw_only=True):
-    object: str = "list"
-    data: list[ModelCard]
-
-
-class ErrorBody(Struct):
-    message: str
-    type: str
-    param: str | None
-    code: int

@@ -7,30 +7,35 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from trivet.server.body import body_keys, decode, read_body
-from trivet.server.dialects.openai.chat import render
+from trivet.server.dialects.openai.answers import Text, Tokens
+from trivet.server.dialects.openai.conversation import render
 from trivet.server.dialects.openai.requests import check_model
-from trivet.server.dialects.openai.schemas import DetokenizeBody, Text, TokenizeBody, TokenizeChatBody, Tokens
+from trivet.server.dialects.openai.schemas import DetokenizeBody, TokenizeBody, TokenizeChatBody
+from trivet.server.fields import refuse_unsupported
 from trivet.server.service import Service
 
 
 async def tokenize(service: Service, request: Request) -> Response:
+    """A text, or a conversation as the model is prompted with it, as token ids."""
     body = await read_body(request, service.options.payload_limit)
     given: TokenizeBody | TokenizeChatBody
     if "messages" in body_keys(body):
         given = decode(body, TokenizeChatBody)
-        text, add_special = render(service, given), bool(given.add_special_tokens)
+        check_model(service, given.model)
+        refuse_unsupported(given)
+        text, add_special = await render(service, given.messages, given), bool(given.add_special_tokens)
     else:
         given = decode(body, TokenizeBody)
+        check_model(service, given.model)
         text, add_special = given.prompt, given.add_special_tokens is not False
-    check_model(service, given.model)
     tokens = await service.encode(text, add_special)
-    token_text = service.llm.tokenizer.token_text
-    strings = [token_text(token) for token in tokens] if given.return_token_strs else None
+    spelling = service.llm.tokenizer.spelling
+    strings = [spelling(token) for token in tokens] if given.return_token_strs else None
     return _json(Tokens(len(tokens), service.max_model_len, tokens, strings))
 
 
 async def detokenize(service: Service, request: Request) -> Response:
-    """`prompt` is what vLLM's clients read; llama.cpp's, whose requests look the same, read `content`."""
+    """Token ids as text: in `prompt` for vLLM's clients; llama.cpp's, whose requests look the same, read `content`."""
     given = decode(await read_body(request, service.options.payload_limit), DetokenizeBody)
     check_model(service, given.model)
     service.check_tokens(given.tokens, "tokens")

@@ -11,6 +11,7 @@ import pytest
 
 from tests.text.vocabs import SHARED
 from trivet.errors import ModelError, RequestError
+from trivet.text import template_sandbox
 from trivet.text.chat_template import CHATML, ChatTemplate
 
 USER = {"role": "user", "content": 'Hi "there" <b>\n'}
@@ -298,3 +299,9 @@ def test_what_would_never_end(source: str) -> None:
 def test_defaults_are_for_what_is_not_given():
     chat = ChatTemplate("{{ a }}{{ b }}", Names(chat_templates={}), {"a": 1, "b": 2})  # type: ignore[arg-type]
     assert chat.render([USER], b=3) == "13"
+
+
+def test_time_is_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template_sandbox, "MAX_SECONDS", 0.1)
+    with pytest.raises(RequestError, match=r"it takes more than .* seconds"):
+        render("{% set s = 'a' * 30000000 %}{% for i in range(99999) %}{% set x = 'b' in s %}{% endfor %}")

@@ -1,13 +1,14 @@
 """The Jinja environment that chat templates run in: what Hugging Face's offers them, and bounds on what they may use.
 
-Templates come with model files, so they are not trusted: jinja2's sandbox keeps them from Python's insides, and a
-budget of steps and of characters keeps them from running on for ever.
+Templates come with model files, and with requests, so they are not trusted: jinja2's sandbox keeps them from Python's
+insides, and a budget of steps, of characters and of time keeps them from running on for ever.
 """
 
 from __future__ import annotations
 
 import json
 import threading
+import time
 from datetime import datetime
 from typing import Any
 
@@ -20,6 +21,9 @@ from jinja2.visitor import NodeTransformer
 
 MAX_LENGTH = 1 << 25
 """Characters (or items) of anything that a template makes."""
+
+MAX_SECONDS = 5.0
+"""Of one rendering: steps on long texts take long."""
 
 
 class Raised(TemplateError):
@@ -57,12 +61,15 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
 
     def start(self, steps: int) -> None:
         self._budget.steps = self._budget.left = steps
+        self._budget.end = time.monotonic() + MAX_SECONDS
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         budget = __self._budget
         budget.left -= 1
         if budget.left < 0:
             raise BudgetError(f"it takes more than {budget.steps} steps")
+        if time.monotonic() > budget.end:
+            raise BudgetError(f"it takes more than {MAX_SECONDS} seconds")
         if __obj is __self.turn:
             return ""
         return super().call(__context, __obj, *args, **kwargs)

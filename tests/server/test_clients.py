@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import openai
 import pytest
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import GenerationError, HfHubHTTPError, OverloadedError, ValidationError
@@ -16,12 +15,6 @@ PROMPT_TOKENS = len("user: hi\nassistant: ")
 @pytest.fixture
 def hub(url):
     return InferenceClient(model=url)
-
-
-@pytest.fixture
-def oai(url):
-    with openai.OpenAI(base_url=url + "/v1", api_key="none", max_retries=0) as client:
-        yield client
 
 
 def test_hub_text_generation(hub, url):
@@ -77,62 +70,3 @@ def test_hub_keys(serve):
     with pytest.raises(HfHubHTTPError, match="401"):
         InferenceClient(model=url, token="k2").text_generation("hi")
     assert InferenceClient(model=url, token="k1").text_generation("hi", max_new_tokens=1, return_full_text=False)
-
-
-def test_openai_chat(oai):
-    got = oai.chat.completions.create(model="fake", messages=MESSAGES, stop=["ran"], temperature=0)
-    choice = got.choices[0]
-    assert choice.message.content == ANSWER.partition("ran")[0]
-    assert (choice.finish_reason, choice.stop_reason) == ("stop", "ran")
-    assert got.usage.prompt_tokens == PROMPT_TOKENS
-    two = oai.chat.completions.create(model="fake", messages=MESSAGES, n=2, max_completion_tokens=5)
-    assert [c.message.content for c in two.choices] == [ANSWER[:5], ANSWER[1:6]]
-    with_logprobs = oai.chat.completions.create(
-        model="fake", messages=MESSAGES, logprobs=True, top_logprobs=3, max_tokens=2
-    )
-    entries = with_logprobs.choices[0].logprobs.content
-    assert [entry.token for entry in entries] == ["L", "i"]
-    assert [len(entry.top_logprobs) for entry in entries] == [3, 3]
-
-
-def test_openai_chat_stream(oai):
-    fields = {"stream": True, "stream_options": {"include_usage": True}, "logprobs": True}
-    chunks = list(oai.chat.completions.create(model="fake", messages=MESSAGES, **fields))
-    assert chunks[0].choices[0].delta.role == "assistant"
-    assert "".join(c.choices[0].delta.content for c in chunks if c.choices) == ANSWER
-    assert [c.choices[0].finish_reason for c in chunks if c.choices and c.choices[0].finish_reason] == ["stop"]
-    assert chunks[-1].usage.completion_tokens == len(TOKENS) and chunks[-1].choices == []
-
-
-def test_openai_completions(oai):
-    got = oai.completions.create(model="fake", prompt=["hi", "ho"], max_tokens=4, n=2, logprobs=1, temperature=1)
-    assert [c.text for c in got.choices] == [ANSWER[:4], ANSWER[1:5]] * 2
-    assert got.choices[0].logprobs.tokens == list(ANSWER[:4])
-    chunks = list(oai.completions.create(model="fake", prompt="hi", stream=True))
-    assert "".join(c.choices[0].text for c in chunks) == ANSWER.encode()[:16].decode(errors="ignore")
-
-
-def test_openai_models(oai):
-    assert [model.id for model in oai.models.list()] == ["fake"]
-    assert oai.models.retrieve("fake").id == "fake"
-
-
-def test_openai_errors(oai, serve):
-    with pytest.raises(openai.NotFoundError, match="does not exist"):
-        oai.chat.completions.create(model="gpt-9", messages=MESSAGES)
-    with pytest.raises(openai.BadRequestError) as caught:
-        oai.completions.create(model="fake", prompt="hi", max_tokens=0)
-    assert (caught.value.param, caught.value.code) == ("max_tokens", "400")
-    cases = [
-        ({"overloaded": True}, {}, openai.RateLimitError),
-        ({"fail_after": 0}, {}, openai.InternalServerError),
-        ({}, {"api_keys": ("k",)}, openai.AuthenticationError),
-    ]
-    for behaviour, options, error in cases:
-        client = openai.OpenAI(base_url=serve(FakeLLM(**behaviour), **options) + "/v1", api_key="x", max_retries=0)
-        with pytest.raises(error):
-            client.completions.create(model="fake", prompt="hi")
-    failing = openai.OpenAI(base_url=serve(FakeLLM(fail_after=3)) + "/v1", api_key="x", max_retries=0)
-    stream = failing.chat.completions.create(model="fake", messages=MESSAGES, stream=True)
-    with pytest.raises(openai.APIError, match="the engine died"):
-        list(stream)

@@ -1,4 +1,4 @@
-"""What a dialect says of a request's field beside its type: refused here, or without meaning here.
+"""What a dialect says of a request's field beside its type: refused, in part supported, or without meaning here.
 
     class Body(Struct):
         tools: Annotated[Any, refused([], why="tools are not supported yet")] = None
@@ -29,6 +29,11 @@ def meaningless(why: str) -> Meta:
     return Meta(extra={"meaningless": why})
 
 
+def partly(how: str) -> Meta:
+    """Supported, but only so: `how`. The handler refuses the rest."""
+    return Meta(extra={"partly": how})
+
+
 @functools.cache
 def notes(shape: type[Struct]) -> dict[str, dict[str, Any]]:
     """What the fields of a struct are annotated with, by the name they have in Python."""
@@ -45,6 +50,8 @@ def describe(note: dict[str, Any]) -> str:
     """A field's note as a sentence."""
     if "meaningless" in note:
         return f"No meaning here: {note['meaningless']}."
+    if "partly" in note:
+        return f"Supported only so: {note['partly']}."
     neutral = ", ".join(f"`{json.dumps(value)}`" for value in note["refused"])
     return f"Refused{f', except {neutral}' if neutral else ''}{': ' + note['why'] if note['why'] else ''}."
 

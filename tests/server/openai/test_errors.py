@@ -92,7 +92,13 @@ def completion(**fields):
         (CHAT, chat(cache_salt=""), INVALID, "cache_salt", "non-empty string"),
         (CHAT, chat(request_id="x" * 129), INVALID, "request_id", "at most 128 characters"),
         (CHAT, chat(priority=2**63), BAD, "priority", "Expected `int` <="),
-        (CHAT, chat(stream_options={}), INVALID, "stream_options", "Stream options can only be defined when `stream="),
+        (
+            CHAT,
+            chat(stream_options={"include_usage": False}),
+            INVALID,
+            "stream_options",
+            "Stream options can only be defined when `stream=",
+        ),
         (
             CHAT,
             chat(stream=True, prompt_logprobs=1),

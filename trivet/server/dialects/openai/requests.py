@@ -8,7 +8,7 @@ from starlette.requests import Request
 
 from trivet.api.request import GenerateRequest
 from trivet.sampling.params import GREEDY_BELOW, VLLM_STAGES, SamplingParams
-from trivet.server.dialects.openai.schemas import ChatOptions, CompletionBody, GenerationBody
+from trivet.server.dialects.openai.schemas import ChatOptions, CompletionBody, GenerationBody, StreamOptions
 from trivet.server.errors import Kind, Problem
 from trivet.server.fields import refuse_unsupported
 from trivet.server.service import Service
@@ -31,7 +31,7 @@ def check_request(service: Service, body: ChatOptions | CompletionBody) -> None:
     if isinstance(body, ChatOptions):
         _check_tools(body)
     refuse_unsupported(body)
-    if body.stream_options is not None and not body.stream:
+    if body.stream_options not in (None, StreamOptions()) and not body.stream:
         raise Problem(Kind.INVALID, "Stream options can only be defined when `stream=True`.", "stream_options")
     if body.prompt_logprobs and body.stream:
         raise Problem(Kind.INVALID, "`prompt_logprobs` are not available when `stream=True`.", "prompt_logprobs")

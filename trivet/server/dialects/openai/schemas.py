@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from trivet.server.fields import meaningless, refused
+from trivet.server.fields import meaningless, partly, refused
 
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
@@ -92,7 +92,7 @@ class GenerationBody(LlamacppFields, kw_only=True):
     return_token_ids: bool | None = None
     stream_interval: Annotated[Any, meaningless("every token is sent as it comes")] = None
 
-    best_of: Annotated[int | None, Meta(description="no other value than that of n")] = None
+    best_of: Annotated[int | None, partly("it must be n, for there is no choosing among more")] = None
     use_beam_search: Annotated[Any, refused(False, why="there is no beam search behind this API")] = None
     length_penalty: Annotated[Any, meaningless("it is beam search's")] = None
     structured_outputs: Annotated[Any, refused(why=_GRAMMAR)] = None
@@ -133,7 +133,7 @@ class ChatOptions(GenerationBody, kw_only=True):
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     return_prompt_text: bool | None = None
 
-    tools: Annotated[list[dict[str, Any]] | None, Meta(description='only told to the model, by tool_choice "none"')] = (
+    tools: Annotated[list[dict[str, Any]] | None, partly('the model is told of them; tool_choice must be "none"')] = (
         None
     )
     tool_choice: Annotated[Any, refused("none", why=_TOOLS)] = None

@@ -56,3 +56,18 @@ def test_priority(url, llm, header, body, expected):
     headers = {} if header is None else {"X-Vllm-Priority": header}
     post(url, TEXT, {"prompt": "hi", "max_tokens": 1, "priority": body}, headers=headers)
     assert llm.requests[0].priority == expected
+
+
+@pytest.mark.parametrize(
+    ("layout", "told"),
+    [
+        ("text", "TEXT named_metrics.num_requests_waiting=0.0, named_metrics.kv_cache_usage_perc=0.0"),
+        ("JSON", 'JSON {"named_metrics": {"num_requests_waiting": 0.0, "kv_cache_usage_perc": 0.0}}'),
+        ("xml", None),
+    ],
+)
+@pytest.mark.parametrize("path", [CHAT, TEXT])
+def test_load_in_the_header(url, path, layout, told):
+    body = chat(max_tokens=1) if path == CHAT else {"prompt": "hi", "max_tokens": 1}
+    response = post(url, path, body, headers={"endpoint-load-metrics-format": layout})
+    assert response.headers.get("endpoint-load-metrics") == told

@@ -29,8 +29,9 @@ from trivet.server.dialects.openai.answers import (
 )
 from trivet.server.dialects.openai.conversation import Message, last_text, render
 from trivet.server.dialects.openai.errors import DIALECT
+from trivet.server.dialects.openai.load import load_header
 from trivet.server.dialects.openai.logprobs import LogprobsWriter, prompt_logprobs
-from trivet.server.dialects.openai.reply import Reply
+from trivet.server.dialects.openai.reply import Reply, json_response
 from trivet.server.dialects.openai.requests import (
     check_logprobs,
     check_request,
@@ -56,7 +57,7 @@ async def chat_completions(service: Service, request: Request) -> Response:
     if body.stream:
         return await sse.event_stream(request, answer.chunks(outputs), DIALECT.error_event)
     whole = await while_connected(request.receive, collect_all(merged([outputs]), 1))
-    return Response(msgspec.json.encode(answer.whole(whole)), media_type="application/json")
+    return json_response(answer.whole(whole), load_header(service, request))
 
 
 async def chat_batch(service: Service, request: Request) -> Response:
@@ -74,7 +75,7 @@ async def chat_batch(service: Service, request: Request) -> Response:
     outputs = merged([service.generate(one) for one in asked])
     whole = await while_connected(request.receive, collect_all(outputs, len(asked)))
     answer = ChatAnswer(service, body, body.messages, reply, None)
-    return Response(msgspec.json.encode(answer.whole(whole)), media_type="application/json")
+    return json_response(answer.whole(whole), load_header(service, request))
 
 
 def check_chat(service: Service, body: ChatOptions) -> None:

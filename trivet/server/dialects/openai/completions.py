@@ -25,8 +25,9 @@ from trivet.server.dialects.openai.answers import (
     Usage,
 )
 from trivet.server.dialects.openai.errors import DIALECT
+from trivet.server.dialects.openai.load import load_header
 from trivet.server.dialects.openai.logprobs import LogprobsWriter, prompt_logprobs
-from trivet.server.dialects.openai.reply import Reply
+from trivet.server.dialects.openai.reply import Reply, json_response
 from trivet.server.dialects.openai.requests import (
     check_logprobs,
     check_request,
@@ -53,7 +54,7 @@ async def completions(service: Service, request: Request) -> Response:
     if body.stream:
         return await sse.event_stream(request, answer.chunks(outputs), DIALECT.error_event)
     whole = await while_connected(request.receive, collect_all(outputs, len(asked)))
-    return Response(msgspec.json.encode(answer.whole(whole)), media_type="application/json")
+    return json_response(answer.whole(whole), load_header(service, request))
 
 
 async def completion_requests(

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from trivet.server.dialects.openai.answers import ModelCard, ModelList, ModelPermission
+from trivet.server.dialects.openai.reply import json_response
 from trivet.server.dialects.openai.requests import check_model
 from trivet.server.service import Service
 
 
 async def models(service: Service, request: Request) -> Response:
     """The names that the model is served under."""
-    return _json(ModelList(data=[model_card(service, name) for name in service.names]))
+    return json_response(ModelList(data=[model_card(service, name) for name in service.names]))
 
 
 async def model(service: Service, request: Request) -> Response:
     """One of the names that the model is served under."""
     name = request.path_params["name"]
     check_model(service, name)
-    return _json(model_card(service, name))
+    return json_response(model_card(service, name))
 
 
 def model_card(service: Service, name: str) -> ModelCard:
@@ -32,7 +32,3 @@ def model_card(service: Service, name: str) -> ModelCard:
         max_model_len=service.max_model_len,
         permission=[ModelPermission(id=f"modelperm-{created:x}", created=created)],
     )
-
-
-def _json(body: msgspec.Struct) -> Response:
-    return Response(msgspec.json.encode(body), media_type="application/json")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from trivet.server.body import body_keys, decode, read_body
 from trivet.server.dialects.openai.answers import Text, Tokens
 from trivet.server.dialects.openai.conversation import render
+from trivet.server.dialects.openai.reply import json_response
 from trivet.server.dialects.openai.requests import check_model
 from trivet.server.dialects.openai.schemas import DetokenizeBody, TokenizeBody, TokenizeChatBody
 from trivet.server.fields import refuse_unsupported
@@ -31,7 +31,7 @@ async def tokenize(service: Service, request: Request) -> Response:
     tokens = await service.encode(text, add_special)
     spelling = service.llm.tokenizer.spelling
     strings = [spelling(token) for token in tokens] if given.return_token_strs else None
-    return _json(Tokens(len(tokens), service.max_model_len, tokens, strings))
+    return json_response(Tokens(len(tokens), service.max_model_len, tokens, strings))
 
 
 async def detokenize(service: Service, request: Request) -> Response:
@@ -40,8 +40,4 @@ async def detokenize(service: Service, request: Request) -> Response:
     check_model(service, given.model)
     service.check_tokens(given.tokens, "tokens")
     text = service.llm.tokenizer.decode(given.tokens)
-    return _json(Text(text, text))
-
-
-def _json(body: msgspec.Struct) -> Response:
-    return Response(msgspec.json.encode(body), media_type="application/json")
+    return json_response(Text(text, text))

@@ -14,10 +14,10 @@ T = TypeVar("T")
 _PATH = re.compile(r" - at (?:`key` in )?`\$\.?(.*)`$")
 
 
-async def read_json(request: Request, limit: int, shape: type[T]) -> T:
-    """A body of at most `limit` bytes that is declared as JSON, parsed as `shape`."""
+async def read_json(request: Request, limit: int, shape: type[T], *, strict: bool = True) -> T:
+    """A body of at most `limit` bytes that is declared as JSON, parsed as `shape` by `decode`."""
     require_json(request)
-    return decode(await read_body(request, limit), shape)
+    return decode(await read_body(request, limit), shape, strict=strict)
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -60,10 +60,12 @@ def require_json(request: Request) -> None:
         )
 
 
-def decode(body: bytes, shape: type[T]) -> T:
-    """Parse `body` as `shape`. Raises Problem: SYNTAX for what is not JSON, SCHEMA naming the field otherwise."""
+def decode(body: bytes, shape: type[T], *, strict: bool = True) -> T:
+    """Parse `body` as `shape`; where not `strict`, numbers and booleans may be written as text, and 5.0 is an integer.
+
+    Raises Problem: SYNTAX for what is not JSON, SCHEMA naming the field otherwise."""
     try:
-        return msgspec.json.decode(body, type=shape)
+        return msgspec.json.decode(body, type=shape, strict=strict)
     except msgspec.ValidationError as error:
         where = _PATH.search(str(error))
         parameter = where.group(1) if where else None

@@ -36,6 +36,7 @@ def test_known_models(url, name):
         {"logit_bias": {"50": -100}, "stop_token_ids": [7], "ignore_eos": True, "min_tokens": 1},
         {"temperature": None, "top_p": None, "n": None, "stop": None, "stream": None, "max_tokens": 4},
         {"spaces_between_special_tokens": False, "length_penalty": 2, "parallel_tool_calls": False},
+        {"max_tokens": "5", "temperature": "0.5", "top_k": 4.0, "stream": "false", "logprobs": 1},
         {"thinking_token_budget": -1, "include_reasoning": True, "modalities": ["text"], "use_beam_search": False},
     ],
 )
@@ -158,9 +159,23 @@ def test_batch(url):
     assert body["object"] == "chat.completion" and body["prompt_token_ids"] is None
 
 
-@pytest.mark.parametrize("fields", [{"n": 2}, {"stream": True}, {"messages": []}, {"messages": [[]]}])
-def test_batch_refusals(url, fields):
-    assert post(url, CHAT + "/batch", chat(messages=[TALK]) | fields).status_code == 400
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"n": 2}, "n"),
+        ({"stream": True}, "stream"),
+        ({"messages": []}, "messages"),
+        ({"messages": [TALK] * 1025}, "messages"),
+        ({"messages": [TALK, []]}, "messages"),
+        ({"messages": TALK}, "messages[0]"),
+        ({"prompt_logprobs": 0}, "prompt_logprobs"),
+        ({"return_prompt_text": True}, "return_prompt_text"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_batch_refusals(url, fields, param):
+    error = post(url, CHAT + "/batch", chat(messages=[TALK]) | fields).json()["error"]
+    assert (error["code"], error["param"]) == (400, param)
 
 
 def test_truncation(url, llm):

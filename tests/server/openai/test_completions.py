@@ -99,7 +99,8 @@ def test_legacy_generate(url, serve):
     assert lines[-1] == {"text": ["hi" + ANSWER[:3], "hi" + ANSWER[1:4]]}
     for before, after in itertools.pairwise(lines):
         assert all(longer.startswith(text) for text, longer in zip(before["text"], after["text"], strict=True))
-    assert post(url, "/generate", {"prompt": ["a", "b"]}).status_code == 400
+    for wrong in ({"prompt": ["a", "b"]}, {"prompt": "a", "echo": True}, {"prompt": "a", "n": 0}):
+        assert post(url, "/generate", wrong).json()["error"]["code"] == 400
     broken = serve(FakeLLM(fail_after=2))
     *_, last = post(broken, "/generate", {"prompt": "hi", "stream": True}).text.splitlines()
     assert json.loads(last)["error"]["message"] == "the engine died"

@@ -21,7 +21,7 @@ def completion(**fields):
     ("path", "body", "kind", "param", "message"),
     [
         (CHAT, {"model": "fake"}, BAD, None, "1 validation error:\n  Object missing required field `messages`"),
-        (CHAT, chat(max_tokens="5"), BAD, "max_tokens", "Expected `int | null`, got `str`"),
+        (CHAT, chat(max_tokens="five"), BAD, "max_tokens", "Expected `int | null`, got `str`"),
         (CHAT, chat(messages="hi"), BAD, "messages", "Expected `array`"),
         (CHAT, chat(seed=2**63), BAD, "seed", "Expected `int` <="),
         (CHAT, chat(logit_bias={"a": 1}), BAD, "logit_bias", "Expected `int`"),

@@ -48,7 +48,7 @@ from trivet.server.streams import merged
 
 async def chat_completions(service: Service, request: Request) -> Response:
     """Continue a conversation."""
-    body = await read_json(request, service.options.payload_limit, ChatBody)
+    body = await read_json(request, service.options.payload_limit, ChatBody, strict=False)
     check_chat(service, body)
     reply = Reply.to(service, request, body, "chatcmpl")
     prompt, asked = await chat_request(service, request, body, body.messages, reply)
@@ -62,13 +62,8 @@ async def chat_completions(service: Service, request: Request) -> Response:
 
 async def chat_batch(service: Service, request: Request) -> Response:
     """Continue several conversations at once; the choices are in their order."""
-    body = await read_json(request, service.options.payload_limit, ChatBatchBody)
-    if body.stream:
-        raise Problem(Kind.INVALID, "Batch chat completions do not support streaming.", "stream")
-    if body.n not in (None, 1):
-        message = "Batch chat completions do not support `n > 1`. Please set `n` to 1."
-        raise Problem(Kind.INVALID, message, "n")
-    service.check_count(len(body.messages), 1)
+    body = await read_json(request, service.options.payload_limit, ChatBatchBody, strict=False)
+    check_batch(service, body)
     check_chat(service, body)
     reply = Reply.to(service, request, body, "chatcmpl")
     asked = [(await chat_request(service, request, body, messages, reply))[1] for messages in body.messages]
@@ -84,6 +79,21 @@ def check_chat(service: Service, body: ChatOptions) -> None:
     check_logprobs(service, body.top_logprobs, "top_logprobs")
     if body.top_logprobs and not body.logprobs:
         raise Problem(Kind.INVALID, "when using `top_logprobs`, `logprobs` must be set to true.", "top_logprobs")
+
+
+def check_batch(service: Service, body: ChatBatchBody) -> None:
+    """Refuse what the answer to several conversations has no place for."""
+    limit = service.options.max_prompts
+    if not 1 <= len(body.messages) <= limit:
+        message = f"messages must hold 1 to {limit} conversations, got {len(body.messages)}"
+        raise Problem(Kind.INVALID, message, "messages")
+    if body.n not in (None, 1):
+        message = "Batch chat completions do not support `n > 1`. Please set `n` to 1."
+        raise Problem(Kind.INVALID, message, "n")
+    for name in ("stream", "prompt_logprobs", "return_prompt_text"):
+        value = getattr(body, name)
+        if value is not None and value is not False:
+            raise Problem(Kind.INVALID, f"Batch chat completions do not support `{name}`.", name)
 
 
 async def chat_request(

@@ -46,7 +46,7 @@ DEFAULT_MAX_TOKENS = 16
 
 async def completions(service: Service, request: Request) -> Response:
     """Continue one or more prompts."""
-    body = await read_json(request, service.options.payload_limit, CompletionBody)
+    body = await read_json(request, service.options.payload_limit, CompletionBody, strict=False)
     reply = Reply.to(service, request, body, "cmpl")
     given, asked = await completion_requests(service, request, body, reply.id)
     answer = CompletionAnswer(service, body, reply, echoes(service, given) if body.echo else [])

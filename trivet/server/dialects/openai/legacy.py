@@ -26,10 +26,12 @@ async def generate(service: Service, request: Request) -> Response:
     """Continue a prompt: `{"text": […]}` with the prompt before each of the n texts; a stream has a line for each
     token, with all of the text so far.
     """
-    body = await read_json(request, service.options.payload_limit, CompletionBody)
+    body = await read_json(request, service.options.payload_limit, CompletionBody, strict=False)
     given, asked = await completion_requests(service, request, body, request.state.request_id)
     if len(given) != 1:
         raise Problem(Kind.INVALID, f"prompt must be one prompt, got {len(given)}", "prompt")
+    if body.echo:
+        raise Problem(Kind.INVALID, "echo is not known here: the prompt is part of every text", "echo")
     [prompt] = echoes(service, given)
     outputs = service.generate(asked[0])
     if body.stream:

@@ -1,7 +1,7 @@
 """Bodies of the OpenAI API's requests, with vLLM's extensions. None means the default.
 
 Fields of unknown names are accepted, as OpenAI and vLLM do; known ones that would change the answer in a way not
-supported here are declared `refused`.
+supported here are declared `refused`. As with vLLM, which is not strict, "5" and 5.0 will do for an integer.
 """
 
 from __future__ import annotations

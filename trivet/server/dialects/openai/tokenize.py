@@ -20,12 +20,12 @@ async def tokenize(service: Service, request: Request) -> Response:
     body = await read_body(request, service.options.payload_limit)
     given: TokenizeBody | TokenizeChatBody
     if "messages" in body_keys(body):
-        given = decode(body, TokenizeChatBody)
+        given = decode(body, TokenizeChatBody, strict=False)
         check_model(service, given.model)
         refuse_unsupported(given)
         text, add_special = await render(service, given.messages, given), bool(given.add_special_tokens)
     else:
-        given = decode(body, TokenizeBody)
+        given = decode(body, TokenizeBody, strict=False)
         check_model(service, given.model)
         text, add_special = given.prompt, given.add_special_tokens is not False
     tokens = await service.encode(text, add_special)
@@ -36,7 +36,7 @@ async def tokenize(service: Service, request: Request) -> Response:
 
 async def detokenize(service: Service, request: Request) -> Response:
     """Token ids as text: in `prompt` for vLLM's clients; llama.cpp's, whose requests look the same, read `content`."""
-    given = decode(await read_body(request, service.options.payload_limit), DetokenizeBody)
+    given = decode(await read_body(request, service.options.payload_limit), DetokenizeBody, strict=False)
     check_model(service, given.model)
     service.check_tokens(given.tokens, "tokens")
     text = service.llm.tokenizer.decode(given.tokens)

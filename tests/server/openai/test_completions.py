@@ -59,6 +59,12 @@ def test_truncation(url, llm, prompt, keep, side, kept):
     assert llm.requests[0].prompt == kept
 
 
+def test_echo_of_what_is_left_of_token_ids(url):
+    fields = {"truncate_prompt_tokens": 2, "max_tokens": 1, "echo": True}
+    [choice] = post(url, TEXT, completion(prompt=[*b"abc"], **fields)).json()["choices"]
+    assert choice["text"] == "bcL"
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_score_only(url, stream):
     """echo with max_tokens 0: nothing is generated, as far as the client can see."""

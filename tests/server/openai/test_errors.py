@@ -31,6 +31,7 @@ def completion(**fields):
         (CHAT, chat(messages=[{"content": "x"}]), INVALID, "messages", "with a role"),
         (CHAT, chat(messages=[]), INVALID, "messages", "at least one message"),
         (CHAT, chat(messages=[{"role": "user", "content": [IMAGE]}]), INVALID, "messages", "type 'image_url'"),
+        (CHAT, chat(messages=[{"role": "user", "content": [{"image_url": "x"}]}]), INVALID, "messages", "type None"),
         (CHAT, chat(messages=[{"role": "user", "content": [{"type": [1]}]}]), INVALID, "messages", "type [1]"),
         (CHAT, chat(messages=[{"role": "user", "content": [{"type": "text"}]}]), INVALID, "messages", "type 'text'"),
         *(

@@ -49,7 +49,7 @@ async def completions(service: Service, request: Request) -> Response:
     body = await read_json(request, service.options.payload_limit, CompletionBody, strict=False)
     reply = Reply.to(service, request, body, "cmpl")
     given, asked = await completion_requests(service, request, body, reply.id)
-    answer = CompletionAnswer(service, body, reply, echoes(service, given) if body.echo else [])
+    answer = CompletionAnswer(service, body, reply, echoes(service, given, asked) if body.echo else [])
     outputs = merged([service.generate(one) for one in asked])
     if body.stream:
         return await sse.event_stream(request, answer.chunks(outputs), DIALECT.error_event)
@@ -89,9 +89,11 @@ def prompts(body: CompletionBody) -> list[str | list[int]]:
     return [part for part in prompt if not isinstance(part, int)]
 
 
-def echoes(service: Service, given: Sequence[str | list[int]]) -> list[str]:
-    """The prompts as text."""
-    return [prompt if isinstance(prompt, str) else service.llm.tokenizer.decode(prompt) for prompt in given]
+def echoes(service: Service, given: Sequence[str | list[int]], asked: Sequence[GenerateRequest]) -> list[str]:
+    """The prompts as text: as they were given, or of the token ids that are left of those given."""
+    decode = service.llm.tokenizer.decode
+    kept = [prompt if isinstance(prompt, str) else one.prompt for prompt, one in zip(given, asked, strict=True)]
+    return [prompt if isinstance(prompt, str) else decode(prompt) for prompt in kept]
 
 
 async def _completion_request(

@@ -80,7 +80,7 @@ def _plain(message: Message) -> Message:
 def _text_part(part: Any) -> Any:
     if isinstance(part, str):
         return {"type": "text", "text": part}
-    kind = part.get("type", "text") if isinstance(part, dict) else None
+    kind = part.get("type", "text" if "text" in part else None) if isinstance(part, dict) else None
     if isinstance(kind, str) and kind in TEXT_PARTS:
         return {**part, "type": "text", "text": part.get(TEXT_PARTS[kind])}
     return part

@@ -32,7 +32,7 @@ async def generate(service: Service, request: Request) -> Response:
         raise Problem(Kind.INVALID, f"prompt must be one prompt, got {len(given)}", "prompt")
     if body.echo:
         raise Problem(Kind.INVALID, "echo is not known here: the prompt is part of every text", "echo")
-    [prompt] = echoes(service, given)
+    [prompt] = echoes(service, given, asked)
     outputs = service.generate(asked[0])
     if body.stream:
         lines = _lines(outputs, prompt, asked[0].params.n)

@@ -52,7 +52,7 @@ class FakeLLM(AsyncLLM):
 
 
 class FakeEngine:
-    """Sequence i of a request is the answer without its first i tokens.
+    """Sequence i of a request is the answer without its first i tokens (modulo their number).
 
     fail_after: tokens after which the engine fails. delay, load_delay: seconds before each token, before it is ready.
     """
@@ -129,7 +129,8 @@ class FakeEngine:
         if params.prompt_logprobs is not None:
             rest = [logprob(token, params.prompt_logprobs) for token in prompt[1:]]
             begun["prompt_logprobs"] = [None, *rest]
-        for made, token in enumerate(self.answer[int(request.request_id.rpartition("-")[2]) :], 1):
+        skipped = int(request.request_id.rpartition("-")[2]) % len(self.answer)
+        for made, token in enumerate(self.answer[skipped:], 1):
             await asyncio.sleep(self.delay)
             chunk = TokenChunk(request_id=request.request_id, emitted_at=time.monotonic(), **begun)
             begun = {}

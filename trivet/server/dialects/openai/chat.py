@@ -100,7 +100,7 @@ async def chat_request(
     service: Service, request: Request, body: ChatOptions, messages: Sequence[Message], reply: Reply
 ) -> tuple[str, GenerateRequest]:
     """One conversation as its prompt and what to ask the engine."""
-    variables: dict[str, Any] = {"documents": body.documents}
+    variables: dict[str, Any] = {} if body.documents is None else {"documents": body.documents}
     if body.reasoning_effort is not None:
         variables["reasoning_effort"] = body.reasoning_effort
         variables["enable_thinking"] = body.reasoning_effort != "none"

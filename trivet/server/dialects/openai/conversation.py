@@ -65,7 +65,7 @@ def _render_by(service: Service, source: str, messages: list[Message], tools: An
         message = f"chat_template may have {MAX_TEMPLATE} characters, got {len(source)}"
         raise Problem(Kind.INVALID, message, "chat_template")
     try:
-        template = ChatTemplate(source, service.llm.tokenizer)
+        template = ChatTemplate(source, service.llm.tokenizer, service.llm.args.default_chat_template_kwargs)
     except ModelError as error:
         raise Problem(Kind.INVALID, str(error), "chat_template") from None
     return template.render(messages, tools, **variables)

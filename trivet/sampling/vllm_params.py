@@ -87,9 +87,12 @@ class RepetitionDetectionParams:
 
     def found_in(self, tokens: Sequence[int]) -> bool:
         """Whether the output ends in such a repetition."""
-        for size in range(max(self.min_pattern_size, 1), self.max_pattern_size + 1):
-            tail = tokens[-size * self.min_count :]
-            if len(tail) == size * self.min_count and tail[size:] == tail[:-size]:
+        if not self.max_pattern_size:
+            return False
+        longest = min(self.max_pattern_size, len(tokens) // self.min_count)
+        for size in range(max(self.min_pattern_size, 1), longest + 1):
+            repeated = size * (self.min_count - 1)
+            if all(tokens[-i] == tokens[-i - size] for i in range(1, repeated + 1)):
                 return True
         return False
 

@@ -86,6 +86,18 @@ def test_bad_words_and_token_ids_reach_the_engine(url, llm):
     assert (params.bad_words, params.logprob_token_ids, params.allowed_token_ids) == (["x"], [5, 6], [1])
 
 
+def test_repetitions(serve):
+    url = serve(FakeLLM(answer=[*b"ababababab"]))
+    rule = {"max_pattern_size": 3, "min_pattern_size": 2, "min_count": 3}
+    [choice] = post(url, TEXT, completion(max_tokens=10, repetition_detection=rule)).json()["choices"]
+    assert (choice["text"], choice["finish_reason"]) == ("ababab", "repetition")
+
+
+def test_stream_interval(url):
+    *chunks, _ = events(post(url, TEXT, completion(max_tokens=9, stream=True, stream_interval=4)))
+    assert [len(chunk["choices"][0]["text"]) for chunk in chunks] == [1, 4, 4]
+
+
 def test_invocations(url):
     whole = post(url, TEXT, completion(max_tokens=2)).json()
     assert post(url, "/invocations", completion(max_tokens=2)).json()["choices"] == whole["choices"]

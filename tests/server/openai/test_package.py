@@ -92,14 +92,10 @@ def test_errors(client, serve):
 
 def test_extra_body(client):
     """vLLM's fields."""
-    extra = {
-        "min_tokens": 1,
-        "return_token_ids": True,
-        "stop_token_ids": [ord("y")],
-        "include_stop_str_in_output": True,
-    }
+    extra = {"min_tokens": 1, "return_token_ids": True, "stop_token_ids": [ord("y")]}
     got = client.chat.completions.create(model="fake", messages=MESSAGES, extra_body=extra, max_tokens=5)
-    assert got.choices[0].token_ids == TOKENS[:5] and got.prompt_token_ids is not None
+    assert got.choices[0].token_ids == TOKENS[:4] and got.prompt_token_ids is not None
+    assert (got.choices[0].finish_reason, got.choices[0].stop_reason) == ("stop", ord("y"))
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,8 @@ SHARED = {
     "return_tokens_as_token_ids": st.booleans(),
     "skip_special_tokens": st.booleans(),
     "truncate_prompt_tokens": st.integers(1, 3),
+    "stream_interval": st.integers(1, 9),
+    "stop_token_ids": st.sampled_from([[], [ord("y")], [1, ord(".")]]),
 }
 TALK = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "well,"}]
 CHATS = optional(

@@ -19,6 +19,9 @@ PLACEHOLDER_NAMES = ("tgi", "dummy")
 MAX_NAME = 128
 """Characters."""
 
+MAX_PATTERN_SIZE = 1024
+"""Tokens of a repeated pattern; all sizes up to that asked for are tried at every token."""
+
 MIN_TEMPERATURE = 0.01
 """Of sampling: lower ones, unless greedy, are raised to it, for they would make logits too large to add up."""
 
@@ -45,6 +48,10 @@ def check_request(service: Service, body: ChatOptions | CompletionBody) -> None:
         message = "when using `logprob_token_ids`, `logprobs` must be set."
         raise Problem(Kind.INVALID, message, "logprob_token_ids")
     _check_names(body)
+    repetition = body.repetition_detection
+    if repetition is not None and repetition.max_pattern_size > MAX_PATTERN_SIZE:
+        message = f"max_pattern_size must be at most {MAX_PATTERN_SIZE}, got {repetition.max_pattern_size}"
+        raise Problem(Kind.INVALID, message, "repetition_detection")
     stops = len(body.stop) if isinstance(body.stop, list) else 1
     if stops > service.options.max_stop_strings:
         raise Problem(
@@ -188,10 +195,12 @@ def sampling_params(
         "prompt_logprobs": body.prompt_logprobs,
         "skip_special_tokens": body.skip_special_tokens,
         "include_stop_str_in_output": body.include_stop_str_in_output,
-        "logit_bias": _clamped(body.logit_bias),
+        "logit_bias": body.logit_bias,
         "allowed_token_ids": body.allowed_token_ids,
         "bad_words": body.bad_words or None,
         "logprob_token_ids": body.logprob_token_ids or None,
+        "repetition_detection": body.repetition_detection,
+        "stream_interval": body.stream_interval,
     }
     given = {name: value for name, value in given.items() if value is not None}
     recommended = service.llm.recommended_params
@@ -200,13 +209,9 @@ def sampling_params(
         "logprobs": logprobs,
         "stages": VLLM_STAGES,
     }
-    params = SamplingParams(**recommended | given)
+    params = SamplingParams.from_optional(**recommended | given)
     if params.greedy and params.n > 1:
         raise Problem(Kind.INVALID, f"n must be 1 when using greedy sampling, got {params.n}.", "n")
     if params.temperature >= GREEDY_BELOW:
         params.temperature = max(params.temperature, MIN_TEMPERATURE)
     return params
-
-
-def _clamped(bias: dict[int, float] | None) -> dict[int, float] | None:
-    return None if bias is None else {token: max(-100.0, min(100.0, value)) for token, value in bias.items()}

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from trivet.sampling.vllm_params import RepetitionDetectionParams
 from trivet.server.fields import meaningless, partly, refused
 
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
@@ -88,9 +89,10 @@ class GenerationBody(LlamacppFields, kw_only=True):
     cache_salt: str | None = None
     request_id: str | None = None
     session_id: Annotated[Any, meaningless("there is one engine, whatever the session")] = None
+    repetition_detection: RepetitionDetectionParams | None = None
     return_tokens_as_token_ids: bool | None = None
     return_token_ids: bool | None = None
-    stream_interval: Annotated[Any, meaningless("every token is sent as it comes")] = None
+    stream_interval: Annotated[int, Meta(ge=1)] | None = None
 
     best_of: Annotated[int | None, partly("it must be n, for there is no choosing among more")] = None
     use_beam_search: Annotated[Any, refused(False, why="there is no beam search behind this API")] = None
@@ -101,7 +103,6 @@ class GenerationBody(LlamacppFields, kw_only=True):
     guided_choice: Annotated[Any, refused(why=_GRAMMAR)] = None
     guided_grammar: Annotated[Any, refused(why=_GRAMMAR)] = None
     thinking_token_budget: Annotated[Any, refused(-1, why=_THINKING)] = None
-    repetition_detection: Annotated[Any, refused(why="repetitions are not looked for")] = None
     kv_transfer_params: Annotated[Any, refused({}, why=_TRANSFER)] = None
     ec_transfer_params: Annotated[Any, refused({}, why=_TRANSFER)] = None
     vllm_xargs: Annotated[Any, refused({}, why="there are no extensions that read them")] = None

@@ -8,7 +8,7 @@ from trivet.errors import RequestError
 from trivet.sampling.params import SamplingParams
 
 
-class EngineRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
+class EngineRequest(msgspec.Struct, kw_only=True, omit_defaults=True, tag=True):
     """One sequence to continue. A request for n sequences is n of these, sharing a `group`.
 
     `seed` is always set (drawn by the API where the user gave none), so that a resubmitted request continues

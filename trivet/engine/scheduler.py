@@ -12,7 +12,7 @@ from operator import attrgetter
 import msgspec
 import numpy as np
 
-from trivet.engine.blocks import BlockPool
+from trivet.engine.blocks import BlockPool, salt_of
 from trivet.engine.config import EngineConfig
 from trivet.engine.plan import SampleRow, StepOutput, StepPlan
 from trivet.engine.prefixes import Prefixes
@@ -85,7 +85,7 @@ class Scheduler:
         if request.params.max_tokens is not None:
             max_len = min(max_len, len(request.prompt) + request.params.max_tokens)
         # Without prefix caching, the sequences of a group still share their prompt, under a salt of their own.
-        salt: str | None = f"salt:{request.cache_salt}"
+        salt: str | None = salt_of(request.cache_salt)
         if not self.config.enable_prefix_caching:
             salt = None if request.group is None else f"group:{request.group}"
         sequence = Sequence(request, next(self._arrivals), max_len, salt)

@@ -45,6 +45,8 @@ def describe(note: dict[str, Any]) -> str:
     """A field's note as a sentence."""
     if "meaningless" in note:
         return f"No meaning here: {note['meaningless']}."
+    if "range" in note:
+        return note["range"]
     neutral = ", ".join(f"`{json.dumps(value)}`" for value in note["refused"])
     return f"Refused{f', except {neutral}' if neutral else ''}{': ' + note['why'] if note['why'] else ''}."
 

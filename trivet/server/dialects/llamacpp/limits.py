@@ -12,12 +12,12 @@ INT32_MAX = 2**31 - 1
 
 def hard(low: float, high: float) -> Meta:
     """Refuse what lies outside."""
-    return Meta(extra={"hard": (low, high)})
+    return Meta(extra={"hard": (low, high), "range": f"supported, from {low} to {high}"})
 
 
 def soft(low: float, high: float) -> Meta:
     """Take the nearer end for what lies outside."""
-    return Meta(extra={"soft": (low, high)})
+    return Meta(extra={"soft": (low, high), "range": f"supported, clamped to {low} to {high}"})
 
 
 def apply_limits(body: Struct) -> None:

@@ -125,19 +125,18 @@ def sampling_params(service: Service, given: GenerationSettings, n: int, prompt_
     bias: dict[int, float] = {}
     for entry in given.logit_bias:
         bias[entry.token] = bias.get(entry.token, 0.0) + (-math.inf if entry.bias is None else entry.bias)
-    tempered = bool(given.mirostat) or "temperature" in given.samplers
     try:
         return SamplingParams(
             n=n,
-            temperature=given.temperature if tempered else 1.0,
-            dynatemp_range=0.0 if given.mirostat else max(0.0, given.dynatemp_range),
+            temperature=given.temperature,
+            dynatemp_range=max(0.0, given.dynatemp_range),
             dynatemp_exponent=given.dynatemp_exponent,
             top_k=given.top_k,
             top_p=max(given.top_p, ALMOST_NONE),
             min_p=given.min_p,
-            top_n_sigma=max(0.0, given.top_n_sigma),
-            xtc_probability=given.xtc_probability if given.xtc_threshold <= 0.5 else 0.0,
-            xtc_threshold=min(given.xtc_threshold, 0.5),
+            top_n_sigma=given.top_n_sigma,
+            xtc_probability=given.xtc_probability,
+            xtc_threshold=given.xtc_threshold,
             typical_p=min(1.0, max(given.typical_p, ALMOST_NONE)),
             min_keep=given.min_keep,
             repetition_penalty=given.repeat_penalty,
@@ -152,7 +151,7 @@ def sampling_params(service: Service, given: GenerationSettings, n: int, prompt_
             mirostat=given.mirostat,
             mirostat_tau=given.mirostat_tau,
             mirostat_eta=given.mirostat_eta,
-            adaptive_target=given.adaptive_target if given.adaptive_target >= 0 else -1.0,
+            adaptive_target=given.adaptive_target,
             adaptive_decay=given.adaptive_decay,
             seed=given.seed,
             stop=given.stop or None,
@@ -161,7 +160,7 @@ def sampling_params(service: Service, given: GenerationSettings, n: int, prompt_
             logprobs=given.n_probs or None,
             logprobs_mode="processed" if given.post_sampling_probs else "raw",
             logit_bias=bias or None,
-            stages=("temperature",) if given.mirostat else samplers.stages(given.samplers),
+            stages=samplers.stages(given.samplers),
         )
     except RequestError as error:
         name = error.parameter or ""

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from tests.server.fake_llm import ANSWER, TOKENS, FakeLLM
+from tests.server.fake_llm import ANSWER, EOS, TOKENS, FakeLLM
 from tests.server.wire import client, events, post
 
 SETTINGS = [
@@ -44,7 +46,7 @@ def test_whole_golden(url):
         "truncated": False,
         "stop_type": "limit",
         "stopping_word": "",
-        "tokens_cached": 6,
+        "tokens_cached": 5,
     }
     assert list(timings) == [
         *("cache_n", "prompt_n", "prompt_ms", "prompt_per_token_ms", "prompt_per_second"),
@@ -102,6 +104,9 @@ def test_stream_golden(url):
         {"prompt": {"prompt_string": "hi"}},
         {"timings_per_token": True},
         {"n_predict": 0},
+        {"n_probs": 3, "post_sampling_probs": True},
+        {"n_indent": 1},
+        {"id_slot": 2},
     ],
     ids=str,
 )
@@ -120,6 +125,7 @@ def test_stream_adds_up_to_the_whole(url, fields):
         assert tokens == result["tokens"][: len(tokens)]
         for name in ("tokens_predicted", "stop_type", "stopping_word", "truncated", "has_new_line", "prompt"):
             assert final[name] == result[name]
+        assert final["id_slot"] == fields.get("id_slot", final["id_slot"])
         if "n_probs" in fields:
             probabilities = [entry for event in partial for entry in event["completion_probabilities"]]
             assert probabilities == result["completion_probabilities"]
@@ -151,6 +157,57 @@ def test_probabilities(url):
     got = post(url, "/completion", body(n_predict=1, n_probs=1)).json()["completion_probabilities"]
     best = {"id": ord("K"), "token": "K", "bytes": [ord("K")], "logprob": -0.25}
     assert got == [{"id": ord("L"), "token": "L", "bytes": [ord("L")], "logprob": -0.5, "top_logprobs": [best]}]
+
+
+def test_probabilities_after_sampling(url, llm):
+    request = body(n_predict=1, n_probs=2, post_sampling_probs=True)
+    [got] = post(url, "/completion", request).json()["completion_probabilities"]
+    top = [{"id": ord(char), "token": char, "bytes": [ord(char)], "prob": math.exp(p)} for char, p in PROBABLE]
+    assert got == top[1] | {"top_probs": top}
+    assert llm.requests[0].params.logprobs_mode == "processed"
+
+
+PROBABLE = [("K", -0.25), ("L", -0.5)]
+"""What the fake engine says of the answer's first token."""
+
+
+@pytest.mark.parametrize(
+    ("answer", "n_indent", "content", "made"),
+    [
+        ("one\ntwo", 1, "one\n", 5),
+        ("one\n\n two", 1, "one\n", 5),
+        ("one\n  two\n three\nfour", 1, "one\n  two\n three\n", 18),
+        ("one\n  two\n three\nfour", 2, "one\n  two\n ", 12),
+        ("one\n\ttwo", 1, "one\n\ttwo", 9),
+        ("one\n  two\nfour", 0, "one\n  two\nfour", 15),
+    ],
+)
+def test_indentation(serve, answer, n_indent, content, made):
+    """A line that is indented by less ends the text, with what indentation it has."""
+    url = serve(FakeLLM(answer=[*answer.encode(), EOS]))
+    got = post(url, "/completion", body(n_indent=n_indent)).json()
+    expected = (content, "eos" if content == answer else "limit", False, made)
+    assert (got["content"], got["stop_type"], got["truncated"], got["tokens_predicted"]) == expected
+    *partial, final = events(post(url, "/completion", body(stream=True, n_indent=n_indent)))
+    assert "".join(event["content"] for event in partial) == content
+    assert (final["stop_type"], final["tokens_predicted"]) == (got["stop_type"], got["tokens_predicted"])
+
+
+def test_time_limit(serve):
+    """It holds from the first line break on."""
+    url = serve(FakeLLM(answer=[*b"ab\ncdefghijklmnop", EOS], delay=0.02))
+    got = post(url, "/completion", body(t_max_predict_ms=1)).json()
+    assert got["content"] == "ab\n" and got["stop_type"] == "limit"
+    assert post(url, "/completion", body(t_max_predict_ms=60_000)).json()["stop_type"] == "eos"
+
+
+def test_progress(url):
+    prompt = [1] * 40
+    got = events(post(url, "/completion", body(prompt, n_predict=2, stream=True, return_progress=True)))
+    told = [event["prompt_progress"] for event in got if "prompt_progress" in event]
+    assert [(p["total"], p["cache"], p["processed"]) for p in told] == [(40, 2, 2), (40, 2, 40)]
+    assert list(told[0]) == ["total", "cache", "processed", "time_ms"]
+    assert "prompt_progress" not in post(url, "/completion", body(return_progress=True)).json()
 
 
 def test_response_fields(url):

@@ -129,6 +129,8 @@ class FakeEngine:
         if params.prompt_logprobs is not None:
             rest = [logprob(token, params.prompt_logprobs) for token in prompt[1:]]
             begun["prompt_logprobs"] = [None, *rest]
+        for done in (len(prompt) // 2, len(prompt)) if request.report_progress else ():
+            await queue.put(TokenChunk(request_id=request.request_id, prompt_done=done, **begun))
         for made, token in enumerate(self.answer[int(request.request_id.rpartition("-")[2]) :], 1):
             await asyncio.sleep(self.delay)
             chunk = TokenChunk(request_id=request.request_id, emitted_at=time.monotonic(), **begun)

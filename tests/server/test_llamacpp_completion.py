@@ -159,6 +159,14 @@ def test_probabilities(url):
     assert got == [{"id": ord("L"), "token": "L", "bytes": [ord("L")], "logprob": -0.5, "top_logprobs": [best]}]
 
 
+def test_probabilities_after_sampling_without_chance(url):
+    request = body(n_predict=1, n_probs=2, post_sampling_probs=True, temperature=0)
+    [got] = post(url, "/completion", request).json()["completion_probabilities"]
+    assert got["prob"] == 1 and [top["prob"] for top in got["top_probs"]] == [0, 1]
+    [got] = post(url, "/completion", request | {"samplers": "k"}).json()["completion_probabilities"]
+    assert got["prob"] < 1
+
+
 def test_probabilities_after_sampling(url, llm):
     request = body(n_predict=1, n_probs=2, post_sampling_probs=True)
     [got] = post(url, "/completion", request).json()["completion_probabilities"]
@@ -202,12 +210,13 @@ def test_time_limit(serve):
 
 
 def test_progress(url):
-    prompt = [1] * 40
-    got = events(post(url, "/completion", body(prompt, n_predict=2, stream=True, return_progress=True)))
+    request = body("x" * 40, n_predict=2, return_progress=True)
+    got = events(post(url, "/completion", request | {"stream": True}))
     told = [event["prompt_progress"] for event in got if "prompt_progress" in event]
-    assert [(p["total"], p["cache"], p["processed"]) for p in told] == [(40, 2, 2), (40, 2, 40)]
+    assert [(p["total"], p["cache"], p["processed"]) for p in told] == [(41, 2, 2), (41, 2, 20), (41, 2, 41)]
     assert list(told[0]) == ["total", "cache", "processed", "time_ms"]
-    assert "prompt_progress" not in post(url, "/completion", body(return_progress=True)).json()
+    assert ["stop" in event and event["content"] for event in got] == ["", "", "", "L", "i", ""]
+    assert "prompt_progress" not in post(url, "/completion", request).json()
 
 
 def test_response_fields(url):

@@ -354,6 +354,7 @@ class AsyncLLM:
                 group=name if params.n > 1 else None,
                 priority=request.priority,
                 cache_salt=self._salt(request, name),
+                report_progress=request.report_progress and i == 0,
             )
             for i in range(params.n)
         ]

@@ -31,6 +31,8 @@ class EngineRequest(msgspec.Struct, kw_only=True, omit_defaults=True, tag=True):
     group: str | None = None
     priority: int = 0
     cache_salt: str = ""
+    report_progress: bool = False
+    """Send a chunk without tokens, but with `prompt_done`, for each step of the prompt."""
 
 
 class TokenLogprob(msgspec.Struct, array_like=True):
@@ -64,6 +66,8 @@ class TokenChunk(msgspec.Struct, kw_only=True, omit_defaults=True):
     queued_at: float = 0.0
     scheduled_at: float = 0.0
     emitted_at: float = 0.0
+    prompt_done: int = 0
+    """Tokens of the prompt that are in the cache; 0 does not say."""
 
 
 class EngineStats(msgspec.Struct, kw_only=True):

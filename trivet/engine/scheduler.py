@@ -142,6 +142,8 @@ class Scheduler:
             if sequence.computed // self.block_size > done:
                 self.prefixes.publish(sequence, done, sequence.computed // self.block_size)
             drawn = sequence.computed == sequence.num_tokens
+            if sequence.request.report_progress and sequence.computed <= sequence.prompt_len:
+                chunks.append(self._progress(sequence, now))
             if sequence.prompt_logprobs is not None:
                 sequence.prompt_logprobs += output.logprobs[row - part.rows : row - drawn]
             if drawn:
@@ -258,6 +260,16 @@ class Scheduler:
     def _fail(self, sequence: Sequence, error: str, now: float) -> TokenChunk:
         self._remove(sequence)
         return TokenChunk(request_id=sequence.request.request_id, finish_reason="error", error=error, emitted_at=now)
+
+    def _progress(self, sequence: Sequence, now: float) -> TokenChunk:
+        return TokenChunk(
+            request_id=sequence.request.request_id,
+            cached_tokens=sequence.cached_tokens,
+            queued_at=sequence.queued_at,
+            scheduled_at=sequence.scheduled_at,
+            emitted_at=now,
+            prompt_done=sequence.computed,
+        )
 
     def _extend(self, sequence: Sequence, token: int, logprob: TokenLogprob | None, now: float) -> TokenChunk:
         """Append a drawn token, and end the sequence where it is the last."""

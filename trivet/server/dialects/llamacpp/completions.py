@@ -136,14 +136,21 @@ def _generation(
         service.check_length(prompt)
         params = sampling_params(service, given, n, len(prompt))
         salt = secrets.token_hex(8) if body.cache_prompt is False else ""
-        requests.append(GenerateRequest(prompt, params, request.state.request_id, cache_salt=salt))
+        requests.append(
+            GenerateRequest(
+                prompt,
+                params,
+                request.state.request_id,
+                cache_salt=salt,
+                report_progress=given.stream and bool(body.return_progress),
+            )
+        )
     return Generation(
         service,
         requests,
         given,
         [Cutoff(body.n_indent or 0, body.t_max_predict_ms or 0) for _ in range(len(requests) * n)],
         wanted_slot=slot,
-        report_progress=given.stream and bool(body.return_progress),
     )
 
 

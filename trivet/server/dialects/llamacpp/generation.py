@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ class Sequence:
     task: int = -1
     slot: Slot | None = None
     cached: int = 0
+    processed: int = -1
     metrics: RequestMetrics | None = None
     text: str = ""
     tokens: list[int] = field(default_factory=list)
@@ -88,7 +90,7 @@ class Step:
 class Generation:
     """Runs one request; the sequence i of prompt p has the index p * n + i.
 
-    wanted_slot: the slot for the first sequence; -1 is any. report_progress: tell how far the prompts are.
+    wanted_slot: the slot for the first sequence; -1 is any.
     """
 
     def __init__(
@@ -98,13 +100,11 @@ class Generation:
         settings: GenerationSettings,
         cutoffs: list[Cutoff],
         wanted_slot: int,
-        report_progress: bool,
     ) -> None:
         self._service = service
         self._requests = requests
         self._n = len(cutoffs) // len(requests)
         self._wanted_slot = wanted_slot
-        self._report_progress = report_progress
         self.settings = settings
         self.sequences: list[Sequence] = []
         for index, cutoff in enumerate(cutoffs):
@@ -140,8 +140,10 @@ class Generation:
     def _take(self, sequence: Sequence, output: RequestOutput, change: CompletionOutput) -> Iterator[Step]:
         if sequence.metrics is None:
             sequence.metrics, sequence.cached = output.metrics, output.num_cached_tokens
-            if self._report_progress:
-                yield from self._progress(sequence)
+        if output.prompt_tokens_done and not sequence.tokens:
+            yield from self._progress(sequence, output.prompt_tokens_done)
+        if not (change.token_ids or change.text or change.finish_reason):
+            return
         settings = self.settings
         text, tokens, logprobs = change.text, change.token_ids, change.logprobs or []
         if settings.n_predict == 0:  # the prompt is only processed, for the cache: forget the token that came with it
@@ -171,8 +173,12 @@ class Generation:
             sequence.stop_type = "eos"
 
     @staticmethod
-    def _progress(sequence: Sequence) -> Iterator[Step]:
-        total, cached, metrics = len(sequence.prompt), sequence.cached, sequence.metrics
-        seconds = 0.0 if metrics is None else metrics.first_token_ts - metrics.scheduled_ts
-        yield Step(sequence, progress=PromptProgress(total, cached, cached, 0))
-        yield Step(sequence, progress=PromptProgress(total, cached, total, round(1000 * seconds)))
+    def _progress(sequence: Sequence, done: int) -> Iterator[Step]:
+        """News of the prompt: first what of it was cached, at the end that all of it has been processed."""
+        assert sequence.metrics is not None
+        for processed in (sequence.cached, done):
+            if processed > sequence.processed:
+                sequence.processed = processed
+                seconds = time.monotonic() - sequence.metrics.scheduled_ts if processed == done else 0.0
+                progress = PromptProgress(len(sequence.prompt), sequence.cached, processed, round(1000 * seconds))
+                yield Step(sequence, progress=progress)

@@ -24,8 +24,13 @@ def probabilities(
     """
     after = settings.post_sampling_probs
 
-    def described(token: int, value: Logprob) -> dict[str, Any]:
-        number = {"prob": math.exp(value.logprob)} if after else {"logprob": max(value.logprob, -MAX_FLOAT)}
+    def described(token: int, value: Logprob, drawn: int) -> dict[str, Any]:
+        if not after:
+            number = {"logprob": max(value.logprob, -MAX_FLOAT)}
+        elif is_greedy(settings):
+            number = {"prob": float(token == drawn)}
+        else:
+            number = {"prob": math.exp(value.logprob)}
         return {
             "id": token,
             "token": tokenizer.token_text(token),
@@ -35,10 +40,17 @@ def probabilities(
 
     result = []
     for token, entry in zip(tokens, entries, strict=True):
-        best = [TopProbability(**described(other, value)) for other, value in _best(entry, settings.n_probs)]
-        own = described(token, entry[token]) | {"top_probs" if after else "top_logprobs": best}
+        best = [TopProbability(**described(other, value, token)) for other, value in _best(entry, settings.n_probs)]
+        own = described(token, entry[token], token) | {"top_probs" if after else "top_logprobs": best}
         result.append(TokenProbability(**own))
     return result
+
+
+def is_greedy(settings: GenerationSettings) -> bool:
+    """Whether the temperature has left but one token."""
+    if settings.mirostat:
+        return settings.temperature <= 0
+    return settings.temperature <= 0 and settings.dynatemp_range <= 0 and "temperature" in settings.samplers
 
 
 def _best(entry: dict[int, Logprob], count: int) -> list[tuple[int, Logprob]]:

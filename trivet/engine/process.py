@@ -26,7 +26,15 @@ logger = logging.getLogger(__name__)
 PROOF_TOKENS = 4
 """A suspect that has brought so many tokens since the crash is not what caused it."""
 
-COUNTERS = ("steps", "prompt_tokens", "generated_tokens", "cached_tokens", "queried_tokens", "preemptions")
+COUNTERS = (
+    "steps",
+    "sequence_steps",
+    "prompt_tokens",
+    "generated_tokens",
+    "cached_tokens",
+    "queried_tokens",
+    "preemptions",
+)
 
 
 @dataclass(slots=True, eq=False)

@@ -78,6 +78,7 @@ class EngineStats(msgspec.Struct, kw_only=True):
     blocks_total: int = 0
     blocks_used: int = 0
     steps: int = 0
+    sequence_steps: int = 0
     prompt_tokens: int = 0
     generated_tokens: int = 0
     cached_tokens: int = 0

@@ -152,6 +152,7 @@ class Scheduler:
                     chunk.sampler_state = sequence.sampler_state = output.states[row - 1]
                 chunks.append(chunk)
         self._counts.steps += 1
+        self._counts.sequence_steps += len(self._parts)
         self._parts = []
         return chunks
 

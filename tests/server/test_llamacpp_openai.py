@@ -331,6 +331,12 @@ def test_the_openai_package(url):
         assert [model.id for model in api.models.list()] == ["fake"]
 
 
+def test_what_there_is_not(url):
+    for method, path, status, kind in (("GET", "/nothing", 404, "not_found_error"), ("GET", "/infill", 405, None)):
+        error = client.request(method, url + path).json()["error"]
+        assert (error["code"], error["type"]) == (status, kind or "invalid_request_error")
+
+
 def test_models(url):
     got = client.get(url + "/v1/models").json()
     assert got == client.get(url + "/models").json()

@@ -72,6 +72,21 @@ def test_completion(url, prompt, n_predict, prompt_n, predicted_n, return_tokens
     assert (settings["n_predict"], settings["seed"]) == (min(n_predict, 64), 42)
 
 
+def test_models(url):
+    [entry] = get(url, "/models").json()["data"]
+    assert (entry["id"], entry["owned_by"]) == ("tinyllama-2", "llamacpp")
+    assert entry["meta"] == {
+        "vocab_type": 1,
+        "n_vocab": 512,
+        "n_ctx": 256,
+        "n_ctx_train": 512,
+        "n_embd": 64,
+        "n_params": 260032,
+        "size": entry["meta"]["size"],
+        "ftype": "f32",
+    }
+
+
 def test_seeds(url):
     assert len({complete(url, seed=7, temperature=1.0)["content"] for _ in range(3)}) == 1
     assert len({complete(url, seed=seed, temperature=1.0)["content"] for seed in range(4)}) == 4

@@ -302,7 +302,6 @@ CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
         (CHAT, chat(tools=[{"type": "function"}]), 400, "BadRequestError", "tools", "not supported"),
         (CHAT, chat(response_format={"type": "json_object"}), 400, "BadRequestError", "response_format", ""),
         (CHAT, chat(guided_json={}), 400, "BadRequestError", "guided_json", "not supported"),
-        (CHAT, chat(mirostat=2), 400, "BadRequestError", "mirostat", "not supported"),
         (CHAT, chat(echo=True), 400, "BadRequestError", "echo", "not supported"),
         (TEXT, completion(suffix="x"), 400, "BadRequestError", "suffix", "not supported"),
         (TEXT, completion(prompt="x" * 300), 400, "BadRequestError", "input_tokens", "256 tokens. However"),

@@ -58,6 +58,9 @@ class Engine:
             max_num_batched_tokens=config.max_num_batched_tokens,
             weight_bytes=model.weight_bytes,
             cache_bytes=num_blocks * self.runtime.block_bytes(config.block_size),
+            context_length=model.context_length,
+            hidden_size=model.hidden_size,
+            num_parameters=model.num_parameters,
         )
 
     @property

@@ -102,6 +102,10 @@ class ModelInfo(msgspec.Struct, kw_only=True):
     max_num_batched_tokens: int
     weight_bytes: int
     cache_bytes: int
+    context_length: int = 0
+    """Tokens that the model was made for."""
+    hidden_size: int = 0
+    num_parameters: int = 0
 
     def check(self, request: EngineRequest) -> None:
         """Raises RequestError when this engine can never serve the request."""

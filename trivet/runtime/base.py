@@ -26,6 +26,9 @@ class RuntimeInfo:
     weight_bytes: int
     vocab_size: int
     num_layers: int
+    hidden_size: int = 0
+    num_parameters: int = 0
+    """Numbers in all tensors."""
 
 
 class Runtime(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
@@ -61,6 +62,8 @@ class CpuRuntime:
             weight_bytes=self.program.weight_bytes,
             vocab_size=config.vocab_size,
             num_layers=config.num_layers,
+            hidden_size=config.hidden_size,
+            num_parameters=sum(math.prod(info.shape) for info in checkpoint.tensors.values()),
         )
 
     def block_bytes(self, block_size: int) -> int:

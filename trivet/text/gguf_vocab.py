@@ -93,6 +93,7 @@ class _GGUFVocabulary:
             eos_ids=([] if eos is None else [eos]) + sorted(self.ends - {eos}),
             names={name: self.tokens[self.roles[role]] for name, role in _NAMES.items() if role in self.roles},
             chat_templates=self._chat_templates(),
+            kind={"llama": "spm", "bert": "wpm"}.get(self.model, "bpe"),
             fim={role: self.roles[f"fim_{role}"] for role in FIM_ROLES if f"fim_{role}" in self.roles},
         )
 

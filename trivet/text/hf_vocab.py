@@ -150,6 +150,7 @@ def _vocabulary(tokenizer: Tokenizer, folder: _Folder) -> Vocabulary:
         names=names,
         chat_templates=folder.chat_templates(),
         fim=fill_in_the_middle(ids),
+        kind={"WordPiece": "wpm", "Unigram": "ugm"}.get(type(tokenizer.model).__name__, "bpe"),
     )
 
 

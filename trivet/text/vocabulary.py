@@ -21,6 +21,7 @@ class Vocabulary:
     bos_id, eos_ids: begin of text, and all that end a generation.
     names: texts of special tokens by role (`bos_token`, `eos_token`, …), as chat templates see them.
     chat_templates: by name; the one to use is `default`.
+    kind: the rule that cuts words into tokens: "bpe" (merges by rank), "spm" (by score), "wpm" or "ugm".
     fim: ids of the tokens for filling in the middle by role (`pre`, `suf`, `mid`, `pad`, `rep`, `sep`), as far as the
         model has them.
     """
@@ -34,6 +35,7 @@ class Vocabulary:
     names: Mapping[str, str] = field(default_factory=dict)
     chat_templates: Mapping[str, str] = field(default_factory=dict)
     fim: Mapping[str, int] = field(default_factory=dict)
+    kind: str = "bpe"
 
 
 class Encoder(Protocol):

@@ -12,12 +12,19 @@ INT32_MAX = 2**31 - 1
 
 def hard(low: float, high: float) -> Meta:
     """Refuse what lies outside."""
-    return Meta(extra={"hard": (low, high), "range": f"supported, from {low} to {high}"})
+    return Meta(extra={"hard": (low, high), "range": f"supported, {_words(low, high)}"})
 
 
 def soft(low: float, high: float) -> Meta:
     """Take the nearer end for what lies outside."""
-    return Meta(extra={"soft": (low, high), "range": f"supported, clamped to {low} to {high}"})
+    return Meta(extra={"soft": (low, high), "range": f"supported; clamped: {_words(low, high)}"})
+
+
+def _words(low: float, high: float) -> str:
+    """A range for people, who do not care for the ends of integers and floats."""
+    if high >= INT32_MAX:
+        return f"at least {low}"
+    return f"{low} to {high}" if low > -INT32_MAX else f"at most {high}"
 
 
 def apply_limits(body: Struct) -> None:

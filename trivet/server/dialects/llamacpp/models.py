@@ -14,6 +14,9 @@ from trivet.server.service import Service
 BUILD = 10000
 """Clients read a build's number to know what it can do; this is one of the compatibility reference's time."""
 
+VOCAB_TYPES = {"spm": 1, "bpe": 2, "wpm": 3, "ugm": 4}
+"""llama.cpp's numbers."""
+
 
 def build_info() -> str:
     """llama.cpp's form, b<number>-<commit>."""
@@ -60,8 +63,12 @@ def listing(service: Service) -> dict[str, Any]:
         "created": service.started,
         "owned_by": "llamacpp",
         "meta": {
+            "vocab_type": VOCAB_TYPES[service.llm.tokenizer.kind],
             "n_vocab": info.vocab_size,
             "n_ctx": info.max_model_len,
+            "n_ctx_train": info.context_length,
+            "n_embd": info.hidden_size,
+            "n_params": info.num_parameters,
             "size": info.weight_bytes,
             "ftype": info.dtype,
         },

@@ -44,7 +44,7 @@ def properties(service: Service) -> dict[str, Any]:
         "media_marker": "<__media__>",
         "endpoint_slots": options.slots_endpoint,
         "endpoint_props": options.props_endpoint,
-        "endpoint_metrics": True,
+        "endpoint_metrics": options.metrics_endpoint,
         "ui": True,
         "ui_settings": {},
         "chat_template": template.source,

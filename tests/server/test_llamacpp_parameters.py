@@ -57,7 +57,7 @@ def test_defaults_reach_the_engine(url, llm):
         ({"mirostat": 7}, {"mirostat": 2}),
         ({"adaptive_target": 0.5, "adaptive_decay": 0.5}, {"adaptive_target": 0.5, "adaptive_decay": 0.5}),
         ({"adaptive_target": 5}, {"adaptive_target": 1.0}),
-        ({"samplers": "edskypmxta"}, {"stages": (*LLAMACPP_STAGES, "adaptive_p")}),
+        ({"samplers": "edskypmxtia"}, {"stages": (*LLAMACPP_STAGES, "infill", "adaptive_p")}),
         (
             {"samplers": ["nucleus", "typ", "temp", "top-n-sigma"]},
             {"stages": ("top_p", "typical_p", "temperature", "top_n_sigma")},
@@ -111,8 +111,6 @@ def test_cache_prompt_false_shares_nothing(url, llm):
         ({"grammar_lazy": True}, "grammar_lazy is not supported"),
         ({"lora": [{"id": 0, "scale": 1}]}, "lora is not supported"),
         ({"reasoning_format": "deepseek"}, "reasoning_format is not supported"),
-        ({"samplers": ["infill"]}, "infill is not supported"),
-        ({"samplers": "ti"}, "infill is not supported"),
         ({"n_predict": -2}, "Field 'n_predict': Value must be between -1 <= value <= 2147483647, but got -2"),
         ({"max_tokens": 2**31}, "Field 'max_tokens': Value must be"),
         ({"repeat_last_n": -2}, "Field 'repeat_last_n': Value must be"),

@@ -22,9 +22,9 @@ class StoringLLM(FakeLLM):
     def __init__(self, **behaviour):
         super().__init__(**behaviour)
         self.stored = []
-        self.engine.store = self.store
+        self.engine.store = self.note
 
-    async def store(self, command):
+    async def note(self, command):
         self.stored.append((command.action, command.tokens, bool(command.cache_salt), command.path.rpartition("/")[2]))
         if command.path.endswith("bad"):
             raise RequestError("the file is damaged", "filename")

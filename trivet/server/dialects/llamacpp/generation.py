@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from trivet.api.outputs import CompletionOutput, Logprob, RequestMetrics, RequestOutput
+from trivet.api.outputs import CompletionOutput, Logprob, RequestOutput, RequestStateStats
 from trivet.api.request import GenerateRequest
 from trivet.server.dialects.llamacpp.cutoff import Cutoff
 from trivet.server.dialects.llamacpp.results import GenerationSettings, PromptProgress, Timings
@@ -32,7 +32,7 @@ class Sequence:
     slot: Slot | None = None
     cached: int = 0
     processed: int = -1
-    metrics: RequestMetrics | None = None
+    metrics: RequestStateStats | None = None
     text: str = ""
     tokens: list[int] = field(default_factory=list)
     untold: list[int] = field(default_factory=list)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trivet.sampling.params import LLAMACPP_STAGES
-from trivet.server.errors import Kind, Problem
 
 _NAMES: dict[str, tuple[str, str]] = {
     "penalties": ("penalties", "e"),
@@ -17,6 +16,7 @@ _NAMES: dict[str, tuple[str, str]] = {
     "min_p": ("min_p", "m min-p"),
     "xtc": ("xtc", "x"),
     "temperature": ("temperature", "t temp"),
+    "infill": ("infill", "i"),
     "adaptive_p": ("adaptive_p", "a adaptive-p"),
 }
 """Name: its stage, then the other names of it."""
@@ -26,12 +26,7 @@ _ALIASES = {alias: name for name, (_, aliases) in _NAMES.items() for alias in al
 
 
 def samplers(given: str | list[str]) -> list[str]:
-    """Canonical names in order; unknown ones are skipped. A string holds one character for each.
-
-    Raises Problem for "infill", which is not supported.
-    """
-    if not _INFILL.isdisjoint(given):
-        raise Problem(Kind.INVALID, "Field 'samplers': infill is not supported by this server", "samplers")
+    """Canonical names in order; unknown ones are skipped. A string holds one character for each."""
     return [name for name in (_ALIASES.get(name, name) for name in given) if name in _STAGES]
 
 
@@ -43,5 +38,4 @@ def names_of(stages: Sequence[str]) -> list[str]:
     return [_SAMPLERS[stage] for stage in stages]
 
 
-_INFILL = frozenset({"infill", "i"})
 DEFAULT = names_of(LLAMACPP_STAGES)

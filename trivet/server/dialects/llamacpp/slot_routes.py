@@ -61,7 +61,7 @@ async def act_on_slot(service: Service, request: Request) -> Response:
 
 async def save(service: Service, slot: Slot, path: Path) -> dict[str, Any]:
     started = time.perf_counter()
-    stored = await service.llm.save_prefix(slot.tokens, slot.salt, path)
+    stored = await service.llm.store("save", slot.tokens, slot.salt, str(path))
     return {
         "id_slot": slot.id,
         "filename": path.name,
@@ -74,7 +74,7 @@ async def save(service: Service, slot: Slot, path: Path) -> dict[str, Any]:
 async def restore(service: Service, slot: Slot, path: Path) -> dict[str, Any]:
     started = time.perf_counter()
     try:
-        stored = await service.llm.load_prefix(path)
+        stored = await service.llm.store("load", [], path=str(path))
     except RequestError as error:
         message = f"Unable to restore slot, no available space in KV cache or invalid slot save file: {error}"
         raise Problem(Kind.INVALID, message, "filename") from None
@@ -90,7 +90,7 @@ async def restore(service: Service, slot: Slot, path: Path) -> dict[str, Any]:
 
 async def erase(service: Service, slot: Slot) -> dict[str, Any]:
     erased = len(slot.tokens)
-    await service.llm.drop_prefix(slot.tokens, slot.salt)
+    await service.llm.store("drop", slot.tokens, slot.salt)
     slot.tokens = []
     return {"id_slot": slot.id, "n_erased": erased}
 

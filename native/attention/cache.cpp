@@ -1,5 +1,6 @@
 #include "attention/cache.h"
 
+#include <cstring>
 #include <new>
 #include <stdexcept>
 #include <string>
@@ -57,6 +58,33 @@ void KvCache::allocate(std::int64_t blocks, std::int64_t block_size) {
   layers_ = std::move(layers);
   blocks_ = blocks;
   block_size_ = static_cast<int>(block_size);
+}
+
+template <class Copy>
+void KvCache::each_half(std::int64_t block, Copy copy) const {
+  if (block < 0 || block >= blocks_) {
+    throw std::out_of_range("the cache has " + std::to_string(blocks_) + " blocks, and none of number " +
+                            std::to_string(block));
+  }
+  for (const CacheLayer& layer : layers_) {
+    const std::int64_t bytes = element_bytes(type_) * block_size_ * layer.kv_heads * layer.dim;
+    copy(layer.keys + block * bytes, bytes);
+    copy(layer.values + block * bytes, bytes);
+  }
+}
+
+void KvCache::read_block(std::int64_t block, std::byte* out) const {
+  each_half(block, [&](const std::byte* half, std::int64_t bytes) {
+    std::memcpy(out, half, bytes);
+    out += bytes;
+  });
+}
+
+void KvCache::write_block(std::int64_t block, const std::byte* in) {
+  each_half(block, [&](std::byte* half, std::int64_t bytes) {
+    std::memcpy(half, in, bytes);
+    in += bytes;
+  });
 }
 
 }  // namespace trivet

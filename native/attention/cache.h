@@ -40,12 +40,21 @@ class KvCache {
   // Throws std::bad_alloc.
   void allocate(std::int64_t blocks, std::int64_t block_size);
 
+  // Copy a block's bytes out and in: of each layer its keys, then its values. Throws std::out_of_range when there
+  // is no such block.
+  void read_block(std::int64_t block, std::byte* out) const;
+  void write_block(std::int64_t block, const std::byte* in);
+
   CacheType type() const { return type_; }
   const std::vector<CacheLayer>& layers() const { return layers_; }
   std::int64_t blocks() const { return blocks_; }
   int block_size() const { return block_size_; }
 
  private:
+  // Calls copy(a half of a layer's block, its bytes) in the order of a block's bytes.
+  template <class Copy>
+  void each_half(std::int64_t block, Copy copy) const;
+
   CacheType type_;
   std::vector<CacheLayer> layers_;
   std::vector<std::shared_ptr<std::byte>> memory_;

@@ -23,6 +23,8 @@ namespace {
 
 using Array = nb::ndarray<nb::ro, nb::device::cpu>;
 using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Bytes = nb::ndarray<std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using ReadOnlyBytes = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Table = nb::ndarray<const std::uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Stack = nb::ndarray<const std::uint8_t, nb::ndim<3>, nb::device::cpu>;
 
@@ -113,6 +115,17 @@ void embed(Program& program, int output, int type_id, Table table, float scale) 
   const auto* rows = reinterpret_cast<const std::byte*>(table.data());
   const auto count = static_cast<std::int64_t>(table.shape(0));
   program.embed(output, format, count, rows, std::make_shared<Table>(std::move(table)), scale);
+}
+
+// The bytes that Python gives for one block of the cache.
+template <class Bytes>
+auto block_data(const KvCache& cache, const Bytes& bytes) {
+  const std::int64_t expected = cache.block_bytes(cache.block_size());
+  if (static_cast<std::int64_t>(bytes.size()) != expected) {
+    throw std::invalid_argument("a block of the cache has " + std::to_string(expected) + " bytes, not " +
+                                std::to_string(bytes.size()));
+  }
+  return bytes.data();
 }
 
 int add_matrices(Program& program, int type_id, std::int64_t columns, Stack data) {
@@ -207,6 +220,18 @@ void bind_program(nb::module_& m) {
           "block_size"_a, "Bytes of one block of the cache over all layers.")
       .def("allocate_cache", &Program::allocate_cache, "blocks"_a, "block_size"_a,
            "MemoryError when the system has not enough.")
+      .def(
+          "read_block",
+          [](const Program& self, std::int64_t block, const Bytes& out) {
+            self.cache().read_block(block, reinterpret_cast<std::byte*>(block_data(self.cache(), out)));
+          },
+          "block"_a, "out"_a, "Copy a block of the cache to `out`, uint8 of its size. IndexError: no such block.")
+      .def(
+          "write_block",
+          [](Program& self, std::int64_t block, const ReadOnlyBytes& data) {
+            self.cache().write_block(block, reinterpret_cast<const std::byte*>(block_data(self.cache(), data)));
+          },
+          "block"_a, "data"_a, "Fill a block of the cache with what `read_block` gave.")
       .def("run", &run, "token_ids"_a, "positions"_a, "query_starts"_a, "context_lens"_a, "block_tables"_a,
            "logit_rows"_a,
            "Execute one step for the arrays of a StepPlan, which must not change meanwhile. Returns logits\n"

@@ -66,6 +66,7 @@ class Program {
   void allocate_cache(std::int64_t blocks, std::int64_t block_size);
 
   const KvCache& cache() const { return cache_; }
+  KvCache& cache() { return cache_; }
   int threads() const { return team_.size(); }
   std::int64_t logits_width() const { return logits_ ? logits_->stride() : 0; }
   std::size_t weight_bytes() const { return weight_bytes_; }

@@ -42,6 +42,7 @@ class Options(msgspec.Struct, kw_only=True, omit_defaults=True):
     """A path; the model is damaged once there is a file."""
     context_length: int = 256
     memory: int = 1 << 20
+    weights: str = "hash"
 
 
 class FakeRuntime:
@@ -94,6 +95,18 @@ class FakeRuntime:
             output.logprobs.append(None if wanted is None else logprob_after(seen.tolist(), token))
             output.errors.append("non-finite logits" if self.options.nan in seen else None)
         return output
+
+    def identity(self) -> dict[str, str]:
+        return {"weights": self.options.weights}
+
+    def read_block(self, block: int) -> np.ndarray:
+        return self.cache[self._of_block(block)].view(np.uint8)
+
+    def write_block(self, block: int, data: np.ndarray) -> None:
+        self.cache[self._of_block(block)] = np.ascontiguousarray(data).view(np.int64)
+
+    def _of_block(self, block: int) -> np.ndarray:
+        return np.arange(block * self.block_size, (block + 1) * self.block_size)
 
     def _slots(self, plan: StepPlan, sequences: np.ndarray, positions: np.ndarray) -> np.ndarray:
         blocks = plan.block_tables[sequences, positions // self.block_size]

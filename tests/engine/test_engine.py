@@ -32,6 +32,17 @@ def run(e: Engine, *requests: EngineRequest) -> dict[str, Result]:
     return results
 
 
+def test_progress_is_reported_where_it_is_wanted() -> None:
+    e = engine(max_num_batched_tokens=8)
+    for name, wanted in (("a", True), ("b", False)):
+        e.add(request([*range(19)], name, max_tokens=2, report_progress=wanted, cache_salt=name))
+    chunks = [chunk for chunk in iter(lambda: e.step() if e.busy else None, None) for chunk in chunk]
+    done = [chunk.prompt_done for chunk in chunks if chunk.prompt_done]
+    assert all(chunk.request_id == "a" and not chunk.tokens for chunk in chunks if chunk.prompt_done)
+    assert done == sorted(set(done)) and done[-1] == 19 and len(done) > 2
+    assert sum(len(chunk.tokens) for chunk in chunks) == 4
+
+
 BASES = [[1] * 40, [1] * 7 + [2] * 33, [3, 4] * 20]
 
 prompts = st.builds(

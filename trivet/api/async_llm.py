@@ -26,6 +26,7 @@ from trivet.api.prompts import Prompt, generate_request, within_limits
 from trivet.api.refusals import refuses
 from trivet.api.request import GenerateRequest
 from trivet.engine.client import EngineClient
+from trivet.engine.messages import StoreCommand, Stored
 from trivet.engine.request import EngineRequest, EngineStats, ModelInfo
 from trivet.errors import EngineError, RequestError
 from trivet.sampling.params import SamplingParams
@@ -106,6 +107,11 @@ class AsyncLLM:
         return [names] if isinstance(names, str) else list(names or [self.args.model or self.info.name])
 
     @property
+    def model_path(self) -> str:
+        """The file or folder that the model was loaded from."""
+        return self._config.model
+
+    @property
     def model_config(self) -> ModelConfig:
         return ModelConfig.of(self.args, self.info)
 
@@ -184,6 +190,14 @@ class AsyncLLM:
         """Let later requests find nothing of earlier ones; the memory is reused as they need it."""
         self._resets += 1
         return True
+
+    async def store(self, action: str, tokens: list[int], cache_salt: str = "", path: str = "") -> Stored:
+        """Do something with the cached blocks of a sequence: "save" them to a file, "load" them, or "drop" them.
+
+        Raises RequestError, as when the file is damaged or of another model.
+        """
+        salt = f"{cache_salt}\n{self._resets}\n" if self._resets else cache_salt
+        return await self._client.store(StoreCommand(0, action, tokens, salt, path))
 
     async def reset_mm_cache(self) -> None:
         """Nothing to do: there is no such cache."""
@@ -340,6 +354,7 @@ class AsyncLLM:
                 group=name if params.n > 1 else None,
                 priority=request.priority,
                 cache_salt=self._salt(request, name),
+                report_progress=request.report_progress and i == 0,
             )
             for i in range(params.n)
         ]

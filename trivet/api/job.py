@@ -37,6 +37,7 @@ class Job:
     metrics: RequestStateStats
     prompt_logprobs: list[dict[int, Logprob] | None] | None = None
     cached_tokens: int = 0
+    prompt_done: int = 0
     _streams: list[TokenStream] = field(default_factory=list)
 
     def output(self, completions: Sequence[Completion], deltas: bool) -> RequestOutput:
@@ -52,6 +53,7 @@ class Job:
             finished=all(completion.finish_reason is not None for completion in self.completions),
             metrics=self.metrics,
             num_cached_tokens=self.cached_tokens,
+            prompt_tokens_done=self.prompt_done,
         )
 
     async def run(self, client: EngineClient) -> AsyncGenerator[list[Completion], None]:
@@ -120,6 +122,7 @@ class Job:
 
     def _note(self, chunk: TokenChunk) -> None:
         metrics = self.metrics
+        self.prompt_done = max(self.prompt_done, chunk.prompt_done)
         if not metrics.queued_ts:
             metrics.queued_ts, metrics.scheduled_ts = chunk.queued_at, chunk.scheduled_at
             self.cached_tokens = chunk.cached_tokens

@@ -75,7 +75,8 @@ class RequestStateStats:
 class RequestOutput:
     """`prompt_logprobs[0]` is None; the list is None where none were asked for.
 
-    Fields that are not shown by `repr` are vLLM's, and always None.
+    Fields that are not shown by `repr` are vLLM's, and always None; but `prompt_tokens_done` are the tokens that have
+    been processed of the prompt, where the request has `report_progress`.
     """
 
     request_id: str
@@ -93,3 +94,4 @@ class RequestOutput:
     prompt_token_id_logprobs: None = field(default=None, repr=False, kw_only=True)
     kv_transfer_params: None = field(default=None, repr=False, kw_only=True)
     ec_transfer_params: None = field(default=None, repr=False, kw_only=True)
+    prompt_tokens_done: int = field(default=0, repr=False, kw_only=True)

@@ -14,6 +14,7 @@ class GenerateRequest:
     prompt_text: what the output calls the prompt, where that is token ids.
     truncate_prompt_tokens: keep only the last so many prompt tokens.
     deltas: stream only what is new (else each output is cumulative).
+    report_progress: stream outputs while the prompt is processed, too; they say how much of it is done.
     """
 
     prompt: str | list[int]
@@ -25,4 +26,5 @@ class GenerateRequest:
     priority: int = 0
     cache_salt: str = ""
     deltas: bool = True
+    report_progress: bool = False
     headers: dict[str, str] = field(default_factory=dict)

@@ -17,6 +17,11 @@ def root_key(salt: str) -> bytes:
     return blake2b(salt.encode(), digest_size=16).digest()
 
 
+def salt_of(cache_salt: str) -> str:
+    """That of the sequences whose requests have this `cache_salt`."""
+    return f"salt:{cache_salt}"
+
+
 def block_key(parent: bytes, tokens: np.ndarray) -> bytes:
     """Names the content of a full block: its tokens (int32) and, through `parent`, all before them.
 
@@ -93,6 +98,13 @@ class BlockPool:
         """Make a full, computed block findable. The first block of a key keeps it; doubles stay private."""
         if self._index.setdefault(key, block) == block:
             self._keys[block] = key
+
+    def drop(self, block: int) -> None:
+        """Make a published block not findable any more; it is free unless it has users."""
+        self._forget(block)
+        if not self._references[block]:
+            del self._cached[block]
+            self._free.append(block)
 
     def _forget(self, block: int) -> None:
         key = self._keys[block]

@@ -13,7 +13,7 @@ import zmq.asyncio
 
 from trivet import errors
 from trivet.engine.config import EngineConfig
-from trivet.engine.messages import Command, Failed, Ready, Update, decode_report, encode
+from trivet.engine.messages import Command, Failed, Ready, Stored, Update, decode_report, encode
 from trivet.engine.request import ModelInfo
 from trivet.errors import EngineError, TrivetError
 
@@ -55,17 +55,17 @@ class Child:
         # Without a high-water mark a message is always taken at once.
         self._socket.send(encode(commands))
 
-    async def receive(self) -> Update:
+    async def receive(self) -> Update | Stored:
         report = decode_report(await self._socket.recv())
-        assert isinstance(report, Update)
+        assert isinstance(report, Update | Stored)
         return report
 
-    async def received(self) -> list[Update]:
+    async def received(self) -> list[Update | Stored]:
         """What a dead child has left in the socket."""
-        updates: list[Update] = []
+        reports: list[Update | Stored] = []
         while await self._socket.poll(20):
-            updates.append(await self.receive())
-        return updates
+            reports.append(await self.receive())
+        return reports
 
     async def ended(self) -> str:
         """Waits for the process to end; says how it did."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from trivet.engine.messages import StoreCommand, Stored
 from trivet.engine.request import EngineRequest, EngineStats, ModelInfo
 from trivet.engine.streams import TokenStream
 
@@ -26,6 +27,10 @@ class EngineClient(Protocol):
         Raises at once: OverloadedError when the queue is full, RequestError when the request can never run
         here.
         """
+        ...
+
+    async def store(self, command: StoreCommand) -> Stored:
+        """Save, load or drop cached blocks, between two steps. Raises RequestError, or EngineError."""
         ...
 
     def stats(self) -> EngineStats: ...

@@ -5,15 +5,20 @@ from __future__ import annotations
 import logging
 import pkgutil
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 import numpy as np
 
+from trivet.engine.blocks import salt_of
 from trivet.engine.config import EngineConfig
 from trivet.engine.memory import size_cache
+from trivet.engine.messages import StoreCommand, Stored
 from trivet.engine.plan import StepOutput, StepPlan
 from trivet.engine.request import EngineRequest, EngineStats, ModelInfo, TokenChunk
 from trivet.engine.scheduler import Scheduler
+from trivet.engine.store import PrefixStore
+from trivet.errors import RequestError
 from trivet.runtime.base import Runtime
 from trivet.runtime.machine import lock_memory
 
@@ -37,6 +42,7 @@ class Engine:
         if config.mlock:
             lock_memory()
         self.scheduler = Scheduler(msgspec.structs.replace(config, max_model_len=max_model_len), num_blocks)
+        self._store = PrefixStore(self.runtime, self.scheduler.pool, config.block_size)
         model = self.runtime.info
         self.info = ModelInfo(
             name=model.name,
@@ -52,6 +58,9 @@ class Engine:
             max_num_batched_tokens=config.max_num_batched_tokens,
             weight_bytes=model.weight_bytes,
             cache_bytes=num_blocks * self.runtime.block_bytes(config.block_size),
+            context_length=model.context_length,
+            hidden_size=model.hidden_size,
+            num_parameters=model.num_parameters,
         )
 
     @property
@@ -80,6 +89,21 @@ class Engine:
             logger.exception("a step of %d sequences failed; trying each alone", len(plan.context_lens))
             output = self._run_apart(plan, failures)
         return self.scheduler.commit(output, failures)
+
+    def store(self, command: StoreCommand) -> Stored:
+        """Save, load or drop cached blocks."""
+        if not self.scheduler.config.enable_prefix_caching:
+            return Stored(command.number, error="prefix caching is off: there are no blocks to save, load or drop")
+        salt, path = salt_of(command.cache_salt), Path(command.path)
+        try:
+            match command.action:
+                case "save":
+                    return Stored(command.number, *self._store.save(command.tokens, salt, path))
+                case "load":
+                    return Stored(command.number, *self._store.load(path, salt, self.info.vocab_size))
+            return Stored(command.number, self._store.drop(command.tokens, salt))
+        except RequestError as error:
+            return Stored(command.number, error=str(error))
 
     def stats(self) -> EngineStats:
         return self.scheduler.stats()

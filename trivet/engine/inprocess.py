@@ -13,6 +13,8 @@ from typing import Any
 
 from trivet.engine.config import EngineConfig
 from trivet.engine.engine import LOAD_RUNTIME, Engine, RuntimeLoader
+from trivet.engine.messages import Command, StoreCommand, Stored
+from trivet.engine.replies import Replies
 from trivet.engine.request import EngineRequest, EngineStats, ModelInfo
 from trivet.engine.streams import Streams, TokenStream
 from trivet.errors import EngineError
@@ -34,8 +36,9 @@ class InProcessClient:
         self._load = load
         self._streams = Streams(config.max_num_seqs + config.max_queue, self._send)
         self._changed = threading.Condition()
-        self._inbox: list[EngineRequest | str] = []
-        """Requests to add and ids to cancel; like `_closing`, under the lock of `_changed`."""
+        self._replies = Replies()
+        self._inbox: list[Command] = []
+        """Like `_closing`, under the lock of `_changed`."""
         self._closing = False
         self._engine: Engine | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -59,6 +62,14 @@ class InProcessClient:
         self._send(own)
         return stream
 
+    async def store(self, command: StoreCommand) -> Stored:
+        if not self.healthy():
+            raise EngineError("the engine is not running")
+        self._serve_loop(asyncio.get_running_loop())
+        reply = self._replies.expect(command)
+        self._send(command)
+        return await reply
+
     def stats(self) -> EngineStats:
         return EngineStats() if self._engine is None else self._engine.stats()
 
@@ -74,9 +85,13 @@ class InProcessClient:
         self._stop()
         atexit.unregister(self._stop)
         if self._loop is asyncio.get_running_loop():
-            self._streams.end("abort")
+            self._end_all("abort")
         else:
-            self._post(self._streams.end, "abort")
+            self._post(self._end_all, "abort")
+
+    def _end_all(self, finish_reason: str, error: str | None = None) -> None:
+        self._streams.end(finish_reason, error)
+        self._replies.fail(error or "the engine was stopped")
 
     def _stop(self) -> None:
         self._ask_to_end()
@@ -87,7 +102,7 @@ class InProcessClient:
             self._closing = True
             self._changed.notify()
 
-    def _send(self, message: EngineRequest | str) -> None:
+    def _send(self, message: Command) -> None:
         with self._changed:
             self._inbox.append(message)
             self._changed.notify()
@@ -128,7 +143,7 @@ class InProcessClient:
                     self._post(self._streams.deliver, chunks)
         except Exception as error:
             logger.exception("the engine stopped")
-            self._post(self._streams.end, "error", f"the engine stopped: {error}")
+            self._post(self._end_all, "error", f"the engine stopped: {error}")
         finally:
             engine.close()
 
@@ -140,6 +155,8 @@ class InProcessClient:
         for message in inbox:
             if isinstance(message, str):
                 engine.cancel(message)
+            elif isinstance(message, StoreCommand):
+                self._post(self._replies.deliver, engine.store(message))
             else:
                 engine.add(message)
         return not self._closing

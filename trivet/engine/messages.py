@@ -6,8 +6,22 @@ import msgspec
 
 from trivet.engine.request import EngineRequest, EngineStats, ModelInfo, TokenChunk
 
-Command = EngineRequest | str
-"""A request to add, or the id of one to cancel."""
+
+class StoreCommand(msgspec.Struct, tag=True):
+    """Do something with the cached blocks of a sequence: "save" them to a file, "load" them from one, "drop" them.
+
+    `cache_salt` is that of the requests which share them; `tokens` are the sequence's, where it is not loaded.
+    """
+
+    number: int
+    action: str
+    tokens: list[int] = []
+    cache_salt: str = ""
+    path: str = ""
+
+
+Command = EngineRequest | StoreCommand | str
+"""A request to add, something to do with the cache, or the id of a request to cancel."""
 
 
 class Ready(msgspec.Struct, tag=True):
@@ -30,6 +44,17 @@ class Update(msgspec.Struct, tag=True):
     stats: EngineStats
 
 
+class Stored(msgspec.Struct, tag=True):
+    """What came of the StoreCommand of that number: the tokens whose blocks it was about, the bytes of the file; or why
+    it was refused.
+    """
+
+    number: int
+    tokens: list[int] = []
+    num_bytes: int = 0
+    error: str | None = None
+
+
 encode = msgspec.msgpack.Encoder().encode
 decode_commands = msgspec.msgpack.Decoder(list[Command]).decode
-decode_report = msgspec.msgpack.Decoder(Ready | Failed | Update).decode
+decode_report = msgspec.msgpack.Decoder(Ready | Failed | Update | Stored).decode

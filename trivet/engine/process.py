@@ -15,7 +15,8 @@ import zmq.asyncio
 from trivet.engine.child import Child
 from trivet.engine.config import EngineConfig
 from trivet.engine.engine import LOAD_RUNTIME
-from trivet.engine.messages import Command, Update
+from trivet.engine.messages import Command, StoreCommand, Stored, Update
+from trivet.engine.replies import Replies
 from trivet.engine.request import EngineRequest, EngineStats, ModelInfo, TokenChunk
 from trivet.engine.streams import Streams, TokenStream
 from trivet.errors import EngineError, TrivetError
@@ -25,7 +26,15 @@ logger = logging.getLogger(__name__)
 PROOF_TOKENS = 4
 """A suspect that has brought so many tokens since the crash is not what caused it."""
 
-COUNTERS = ("steps", "prompt_tokens", "generated_tokens", "cached_tokens", "queried_tokens", "preemptions")
+COUNTERS = (
+    "steps",
+    "sequence_steps",
+    "prompt_tokens",
+    "generated_tokens",
+    "cached_tokens",
+    "queried_tokens",
+    "preemptions",
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -61,6 +70,7 @@ class ProcessClient:
         self._launches = 0
         self._open: dict[str, _Open] = {}
         self._outbox: list[Command] = []
+        self._replies = Replies()
         self._suspect: _Open | None = None
         self._progress = 0.0
         """When the child was last known to work, or to have nothing to do."""
@@ -90,6 +100,13 @@ class ProcessClient:
             self._send(own)
         return stream
 
+    async def store(self, command: StoreCommand) -> Stored:
+        if self._child is None:
+            raise EngineError("the engine is not running")
+        reply = self._replies.expect(command)
+        self._send(command)
+        return await reply
+
     def stats(self) -> EngineStats:
         counts = {name: getattr(self._stats, name) + getattr(self._earlier, name) for name in COUNTERS}
         return msgspec.structs.replace(self._stats, **counts)
@@ -107,6 +124,7 @@ class ProcessClient:
             await child.close()
         self._open.clear()
         self._streams.end("abort")
+        self._replies.fail("the engine was stopped")
         self._context.destroy(linger=0)
         self._directory.cleanup()
 
@@ -142,6 +160,7 @@ class ProcessClient:
                 reason = await self._run(child)
                 logger.error("the engine's process %s; starting it again", reason)
                 self._child = None
+                self._replies.fail(f"the engine's process {reason}")
                 self._blame(reason)
                 await child.close()
                 await self._launch()
@@ -168,8 +187,8 @@ class ProcessClient:
                 await ended
                 return hung.result()
             reader.cancel()
-            for update in await child.received():
-                self._take(update)
+            for report in await child.received():
+                self._take(report)
             return ended.result()
         finally:
             for task in (ended, hung, reader):
@@ -188,8 +207,11 @@ class ProcessClient:
         """Seconds since the child should have shown progress."""
         return monotonic() - self._progress - self._config.step_timeout
 
-    def _take(self, update: Update) -> None:
+    def _take(self, update: Update | Stored) -> None:
         self._progress = monotonic()
+        if isinstance(update, Stored):
+            self._replies.deliver(update)
+            return
         self._stats = update.stats
         for chunk in update.chunks:
             opened = self._open.get(chunk.request_id)

@@ -8,7 +8,7 @@ from trivet.errors import RequestError
 from trivet.sampling.params import SamplingParams
 
 
-class EngineRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
+class EngineRequest(msgspec.Struct, kw_only=True, omit_defaults=True, tag=True):
     """One sequence to continue. A request for n sequences is n of these, sharing a `group`.
 
     `seed` is always set (drawn by the API where the user gave none), so that a resubmitted request continues
@@ -31,6 +31,8 @@ class EngineRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     group: str | None = None
     priority: int = 0
     cache_salt: str = ""
+    report_progress: bool = False
+    """Send a chunk without tokens, but with `prompt_done`, for each step of the prompt."""
 
 
 class TokenLogprob(msgspec.Struct, array_like=True):
@@ -64,6 +66,8 @@ class TokenChunk(msgspec.Struct, kw_only=True, omit_defaults=True):
     queued_at: float = 0.0
     scheduled_at: float = 0.0
     emitted_at: float = 0.0
+    prompt_done: int = 0
+    """Tokens of the prompt that are in the cache; 0 does not say."""
 
 
 class EngineStats(msgspec.Struct, kw_only=True):
@@ -74,6 +78,7 @@ class EngineStats(msgspec.Struct, kw_only=True):
     blocks_total: int = 0
     blocks_used: int = 0
     steps: int = 0
+    sequence_steps: int = 0
     prompt_tokens: int = 0
     generated_tokens: int = 0
     cached_tokens: int = 0
@@ -97,6 +102,10 @@ class ModelInfo(msgspec.Struct, kw_only=True):
     max_num_batched_tokens: int
     weight_bytes: int
     cache_bytes: int
+    context_length: int = 0
+    """Tokens that the model was made for."""
+    hidden_size: int = 0
+    num_parameters: int = 0
 
     def check(self, request: EngineRequest) -> None:
         """Raises RequestError when this engine can never serve the request."""

@@ -12,7 +12,7 @@ from operator import attrgetter
 import msgspec
 import numpy as np
 
-from trivet.engine.blocks import BlockPool
+from trivet.engine.blocks import BlockPool, salt_of
 from trivet.engine.config import EngineConfig
 from trivet.engine.plan import SampleRow, StepOutput, StepPlan
 from trivet.engine.prefixes import Prefixes
@@ -85,7 +85,7 @@ class Scheduler:
         if request.params.max_tokens is not None:
             max_len = min(max_len, len(request.prompt) + request.params.max_tokens)
         # Without prefix caching, the sequences of a group still share their prompt, under a salt of their own.
-        salt: str | None = f"salt:{request.cache_salt}"
+        salt: str | None = salt_of(request.cache_salt)
         if not self.config.enable_prefix_caching:
             salt = None if request.group is None else f"group:{request.group}"
         sequence = Sequence(request, next(self._arrivals), max_len, salt)
@@ -142,6 +142,8 @@ class Scheduler:
             if sequence.computed // self.block_size > done:
                 self.prefixes.publish(sequence, done, sequence.computed // self.block_size)
             drawn = sequence.computed == sequence.num_tokens
+            if sequence.request.report_progress and sequence.computed <= sequence.prompt_len:
+                chunks.append(self._progress(sequence, now))
             if sequence.prompt_logprobs is not None:
                 sequence.prompt_logprobs += output.logprobs[row - part.rows : row - drawn]
             if drawn:
@@ -150,6 +152,7 @@ class Scheduler:
                     chunk.sampler_state = sequence.sampler_state = output.states[row - 1]
                 chunks.append(chunk)
         self._counts.steps += 1
+        self._counts.sequence_steps += len(self._parts)
         self._parts = []
         return chunks
 
@@ -258,6 +261,16 @@ class Scheduler:
     def _fail(self, sequence: Sequence, error: str, now: float) -> TokenChunk:
         self._remove(sequence)
         return TokenChunk(request_id=sequence.request.request_id, finish_reason="error", error=error, emitted_at=now)
+
+    def _progress(self, sequence: Sequence, now: float) -> TokenChunk:
+        return TokenChunk(
+            request_id=sequence.request.request_id,
+            cached_tokens=sequence.cached_tokens,
+            queued_at=sequence.queued_at,
+            scheduled_at=sequence.scheduled_at,
+            emitted_at=now,
+            prompt_done=sequence.computed,
+        )
 
     def _extend(self, sequence: Sequence, token: int, logprob: TokenLogprob | None, now: float) -> TokenChunk:
         """Append a drawn token, and end the sequence where it is the last."""

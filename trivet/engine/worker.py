@@ -19,7 +19,7 @@ import zmq
 
 from trivet.engine.config import EngineConfig
 from trivet.engine.engine import Engine
-from trivet.engine.messages import Failed, Ready, Update, decode_commands, encode
+from trivet.engine.messages import Failed, Ready, StoreCommand, Update, decode_commands, encode
 from trivet.engine.request import TokenChunk
 from trivet.errors import EngineError, RequestError, TrivetError
 
@@ -67,6 +67,9 @@ def _receive(engine: Engine, socket: zmq.Socket[bytes]) -> list[TokenChunk]:
         for command in decode_commands(socket.recv()):
             if isinstance(command, str):
                 engine.cancel(command)
+                continue
+            if isinstance(command, StoreCommand):
+                socket.send(encode(engine.store(command)))
                 continue
             try:
                 engine.add(command)

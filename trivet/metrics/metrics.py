@@ -43,6 +43,10 @@ class Metrics:
         """Add to a row of `table.COUNTERS`."""
         self._counts[key][label] += amount
 
+    def raise_to(self, key: str, value: float) -> None:
+        """Let a row of `table.COUNTERS` that holds a maximum be at least `value`."""
+        self._counts[key][""] = max(self._counts[key][""], value)
+
     def observe(self, key: str, value: float) -> None:
         """Add an observation to a row of `table.HISTOGRAMS`."""
         for histogram in self._histograms[key]:
@@ -83,6 +87,8 @@ class RequestWatch:
         self._arrival = time.perf_counter()
         self._last_tokens: dict[int, float] = {}
         self._generated = 0
+        self._lengths: dict[int, int] = {}
+        """Tokens generated, by sequence."""
         self._finished = False
 
     def __enter__(self) -> RequestWatch:
@@ -104,6 +110,7 @@ class RequestWatch:
             self._last_tokens[sequence.index] = now
             self._generated += len(sequence.token_ids)
             metrics.count("generation_tokens", len(sequence.token_ids))
+            self._lengths[sequence.index] = self._lengths.get(sequence.index, 0) + len(sequence.token_ids)
         for sequence in output.outputs:
             if sequence.finish_reason is not None:
                 metrics.count("finished", label=sequence.finish_reason)
@@ -145,6 +152,9 @@ class RequestWatch:
             metrics.observe("max_tokens", params.max_tokens)
         if output.metrics is not None and self._generated:
             self._observe_phases(output.metrics)
+            metrics.raise_to("longest", len(output.prompt_token_ids) + max(self._lengths.values()))
+            metrics.count("timed_prompt_tokens", len(output.prompt_token_ids) - output.num_cached_tokens)
+            metrics.count("timed_tokens", self._generated - len(self._lengths))
 
     def _observe_phases(self, times: RequestStateStats) -> None:
         metrics = self._metrics
@@ -161,6 +171,13 @@ class RequestWatch:
         metrics.count("generation_seconds", decode)
 
 
+_TIMED = ("timed_prompt_tokens", "prompt_seconds", "timed_tokens", "generation_seconds")
+
+
+def _quotient(count: float, of: float) -> float:
+    return count / of if of > 0 else 0.0
+
+
 class _Snapshot(Collector):
     """Yields the counters, and what the engine says of itself now."""
 
@@ -175,6 +192,8 @@ class _Snapshot(Collector):
         self._vllm_labels = vllm_labels
         self._info = info
         self._stats = stats
+        self._scraped: dict[str, float] = {}
+        """Counts at the last scrape."""
 
     def collect(self) -> Iterator[Metric]:
         for key, row in table.COUNTERS.items():
@@ -190,7 +209,20 @@ class _Snapshot(Collector):
                 family = GaugeMetricFamily(name, gauge.help, labels=list(labels))
                 family.add_metric(list(labels.values()), values[key])
                 yield family
+        yield from self._rates(stats)
         yield self._cache_config()
+
+    def _rates(self, stats: EngineStats) -> Iterator[Metric]:
+        since, self._scraped = self._scraped, {key: self._counts[key][""] for key in _TIMED}
+        new = {key: count - since.get(key, 0.0) for key, count in self._scraped.items()}
+        values = {
+            "prompt_rate": _quotient(new["timed_prompt_tokens"], new["prompt_seconds"]),
+            "generation_rate": _quotient(new["timed_tokens"], new["generation_seconds"]),
+            "sequences_per_step": _quotient(stats.sequence_steps, stats.steps),
+        }
+        for key, gauge in table.RATES.items():
+            for name in gauge.names:
+                yield GaugeMetricFamily(name, gauge.help, values[key])
 
     def _counter(self, row: table.Counter, counts: dict[str, float]) -> Iterator[Metric]:
         for name in row.names:

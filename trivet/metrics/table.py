@@ -71,6 +71,12 @@ COUNTERS = {
     "generation_seconds": Counter(
         "Time spent on generation, in seconds.", ("llamacpp:tokens_predicted_seconds_total",)
     ),
+    "longest": Counter("Most tokens that a sequence has had.", ("llamacpp:n_tokens_max",)),
+    "draft_tokens": Counter("Tokens drafted (no model does).", ("llamacpp:spec_decode_num_draft_tokens_total",)),
+    "accepted_tokens": Counter(
+        "Drafted tokens accepted (no model drafts).", ("llamacpp:spec_decode_num_accepted_tokens_total",)
+    ),
+    "drafts": Counter("Drafts made (no model does).", ("llamacpp:spec_decode_num_drafts_total",)),
 }
 """Counted as requests come and go."""
 
@@ -143,6 +149,18 @@ ENGINE_GAUGES = {
     "cache_tokens_used": Gauge("Tokens in the KV cache's used blocks.", ("tgi_batch_current_max_tokens",)),
     "cache_tokens": Gauge("Tokens that the KV cache holds.", ("tgi_batch_max_total_tokens",)),
 }
+RATES = {
+    "prompt_rate": Gauge(
+        "Prompt tokens processed per second, in requests finished since the last scrape.",
+        ("llamacpp:prompt_tokens_seconds",),
+    ),
+    "generation_rate": Gauge(
+        "Tokens generated per second after the first, in requests finished since the last scrape.",
+        ("llamacpp:predicted_tokens_seconds",),
+    ),
+    "sequences_per_step": Gauge("Sequences in a step, on average.", ("llamacpp:n_busy_slots_per_decode",)),
+}
+"""Quotients of counts."""
 ENGINE_COUNTERS = {
     "queried_tokens": Counter("Prompt tokens looked up in the prefix cache.", ("vllm:prefix_cache_queries_total",)),
     "cached_tokens": Counter("Prompt tokens found in the prefix cache.", ("vllm:prefix_cache_hits_total",)),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
+
+import numpy as np
 
 from trivet.engine.plan import StepOutput, StepPlan
 
@@ -23,6 +26,9 @@ class RuntimeInfo:
     weight_bytes: int
     vocab_size: int
     num_layers: int
+    hidden_size: int = 0
+    num_parameters: int = 0
+    """Numbers in all tensors."""
 
 
 class Runtime(Protocol):
@@ -47,6 +53,18 @@ class Runtime(Protocol):
 
         Not re-entrant. A plan that failed may be run again, or in parts.
         """
+        ...
+
+    def identity(self) -> Mapping[str, str]:
+        """What fixes the bytes of a block, as far as the runtime does: weights, cache type, instruction set, …"""
+        ...
+
+    def read_block(self, block: int) -> np.ndarray:
+        """A copy of a block of the cache, uint8 [bytes]. Not during `run`."""
+        ...
+
+    def write_block(self, block: int, data: np.ndarray) -> None:
+        """Fill a block with what `read_block` gave, in this runtime or one of the same identity. Not during `run`."""
         ...
 
     def close(self) -> None:

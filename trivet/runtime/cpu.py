@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from collections.abc import Mapping
+from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 
-from trivet import _native
+import numpy as np
+
+from trivet import __version__, _native
 from trivet.engine.plan import StepOutput, StepPlan
 from trivet.errors import EngineError
 from trivet.graph.ops import Graph
@@ -44,6 +50,8 @@ class CpuRuntime:
         dtype = main_format(checkpoint)
         if cache_dtype == "auto":
             cache_dtype = "f32" if dtype is Format.F32 else "bf16"
+        self._checkpoint = checkpoint
+        self._cache_dtype = cache_dtype
         self.program = compile_program(graph, checkpoint, threads, cache_dtype, progress)
         self.info = RuntimeInfo(
             name=str(checkpoint.metadata.get("general.name") or Path(checkpoint.path).stem),
@@ -54,6 +62,8 @@ class CpuRuntime:
             weight_bytes=self.program.weight_bytes,
             vocab_size=config.vocab_size,
             num_layers=config.num_layers,
+            hidden_size=config.hidden_size,
+            num_parameters=sum(math.prod(info.shape) for info in checkpoint.tensors.values()),
         )
 
     def block_bytes(self, block_size: int) -> int:
@@ -66,6 +76,7 @@ class CpuRuntime:
         return available_bytes()
 
     def allocate_cache(self, num_blocks: int, block_size: int) -> None:
+        self._block_bytes = self.block_bytes(block_size)
         try:
             self.program.allocate_cache(num_blocks, block_size)
         except MemoryError:
@@ -88,8 +99,45 @@ class CpuRuntime:
         )
         return sample(logits, plan.samples)
 
+    def identity(self) -> Mapping[str, str]:
+        return self._identity
+
+    @cached_property
+    def _identity(self) -> dict[str, str]:
+        return {
+            "weights": sampled_digest(self._checkpoint),
+            "cache type": self._cache_dtype,
+            "instruction set": str(_native.system_info()["isa"]),
+            "program version": __version__,
+        }
+
+    def read_block(self, block: int) -> np.ndarray:
+        data = np.empty(self._block_bytes, np.uint8)
+        self.program.read_block(block, data)
+        return data
+
+    def write_block(self, block: int, data: np.ndarray) -> None:
+        self.program.write_block(block, np.ascontiguousarray(data))
+
     def close(self) -> None:
         del self.program
+
+
+SAMPLE = 4096
+"""Bytes."""
+
+
+def sampled_digest(checkpoint: Checkpoint) -> str:
+    """Tells models apart by their tensors' names, shapes, formats, and the bytes that each begins and ends with."""
+    digest = blake2b(digest_size=16)
+    for name in sorted(checkpoint.tensors):
+        tensor = checkpoint.load(name)
+        data = tensor.data.reshape(-1, tensor.data.shape[-1])
+        rows = max(1, SAMPLE // max(1, data.shape[1]))
+        digest.update(f"{name} {tensor.info.shape} {tensor.info.format.name}\n".encode())
+        digest.update(data[:rows, :SAMPLE].tobytes())
+        digest.update(data[-rows:, -SAMPLE:].tobytes())
+    return digest.hexdigest()
 
 
 def main_format(checkpoint: Checkpoint) -> Format:

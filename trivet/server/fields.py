@@ -52,6 +52,8 @@ def describe(note: dict[str, Any]) -> str:
         return f"No meaning here: {note['meaningless']}."
     if "partly" in note:
         return f"Supported only so: {note['partly']}."
+    if "range" in note:
+        return note["range"]
     neutral = ", ".join(f"`{json.dumps(value)}`" for value in note["refused"])
     return f"Refused{f', except {neutral}' if neutral else ''}{': ' + note['why'] if note['why'] else ''}."
 

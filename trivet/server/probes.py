@@ -38,7 +38,8 @@ def routes(service: Service) -> list[Route]:
     async def metrics(request: Request) -> Response:
         if not service.options.metrics_endpoint:
             return JSONResponse({"error": NO_METRICS}, status_code=501)
-        return Response(service.metrics.expose(), media_type=prometheus_client.CONTENT_TYPE_PLAIN_0_0_4)
+        headers = {"Process-Start-Time-Unix": str(service.started)}
+        return Response(service.metrics.expose(), 200, headers, prometheus_client.CONTENT_TYPE_PLAIN_0_0_4)
 
     return [
         Route("/health", health, methods=["GET"]),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from trivet.api.outputs import RequestOutput
 from trivet.api.request import GenerateRequest
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 LONG_TEXT = 20_000
 """Characters from which encoding would hold up the other streams for more than a few milliseconds."""
 
+T = TypeVar("T")
 MAX_SEQUENCES = 16384
 """Of one request, over all its prompts."""
 
@@ -35,6 +36,14 @@ class Service:
         self.names = llm.model_names
         self.started = int(time.time())
         self.metrics = Metrics(self.names[0], llm.info, llm.stats, self.max_input_tokens)
+        self._kept: dict[type, Any] = {}
+
+    def kept(self, kind: type[T], make: Callable[[], T]) -> T:
+        """The one object of its kind that a dialect keeps here between requests; made when first asked for."""
+        if kind not in self._kept:
+            self._kept[kind] = make()
+        kept: T = self._kept[kind]
+        return kept
 
     @property
     def name(self) -> str:

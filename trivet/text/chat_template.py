@@ -30,14 +30,28 @@ class ChatTemplate:
     where it has that, for conversations with tools), or CHATML.
     defaults: variables for the template that `render` is not given.
 
+    tool_use_source: that of the template for conversations with tools, where it is another.
+
     Raises ModelError when the source is not valid.
     """
 
     def __init__(self, source: str | None, tokenizer: Tokenizer, defaults: Mapping[str, Any] | None = None) -> None:
         self._defaults = dict(defaults or {})
         own = {"default": CHATML, **tokenizer.chat_templates} if source is None else {"default": source}
+        self.source = own["default"]
+        self.tool_use_source = own.get("tool_use")
         self._default = CompiledTemplate(own["default"], tokenizer.names)
         self._with_tools = CompiledTemplate(own["tool_use"], tokenizer.names) if "tool_use" in own else self._default
+
+    @property
+    def capabilities(self) -> dict[str, bool]:
+        """What the template takes, in llama.cpp's words."""
+        return {
+            "supports_string_content": not self._default.wants_parts,
+            "supports_typed_content": self._default.wants_parts,
+            "supports_system_role": self._default.takes_system,
+            "supports_object_arguments": self._default.wants_argument_objects,
+        }
 
     def render(
         self,

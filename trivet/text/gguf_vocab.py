@@ -12,12 +12,14 @@ from trivet.text.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
 from trivet.text.sentencepiece import sentencepiece_encoder
 from trivet.text.special_tokens import SpecialTokens
 from trivet.text.vocabulary import (
+    FIM_ROLES,
     SPACE,
     Encoder,
     Vocabulary,
     byte_level_piece,
     byte_token_value,
     end_of_generation,
+    fill_in_the_middle,
 )
 from trivet.text.wordpiece import wordpiece_encoder
 from trivet.weights.fields import Fields
@@ -48,16 +50,7 @@ _NAMES = {
     "mask_token": "mask",
 }
 """What chat templates call a role, and what GGUF calls it (the spelling is its own)."""
-_FILL_IN_THE_MIDDLE = {
-    "fim_pre": "<|fim_prefix|> <fim-prefix> <fim_prefix> <｜fim▁begin｜> <PRE> ▁<PRE> <|code_prefix|> <|prefix|>",
-    "fim_suf": "<|fim_suffix|> <fim-suffix> <fim_suffix> <｜fim▁hole｜> <SUF> ▁<SUF> <|code_suffix|> <|suffix|>",
-    "fim_mid": "<|fim_middle|> <fim-middle> <fim_middle> <｜fim▁end｜> <MID> ▁<MID> <|code_middle|> <|middle|>",
-    "fim_pad": "<|fim_pad|> <fim-pad> <fim_pad> <PAD> [PAD]",
-    "fim_rep": "<|fim_repo|> <|repo_name|> <fim-repo> <REPO> <reponame>",
-    "fim_sep": "<|file_sep|>",
-}
-"""Texts by which the token for a role is known where the file does not name it."""
-_ROLES = (*_NAMES.values(), "eot", "eom", *_FILL_IN_THE_MIDDLE)
+_ROLES = (*_NAMES.values(), "eot", "eom", *(f"fim_{role}" for role in FIM_ROLES))
 _END_ROLES = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
 _ALWAYS_SHOWN = ("<|channel|>", "<|message|>", "<|start|>", "<|constrain|>", "<|end|>")
 """Harmony's tokens, unless they end a generation."""
@@ -100,6 +93,8 @@ class _GGUFVocabulary:
             eos_ids=([] if eos is None else [eos]) + sorted(self.ends - {eos}),
             names={name: self.tokens[self.roles[role]] for name, role in _NAMES.items() if role in self.roles},
             chat_templates=self._chat_templates(),
+            kind={"llama": "spm", "bert": "wpm"}.get(self.model, "bpe"),
+            fim={role: self.roles[f"fim_{role}"] for role in FIM_ROLES if f"fim_{role}" in self.roles},
         )
 
     def encoder(self) -> Encoder:
@@ -168,11 +163,10 @@ class _GGUFVocabulary:
         for role in _ROLES:
             if (key := f"{role}_token_id") in self.fields:
                 roles[role] = self.fields.integer(key, low=0, high=size - 1)
-        for role, texts in _FILL_IN_THE_MIDDLE.items():
-            found = next((self.ids[text] for text in texts.split() if text in self.ids), None)
-            if role not in roles and found is not None:
-                roles[role] = found
-                self.types[found] = TokenType.CONTROL
+        for role, token in fill_in_the_middle(self.ids).items():
+            if f"fim_{role}" not in roles:
+                roles[f"fim_{role}"] = token
+                self.types[token] = TokenType.CONTROL
         return roles
 
     def _find_ends(self) -> set[int]:

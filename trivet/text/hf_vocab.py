@@ -17,6 +17,7 @@ from trivet.text.vocabulary import (
     byte_level_piece,
     byte_token_value,
     end_of_generation,
+    fill_in_the_middle,
 )
 
 _ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "mask_token", "cls_token")
@@ -148,6 +149,8 @@ def _vocabulary(tokenizer: Tokenizer, folder: _Folder) -> Vocabulary:
         eos_ids=[i for i in eos if 0 <= i < len(tokens)],
         names=names,
         chat_templates=folder.chat_templates(),
+        fim=fill_in_the_middle(ids),
+        kind={"WordPiece": "wpm", "Unigram": "ugm"}.get(type(tokenizer.model).__name__, "bpe"),
     )
 
 

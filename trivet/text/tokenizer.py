@@ -17,6 +17,8 @@ class Tokenizer:
     vocab_size: ids are below it.
     bos_id: the token that begins a text; eos_ids: all that end a generation.
     names: texts of special tokens by role (`bos_token`, …). chat_templates: by name.
+    kind: "bpe", "spm", "wpm" or "ugm", see Vocabulary.
+    fim: ids of the tokens for filling in the middle by role (`pre`, `suf`, `mid`, …); empty where there are none.
     """
 
     def __init__(self, vocabulary: Vocabulary, encoder: Encoder) -> None:
@@ -31,6 +33,8 @@ class Tokenizer:
         self.eos_ids = vocabulary.eos_ids
         self.names: Mapping[str, str] = vocabulary.names
         self.chat_templates: Mapping[str, str] = vocabulary.chat_templates
+        self.kind = vocabulary.kind
+        self.fim: Mapping[str, int] = vocabulary.fim
 
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:

@@ -21,6 +21,9 @@ class Vocabulary:
     bos_id, eos_ids: begin of text, and all that end a generation.
     names: texts of special tokens by role (`bos_token`, `eos_token`, …), as chat templates see them.
     chat_templates: by name; the one to use is `default`.
+    kind: the rule that cuts words into tokens: "bpe" (merges by rank), "spm" (by score), "wpm" or "ugm".
+    fim: ids of the tokens for filling in the middle by role (`pre`, `suf`, `mid`, `pad`, `rep`, `sep`), as far as the
+        model has them.
     """
 
     tokens: Sequence[str]
@@ -31,6 +34,8 @@ class Vocabulary:
     eos_ids: list[int] = field(default_factory=list)
     names: Mapping[str, str] = field(default_factory=dict)
     chat_templates: Mapping[str, str] = field(default_factory=dict)
+    fim: Mapping[str, int] = field(default_factory=dict)
+    kind: str = "bpe"
 
 
 class Encoder(Protocol):
@@ -110,3 +115,23 @@ def end_of_generation(ids: Mapping[str, int]) -> set[int]:
     if "<|tool_response>" in found or "<|plamo:eos|>" in ids:
         found.discard("</s>")  # a tag of HTML there
     return {ids[text] for text in found}
+
+
+_FILL_IN_THE_MIDDLE = {
+    "pre": "<|fim_prefix|> <fim-prefix> <fim_prefix> <｜fim▁begin｜> <PRE> ▁<PRE> <|code_prefix|> <|prefix|>",
+    "suf": "<|fim_suffix|> <fim-suffix> <fim_suffix> <｜fim▁hole｜> <SUF> ▁<SUF> <|code_suffix|> <|suffix|>",
+    "mid": "<|fim_middle|> <fim-middle> <fim_middle> <｜fim▁end｜> <MID> ▁<MID> <|code_middle|> <|middle|>",
+    "pad": "<|fim_pad|> <fim-pad> <fim_pad> <PAD> [PAD]",
+    "rep": "<|fim_repo|> <|repo_name|> <fim-repo> <REPO> <reponame>",
+    "sep": "<|file_sep|>",
+}
+FIM_ROLES = tuple(_FILL_IN_THE_MIDDLE)
+
+
+def fill_in_the_middle(ids: Mapping[str, int]) -> dict[str, int]:
+    """Those of the tokens `ids` (text to id) whose text is known to serve for filling in the middle, by role."""
+    return {
+        role: next(ids[text] for text in texts.split() if text in ids)
+        for role, texts in _FILL_IN_THE_MIDDLE.items()
+        if any(text in ids for text in texts.split())
+    }

@@ -26,10 +26,18 @@ _STATUS = {
     Kind.ENGINE: (500, "server_error"),
     Kind.INTERNAL: (500, "server_error"),
 }
+_NOT_SUPPORTED = (501, "not_supported_error")
+
+
+class NotSupported(Problem):
+    """What this server, or this model, cannot do at all, whatever the request says."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(Kind.INVALID, message)
 
 
 def error_body(problem: Problem) -> dict[str, Any]:
-    status, name = _STATUS[problem.kind]
+    status, name = _NOT_SUPPORTED if isinstance(problem, NotSupported) else _STATUS[problem.kind]
     if problem.kind is not Kind.PROMPT_TOO_LONG:
         return {"code": status, "message": problem.message, "type": name}
     return {

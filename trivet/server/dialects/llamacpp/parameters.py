@@ -4,159 +4,202 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable
 from typing import Any
 
 from trivet.errors import RequestError
 from trivet.sampling.params import SamplingParams
-from trivet.server.dialects.llamacpp.schemas import CompletionBody, GenerationSettings, LogitBias
+from trivet.server.dialects.llamacpp import samplers
+from trivet.server.dialects.llamacpp.bias import logit_bias
+from trivet.server.dialects.llamacpp.limits import apply_limits, check_range
+from trivet.server.dialects.llamacpp.results import GenerationSettings, LogitBias
+from trivet.server.dialects.llamacpp.schemas import ChatBody, CompletionBody, GenerationBody
+from trivet.server.dialects.llamacpp.slots import slots_of
 from trivet.server.errors import Kind, Problem
+from trivet.server.fields import refuse_unsupported
 from trivet.server.service import Service
 
 RANDOM_SEED = 0xFFFFFFFF
-SAMPLERS: dict[str, tuple[str | None, tuple[str, ...]]] = {
-    "penalties": ("penalties", ("e",)),
-    "dry": (None, ("d",)),
-    "top_n_sigma": (None, ("s", "top-n-sigma")),
-    "top_k": ("top_k", ("k", "top-k")),
-    "typ_p": ("typical_p", ("y", "typical", "typical_p", "typical-p", "typ-p", "typ")),
-    "top_p": ("top_p", ("p", "top-p", "nucleus")),
-    "min_p": ("min_p", ("m", "min-p")),
-    "xtc": (None, ("x",)),
-    "temperature": ("temperature", ("t", "temp")),
+ALMOST_NONE = 1e-9
+"""Stands for the 0 of `top_p` and `typical_p`, which keeps one token."""
+
+DEFAULTS: dict[str, Any] = {
+    "seed": RANDOM_SEED,
+    "temperature": 0.8,
+    "dynatemp_range": 0.0,
+    "dynatemp_exponent": 1.0,
+    "top_k": 40,
+    "top_p": 0.95,
+    "min_p": 0.05,
+    "top_n_sigma": -1.0,
+    "xtc_probability": 0.0,
+    "xtc_threshold": 0.1,
+    "typical_p": 1.0,
+    "repeat_last_n": 64,
+    "repeat_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "dry_multiplier": 0.0,
+    "dry_base": 1.75,
+    "dry_allowed_length": 2,
+    "dry_penalty_last_n": 64,
+    "dry_sequence_breakers": ["\n", ":", '"', "*"],
+    "mirostat": 0,
+    "mirostat_tau": 5.0,
+    "mirostat_eta": 0.1,
+    "adaptive_target": -1.0,
+    "adaptive_decay": 0.9,
+    "ignore_eos": False,
+    "n_probs": 0,
+    "min_keep": 0,
 }
-"""llama.cpp's samplers in their default order: the stage here, and other names. Those without a stage do nothing
-unless a parameter is set that is refused.
-"""
-ALIASES = {alias: name for name, (_, aliases) in SAMPLERS.items() for alias in aliases}
-REFUSED_SAMPLERS = ("infill", "i", "adaptive_p", "a")
 
-UNSUPPORTED: dict[str, Callable[[Any], bool]] = {
-    "n_indent": lambda value: value <= 0,
-    "t_max_predict_ms": lambda value: value <= 0,
-    "return_progress": lambda value: not value,
-    "dynatemp_range": lambda value: value == 0,
-    "top_n_sigma": lambda value: value <= 0,
-    "xtc_probability": lambda value: value == 0,
-    "dry_multiplier": lambda value: value == 0,
-    "mirostat": lambda value: value == 0,
-    "adaptive_target": lambda value: value < 0,
-    "min_keep": lambda value: value <= 1,
-    "post_sampling_probs": lambda value: not value,
-    "grammar": lambda value: value == "",
-    "json_schema": lambda value: False,
-    "lora": lambda value: not value,
+_OWN_NAMES = {
+    "max_tokens": "n_predict",
+    "repetition_penalty": "repeat_penalty",
+    "penalty_last_n": "repeat_last_n",
+    "logprobs": "n_probs",
+    "n": "n_cmpl",
+    "stages": "samplers",
 }
-"""Fields not supported, with the test for values that ask for nothing."""
-
-_NAMES = {"max_tokens": "n_predict", "repetition_penalty": "repeat_penalty", "logprobs": "n_probs", "n": "n_cmpl"}
+"""SamplingParams -> llama.cpp, where they differ."""
 
 
-def settings(service: Service, body: CompletionBody) -> GenerationSettings:
-    """Apply the defaults; draw the seed. Raises Problem for what is not supported."""
-    for name, neutral in UNSUPPORTED.items():
-        value = getattr(body, name)
-        if value is not None and not neutral(value):
-            raise Problem(Kind.INVALID, f"Field '{name}': not supported by this server", name)
-    seed = _or(body.seed, -1)
-    n_predict = next((n for n in (body.n_predict, body.max_tokens, body.max_completion_tokens) if n is not None), -1)
-    stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
+def settings(service: Service, body: GenerationBody) -> GenerationSettings:
+    """Apply limits and defaults. Raises Problem for what is out of range or not supported."""
+    refuse_unsupported(body)
+    apply_limits(body)
+    if body.dry_sequence_breakers == []:
+        message = "Field 'dry_sequence_breakers': Error: dry_sequence_breakers must be a non-empty array of strings"
+        raise Problem(Kind.INVALID, message, "dry_sequence_breakers")
+    own = server_defaults(service)
+    values = {name: _or(getattr(body, name), own[name]) for name in DEFAULTS}
+    values["seed"] %= 2**32
+    values["n_probs"] = _probabilities(body, values["n_probs"])
+    if values["dry_base"] < 1:
+        values["dry_base"] = own["dry_base"]
+    for name in ("repeat_last_n", "dry_penalty_last_n"):
+        if values[name] == -1:
+            values[name] = service.max_model_len
+    n_predict = _n_predict(service, body)
     return GenerationSettings(
-        seed=secrets.randbits(32) if seed in (-1, RANDOM_SEED) else seed,
-        temperature=max(0.0, _or(body.temperature, 0.8)),
-        top_k=max(0, _or(body.top_k, 40)),
-        top_p=_or(body.top_p, 0.95),
-        min_p=_or(body.min_p, 0.05),
-        typical_p=_or(body.typical_p, 1.0),
-        repeat_last_n=_or(body.repeat_last_n, 64),
-        repeat_penalty=_or(body.repeat_penalty, 1.0),
-        presence_penalty=_or(body.presence_penalty, 0.0),
-        frequency_penalty=_or(body.frequency_penalty, 0.0),
-        stop=[text for text in stop if text],
+        **values,
+        stop=_stops(body) or own.get("stop", []),
         max_tokens=n_predict,
         n_predict=n_predict,
         n_keep=_or(body.n_keep, 0),
         n_discard=_or(body.n_discard, 0),
-        ignore_eos=bool(body.ignore_eos),
         stream=bool(body.stream),
-        logit_bias=logit_bias(service, body),
-        n_probs=_or(body.n_probs, _or(body.logprobs, 0)),
-        samplers=samplers(body.samplers),
+        logit_bias=_biases(service, body, own.get("logit_bias", {}), values["ignore_eos"]),
+        samplers=own["samplers"] if body.samplers is None else samplers.samplers(body.samplers),
         timings_per_token=bool(body.timings_per_token),
+        post_sampling_probs=bool(body.post_sampling_probs),
+        reasoning_format=_or(body.reasoning_format, "none"),
     )
 
 
+def server_defaults(service: Service) -> dict[str, Any]:
+    """llama.cpp's defaults with those of the command line over them."""
+    given = {_OWN_NAMES.get(name, name): value for name, value in service.options.sampling_defaults.items()}
+    given["samplers"] = samplers.names_of(given["samplers"]) if "samplers" in given else samplers.DEFAULT
+    if isinstance(stop := given.get("stop"), str):
+        given["stop"] = [stop]
+    return DEFAULTS | {name: value for name, value in given.items() if value is not None}
+
+
+def draw_seed(given: GenerationSettings) -> None:
+    """Choose a seed where the request leaves that to chance; the answer shows it."""
+    if given.seed == RANDOM_SEED:
+        given.seed = secrets.randbelow(RANDOM_SEED)
+
+
+def count(service: Service, body: GenerationBody) -> int:
+    """Sequences to make for each prompt: at most as many as there are slots."""
+    name, n = ("n_cmpl", body.n_cmpl) if body.n_cmpl is not None else ("n", _or(body.n, 1))
+    check_range(name, n, 1, len(slots_of(service)))
+    return n
+
+
 def sampling_params(service: Service, given: GenerationSettings, n: int, prompt_len: int) -> SamplingParams:
-    """Raises RequestError for what is out of range."""
+    """Raises Problem for what is out of range."""
     room = service.max_model_len - prompt_len
-    bias = {entry.token: -math.inf if entry.bias is None else entry.bias for entry in given.logit_bias}
-    top_p_keeps_one = given.top_p <= 0
-    tempered = "temperature" in given.samplers
+    bias: dict[int, float] = {}
+    for entry in given.logit_bias:
+        bias[entry.token] = bias.get(entry.token, 0.0) + (-math.inf if entry.bias is None else entry.bias)
     try:
         return SamplingParams(
             n=n,
-            temperature=given.temperature if tempered else 1.0,
-            top_k=1 if top_p_keeps_one else given.top_k,
-            top_p=1.0 if top_p_keeps_one else min(1.0, given.top_p),
-            min_p=min(1.0, max(0.0, given.min_p)),
-            typical_p=min(1.0, given.typical_p),
+            temperature=given.temperature,
+            dynatemp_range=max(0.0, given.dynatemp_range),
+            dynatemp_exponent=given.dynatemp_exponent,
+            top_k=given.top_k,
+            top_p=max(given.top_p, ALMOST_NONE),
+            min_p=given.min_p,
+            top_n_sigma=given.top_n_sigma,
+            xtc_probability=given.xtc_probability,
+            xtc_threshold=given.xtc_threshold,
+            typical_p=min(1.0, max(given.typical_p, ALMOST_NONE)),
+            min_keep=given.min_keep,
             repetition_penalty=given.repeat_penalty,
             presence_penalty=given.presence_penalty,
             frequency_penalty=given.frequency_penalty,
-            penalty_last_n=service.max_model_len if given.repeat_last_n == -1 else given.repeat_last_n,
+            penalty_last_n=given.repeat_last_n,
+            dry_multiplier=given.dry_multiplier,
+            dry_base=given.dry_base,
+            dry_allowed_length=given.dry_allowed_length,
+            dry_penalty_last_n=given.dry_penalty_last_n,
+            dry_sequence_breakers=given.dry_sequence_breakers,
+            mirostat=given.mirostat,
+            mirostat_tau=given.mirostat_tau,
+            mirostat_eta=given.mirostat_eta,
+            adaptive_target=given.adaptive_target,
+            adaptive_decay=given.adaptive_decay,
             seed=given.seed,
             stop=given.stop or None,
             ignore_eos=given.ignore_eos,
             max_tokens=room if given.n_predict < 0 else max(1, min(given.n_predict, room)),
             logprobs=given.n_probs or None,
+            logprobs_mode="processed" if given.post_sampling_probs else "raw",
             logit_bias=bias or None,
-            stages=tuple(stage for name in given.samplers if (stage := SAMPLERS[name][0]) is not None),
+            stages=samplers.stages(given.samplers),
         )
     except RequestError as error:
         name = error.parameter or ""
-        own = _NAMES.get(name, name)
+        own = _OWN_NAMES.get(name, name)
         raise Problem(Kind.INVALID, f"Field '{own}': {str(error).replace(name, own, 1)}", own) from None
 
 
-def samplers(given: str | list[str] | None) -> list[str]:
-    """Canonical names in order; unknown ones are skipped. A string holds one character for each."""
-    if given is None:
-        return list(SAMPLERS)
-    for name in given:
-        if name in REFUSED_SAMPLERS:
-            raise Problem(Kind.INVALID, f"Field 'samplers': {name} is not supported by this server", "samplers")
-    return [name for name in (ALIASES.get(name, name) for name in given) if name in SAMPLERS]
+def _probabilities(body: GenerationBody, n_probs: int) -> int:
+    """How many of the best to report; the OpenAI API has other words for it."""
+    if isinstance(body, CompletionBody) and body.n_probs is None:
+        n_probs = _or(body.logprobs, n_probs)
+    if isinstance(body, ChatBody):
+        if body.logprobs:
+            n_probs = _or(body.top_logprobs, 20)
+        elif body.top_logprobs is not None:
+            raise Problem(Kind.INVALID, "top_logprobs requires logprobs to be set to true", "top_logprobs")
+    return max(0, n_probs)
 
 
-def logit_bias(service: Service, body: CompletionBody) -> list[LogitBias]:
-    """Entries [token or text, bias or false], or an object of the same; false forbids the token."""
-    given = body.logit_bias or []
-    pairs = list(given.items()) if isinstance(given, dict) else given
-    if not isinstance(pairs, list):
-        raise Problem(Kind.INVALID, "Field 'logit_bias': expected a list or an object", "logit_bias")
-    result: dict[int, float | None] = {}
-    for pair in pairs:
-        match pair:
-            case [int() | str() as what, int() | float() as bias]:
-                for token in _biased(service, what):
-                    result[token] = None if bias is False else float(bias)
-            case _:
-                message = f"Field 'logit_bias': expected [token or text, bias or false], got {pair!r:.100}"
-                raise Problem(Kind.INVALID, message, "logit_bias")
-    if body.ignore_eos:
-        result |= dict.fromkeys(service.llm.tokenizer.eos_ids)
-    return [LogitBias(bias, token) for token, bias in result.items()]
+def _n_predict(service: Service, body: GenerationBody) -> int:
+    """The server's own limit holds where the request gives none, or a greater one."""
+    limit = service.options.n_predict
+    given = next((n for n in (body.n_predict, body.max_completion_tokens, body.max_tokens) if n is not None), limit)
+    return given if limit < 0 or 0 <= given <= limit else limit
 
 
-def _biased(service: Service, what: int | str) -> list[int]:
-    if isinstance(what, str):
-        if what.isdecimal() and len(what) < 20:
-            what = int(what)
-        else:
-            return service.llm.tokenizer.encode(what, add_special=False)
-    if not 0 <= what < service.llm.info.vocab_size:
-        raise Problem(Kind.INVALID, f"Field 'logit_bias': token {what} is not in the vocabulary", "logit_bias")
-    return [what]
+def _stops(body: GenerationBody) -> list[str]:
+    return [text for text in ([body.stop] if isinstance(body.stop, str) else body.stop or []) if text]
+
+
+def _biases(service: Service, body: GenerationBody, default: dict[int, float], ignore_eos: bool) -> list[LogitBias]:
+    """As given; what is there several times adds up."""
+    if body.logit_bias is None:
+        biases = [LogitBias(None if math.isinf(bias) else bias, token) for token, bias in default.items()]
+    else:
+        biases = logit_bias(service, body.logit_bias)
+    if ignore_eos:
+        biases += [LogitBias(None, token) for token in service.llm.tokenizer.eos_ids]
+    return biases
 
 
 def _or(value: Any, default: Any) -> Any:

@@ -45,5 +45,11 @@ async def encode_prompt(
     return ids
 
 
+def added_bos(service: Service) -> int | None:
+    """The token that the tokenizer puts before a text."""
+    tokenizer = service.llm.tokenizer
+    return tokenizer.bos_id if tokenizer.bos_id in tokenizer.encode("")[:1] else None
+
+
 def _is_id(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)

@@ -1,56 +1,59 @@
-"""The routes of llama.cpp's own API."""
+"""The routes of llama.cpp's server."""
 
 from __future__ import annotations
 
-import secrets
-
-import msgspec
-from starlette.requests import Request
-from starlette.responses import Response
-
-from trivet.api.request import GenerateRequest
-from trivet.server import sse
-from trivet.server.body import decode, read_body
-from trivet.server.collect import collect_all
-from trivet.server.connection import while_connected
-from trivet.server.dialects.llamacpp.answer import Answer
-from trivet.server.dialects.llamacpp.errors import DIALECT
-from trivet.server.dialects.llamacpp.parameters import sampling_params, settings
-from trivet.server.dialects.llamacpp.prompts import encode_prompt, split_prompts
-from trivet.server.dialects.llamacpp.schemas import CompletionBody, DetokenizeBody, TokenizeBody
+from trivet.server.dialects.llamacpp.adapters import list_adapters, scale_adapters
+from trivet.server.dialects.llamacpp.completions import chat_completions, completion, infill, text_completions
+from trivet.server.dialects.llamacpp.models import models
+from trivet.server.dialects.llamacpp.props import change_props, props
+from trivet.server.dialects.llamacpp.schemas import (
+    ChatBody,
+    CompletionBody,
+    DetokenizeBody,
+    InfillBody,
+    SlotBody,
+    TextBody,
+    TokenizeBody,
+)
+from trivet.server.dialects.llamacpp.slot_routes import act_on_slot, list_slots
+from trivet.server.dialects.llamacpp.template import apply_template, input_tokens
 from trivet.server.dialects.llamacpp.tokenize import detokenize, tokenize
+from trivet.server.dialects.llamacpp.unsupported import UNSUPPORTED
 from trivet.server.endpoint import Operation
-from trivet.server.service import Service
-from trivet.server.streams import merged
 
-
-async def completion(service: Service, request: Request) -> Response:
-    """The answer is an object, or a list of them where there were several prompts or sequences to make."""
-    body = decode(await read_body(request, service.options.payload_limit), CompletionBody)
-    prompts, as_list = split_prompts(body.prompt)
-    given = settings(service, body)
-    n = next((n for n in (body.n_cmpl, body.n) if n is not None), 1)
-    service.check_count(len(prompts), n)
-    requests = []
-    for prompt in prompts:
-        ids = await encode_prompt(service, prompt)
-        service.check_length(ids)
-        params = sampling_params(service, given, n, len(ids))
-        salt = secrets.token_hex(8) if body.cache_prompt is False else ""
-        requests.append(GenerateRequest(ids, params, request.state.request_id, cache_salt=salt))
-    answer = Answer(service, given, n, bool(body.return_tokens), body.response_fields or [])
-    outputs = merged([service.generate(one) for one in requests])
-    if given.stream:
-        return await sse.event_stream(request, answer.events(outputs), DIALECT.error_event)
-    whole = await while_connected(request.receive, collect_all(outputs, len(requests)))
-    results = [result for index, output in enumerate(whole) for result in answer.whole(index, output)]
-    content = results if as_list or len(results) > 1 else results[0]
-    return Response(msgspec.json.encode(content), media_type="application/json")
-
+OWN_FIELDS = frozenset(
+    [
+        *("n_predict", "n_cmpl", "n_indent", "n_keep", "n_discard", "n_cache_reuse", "t_max_predict_ms"),
+        *("cache_prompt", "id_slot", "return_tokens", "return_progress", "timings_per_token", "response_fields"),
+        *("n_probs", "post_sampling_probs", "samplers", "min_keep", "backend_sampling", "sse_ping_interval"),
+        *("dynatemp_range", "dynatemp_exponent", "top_n_sigma", "xtc_probability", "xtc_threshold"),
+        *("repeat_last_n", "repeat_penalty", "dry_multiplier", "dry_base", "dry_allowed_length"),
+        *("dry_penalty_last_n", "dry_sequence_breakers", "mirostat", "mirostat_tau", "mirostat_eta"),
+        *("adaptive_target", "adaptive_decay", "json_schema", "grammar_lazy", "grammar_triggers", "lora"),
+        *("reasoning_format", "reasoning_control", "reasoning_budget_tokens", "thinking_budget_tokens"),
+    ]
+)
+"""Fields that only requests written for llama.cpp have: they tell its requests of the OpenAI API from others."""
 
 OPERATIONS = [
     Operation("/completion", completion, body=CompletionBody, generates=True),
     Operation("/completions", completion, body=CompletionBody, generates=True),
+    Operation("/infill", infill, body=InfillBody, generates=True),
+    Operation("/v1/completions", text_completions, body=TextBody, generates=True, keys=OWN_FIELDS),
+    Operation("/chat/completions", chat_completions, body=ChatBody, generates=True),
+    Operation("/v1/chat/completions", chat_completions, body=ChatBody, generates=True, keys=OWN_FIELDS),
+    Operation("/chat/completions/input_tokens", input_tokens, body=ChatBody),
+    Operation("/v1/chat/completions/input_tokens", input_tokens, body=ChatBody),
+    Operation("/apply-template", apply_template, body=ChatBody),
     Operation("/tokenize", tokenize, body=TokenizeBody, keys=frozenset({"content"})),
     Operation("/detokenize", detokenize, body=DetokenizeBody),
+    Operation("/models", models, "GET"),
+    Operation("/v1/models", models, "GET"),
+    Operation("/props", props, "GET"),
+    Operation("/props", change_props),
+    Operation("/slots", list_slots, "GET"),
+    Operation("/slots/{id}", act_on_slot, body=SlotBody),
+    Operation("/lora-adapters", list_adapters, "GET"),
+    Operation("/lora-adapters", scale_adapters),
+    *UNSUPPORTED,
 ]

@@ -1,179 +1,139 @@
-"""Bodies of llama.cpp's own completion API; field order is the order on the wire.
+"""Bodies of llama.cpp's requests.
 
-In a request null means absent, and fields of unknown names are ignored, as llama.cpp does.
+Null means absent, and fields of unknown names are ignored, as llama.cpp does. Known ones that would change the answer
+in a way not supported here are declared, and refused.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from msgspec import UNSET, Struct, UnsetType, field
+from msgspec import Struct
+
+from trivet.server.dialects.llamacpp.limits import INT32_MAX, hard, soft
+from trivet.server.fields import meaningless, refused
+
+NO_GRAMMARS = "grammars and JSON schemas are not supported yet"
+NO_SHIFT = "the context is never shifted: a generation ends where it is full"
+NO_THOUGHTS = "thoughts are not told apart from content yet"
+NO_TOOLS = "tools are not supported yet"
+MAX_FLOAT = 3.4028234663852886e38
+"""The greatest float32."""
 
 
-class CompletionBody(Struct, kw_only=True):
-    prompt: Any = None
-    n_predict: int | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    n_cmpl: int | None = None
-    n: int | None = None
+class StreamOptions(Struct, kw_only=True):
+    include_usage: bool | None = None
+
+
+class GenerationBody(Struct, kw_only=True):
+    """What all requests for tokens share."""
+
+    model: Annotated[str | None, meaningless("one model is served; answers carry its own name")] = None
     stream: bool | None = None
+    stream_options: StreamOptions | None = None
     cache_prompt: bool | None = None
-    n_keep: int | None = None
-    n_discard: int | None = None
+    id_slot: int | None = None
     return_tokens: bool | None = None
+    return_progress: bool | None = None
     timings_per_token: bool | None = None
     response_fields: list[str] | None = None
+    verbose: bool | None = None
+    n_predict: Annotated[int | None, hard(-1, INT32_MAX)] = None
+    max_completion_tokens: Annotated[int | None, hard(-1, INT32_MAX)] = None
+    max_tokens: Annotated[int | None, hard(-1, INT32_MAX)] = None
+    n_cmpl: int | None = None
+    n: int | None = None
+    n_indent: Annotated[int | None, hard(0, INT32_MAX)] = None
+    t_max_predict_ms: Annotated[int | None, hard(-1, 2**63 - 1)] = None
+    stop: str | list[str] | None = None
 
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
+    temperature: Annotated[float | None, soft(0, MAX_FLOAT)] = None
+    dynatemp_range: float | None = None
+    dynatemp_exponent: float | None = None
+    top_k: Annotated[int | None, soft(0, INT32_MAX)] = None
+    top_p: Annotated[float | None, soft(0, 1)] = None
+    min_p: Annotated[float | None, soft(0, 1)] = None
+    top_n_sigma: float | None = None
+    xtc_probability: Annotated[float | None, soft(0, 1)] = None
+    xtc_threshold: Annotated[float | None, soft(0, 1)] = None
     typical_p: float | None = None
-    repeat_last_n: int | None = None
+    repeat_last_n: Annotated[int | None, hard(-1, INT32_MAX)] = None
     repeat_penalty: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
+    dry_multiplier: float | None = None
+    dry_base: float | None = None
+    dry_allowed_length: Annotated[int | None, hard(0, INT32_MAX)] = None
+    dry_penalty_last_n: Annotated[int | None, hard(-1, INT32_MAX)] = None
+    dry_sequence_breakers: list[str] | None = None
+    mirostat: Annotated[int | None, soft(0, 2)] = None
+    mirostat_tau: float | None = None
+    mirostat_eta: float | None = None
+    adaptive_target: Annotated[float | None, soft(-MAX_FLOAT, 1)] = None
+    adaptive_decay: Annotated[float | None, hard(0, 0.99)] = None
     seed: int | None = None
     n_probs: int | None = None
-    logprobs: int | None = None
+    min_keep: Annotated[int | None, hard(0, INT32_MAX)] = None
+    post_sampling_probs: bool | None = None
     samplers: str | list[str] | None = None
     logit_bias: Any = None
     ignore_eos: bool | None = None
-    stop: str | list[str] | None = None
 
-    n_indent: int | None = None
-    t_max_predict_ms: float | None = None
-    return_progress: bool | None = None
-    dynatemp_range: float | None = None
-    top_n_sigma: float | None = None
-    xtc_probability: float | None = None
-    dry_multiplier: float | None = None
-    mirostat: int | None = None
-    adaptive_target: float | None = None
-    min_keep: int | None = None
-    post_sampling_probs: bool | None = None
-    grammar: str | None = None
-    json_schema: Any = None
-    lora: list[Any] | None = None
+    n_keep: Annotated[int | None, hard(-1, INT32_MAX), meaningless(NO_SHIFT)] = None
+    n_discard: Annotated[int | None, hard(0, INT32_MAX), meaningless(NO_SHIFT)] = None
+    n_cache_reuse: Annotated[
+        int | None, hard(0, INT32_MAX), meaningless("only prefixes are reused, whole blocks of them")
+    ] = None
+    sse_ping_interval: Annotated[
+        int | None, hard(-1, INT32_MAX), meaningless("silent streams get a comment every 15 seconds")
+    ] = None
+    backend_sampling: Annotated[bool | None, meaningless("sampling is native wherever the model runs")] = None
+    preserved_tokens: Annotated[list[str] | None, meaningless("they matter to grammars only")] = None
+    parse_tool_calls: Annotated[bool | None, meaningless(NO_TOOLS)] = None
 
-
-class LogitBias(Struct):
-    bias: float | None
-    token: int
-
-
-class GenerationSettings(Struct, kw_only=True):
-    """What a request was run with; settings that are not supported have the values that turn them off."""
-
-    seed: int
-    temperature: float
-    dynatemp_range: float = 0.0
-    dynatemp_exponent: float = 1.0
-    top_k: int
-    top_p: float
-    min_p: float
-    top_n_sigma: float = -1.0
-    xtc_probability: float = 0.0
-    xtc_threshold: float = 0.1
-    typical_p: float
-    repeat_last_n: int
-    repeat_penalty: float
-    presence_penalty: float
-    frequency_penalty: float
-    dry_multiplier: float = 0.0
-    dry_base: float = 1.75
-    dry_allowed_length: int = 2
-    dry_penalty_last_n: int = 64
-    dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
-    mirostat: int = 0
-    mirostat_tau: float = 5.0
-    mirostat_eta: float = 0.1
-    adaptive_target: float = -1.0
-    adaptive_decay: float = 0.9
-    stop: list[str]
-    max_tokens: int
-    n_predict: int
-    n_keep: int
-    n_discard: int
-    ignore_eos: bool
-    stream: bool
-    logit_bias: list[LogitBias]
-    n_probs: int
-    min_keep: int = 0
-    grammar: str = ""
-    grammar_lazy: bool = False
-    grammar_triggers: list[Any] = []
-    preserved_tokens: list[int] = []
-    chat_format: str = "Content-only"
-    reasoning_format: str = "none"
-    reasoning_in_content: bool = False
-    generation_prompt: str = ""
-    samplers: list[str]
-    speculative_types: str = field(name="speculative.types", default="none")
-    timings_per_token: bool
-    post_sampling_probs: bool = False
-    backend_sampling: bool = False
-    lora: list[Any] = []
+    grammar: Annotated[str | None, refused("", why=NO_GRAMMARS)] = None
+    json_schema: Annotated[Any, refused(why=NO_GRAMMARS)] = None
+    grammar_lazy: Annotated[bool | None, refused(False, why=NO_GRAMMARS)] = None
+    grammar_triggers: Annotated[list[Any] | None, refused([], why=NO_GRAMMARS)] = None
+    lora: Annotated[list[Any] | None, refused([], why="LoRA adapters are not supported yet")] = None
+    reasoning_format: Annotated[str | None, refused("none", "auto", why=NO_THOUGHTS)] = None
+    reasoning_control: Annotated[bool | None, refused(False, why=NO_THOUGHTS)] = None
+    reasoning_budget_tokens: Annotated[int | None, refused(-1, why=NO_THOUGHTS)] = None
+    thinking_budget_tokens: Annotated[int | None, refused(-1, why=NO_THOUGHTS)] = None
 
 
-class Timings(Struct):
-    cache_n: int
-    prompt_n: int
-    prompt_ms: float
-    prompt_per_token_ms: float
-    prompt_per_second: float
-    predicted_n: int
-    predicted_ms: float
-    predicted_per_token_ms: float
-    predicted_per_second: float
+class CompletionBody(GenerationBody, kw_only=True):
+    prompt: Any = None
+    logprobs: int | None = None
 
 
-class TopProbability(Struct):
-    id: int
-    token: str
-    bytes: list[int]
-    logprob: float
+class TextBody(CompletionBody, kw_only=True):
+    """POST /v1/completions."""
+
+    echo: bool | None = None
+    best_of: Annotated[int | None, refused(1, why="n says how many completions to make")] = None
+    suffix: Annotated[str | None, refused("", why="/infill completes a text in its middle")] = None
 
 
-class TokenProbability(Struct):
-    id: int
-    token: str
-    bytes: list[int]
-    logprob: float
-    top_logprobs: list[TopProbability]
+class InfillBody(CompletionBody, kw_only=True):
+    input_prefix: Any = None
+    input_suffix: Any = None
+    input_extra: Any = None
 
 
-class FinalResult(Struct, kw_only=True):
-    index: int
-    content: str
-    tokens: list[int]
-    id_slot: int
-    stop: bool = True
-    model: str
-    tokens_predicted: int
-    tokens_evaluated: int
-    generation_settings: GenerationSettings
-    prompt: str
-    has_new_line: bool
-    truncated: bool
-    stop_type: str
-    stopping_word: str
-    tokens_cached: int
-    timings: Timings
-    completion_probabilities: list[TokenProbability] | UnsetType = UNSET
-
-
-class PartialResult(Struct, kw_only=True):
-    index: int
-    content: str
-    tokens: list[int]
-    stop: bool = False
-    id_slot: int
-    tokens_predicted: int
-    tokens_evaluated: int
-    timings: Timings | UnsetType = UNSET
-    completion_probabilities: list[TokenProbability] | UnsetType = UNSET
+class ChatBody(GenerationBody, kw_only=True):
+    messages: Any = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int | None, hard(0, 20)] = None
+    echo: bool | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    reasoning_effort: str | None = None
+    tools: Annotated[list[Any] | None, refused([], why=NO_TOOLS)] = None
+    tool_choice: Annotated[Any, refused("none", "auto", why=NO_TOOLS)] = None
+    parallel_tool_calls: Annotated[bool | None, meaningless(NO_TOOLS)] = None
+    response_format: Annotated[Any, refused({"type": "text"}, why=NO_GRAMMARS)] = None
 
 
 class TokenizeBody(Struct):
@@ -185,3 +145,12 @@ class TokenizeBody(Struct):
 
 class DetokenizeBody(Struct):
     tokens: list[int]
+
+
+class ControlBody(Struct, kw_only=True):
+    id: str | None = None
+    action: str | None = None
+
+
+class SlotBody(Struct, kw_only=True):
+    filename: str | None = None

@@ -15,6 +15,7 @@ from trivet.server.service import Service
 
 
 async def tokenize(service: Service, request: Request) -> Response:
+    """A text's token ids, with the pieces that they stand for if wanted."""
     given = decode(await read_body(request, service.options.payload_limit), TokenizeBody)
     tokens = await encode_prompt(
         service,
@@ -28,6 +29,7 @@ async def tokenize(service: Service, request: Request) -> Response:
 
 
 async def detokenize(service: Service, request: Request) -> Response:
+    """The text that token ids stand for."""
     given = decode(await read_body(request, service.options.payload_limit), DetokenizeBody)
     service.check_tokens(given.tokens, "tokens")
     return _json({"content": service.llm.tokenizer.decode(given.tokens)})

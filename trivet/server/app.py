@@ -39,9 +39,9 @@ def create_app(llm: AsyncLLM, options: ServerOptions | None = None) -> Starlette
             Middleware(
                 CORSMiddleware,
                 allow_origins=options.allowed_origins,
-                allow_methods=["GET", "POST"],
+                allow_methods=["GET", "POST", "DELETE"],
                 allow_headers=["*"],
-                expose_headers=["X-Request-Id"],
+                expose_headers=["X-Request-Id", "Request-Id"],
             )
         )
 

@@ -34,8 +34,8 @@ class Operation:
 
     body: the shape of the request's body, or several it may have; it goes into the documentation.
     generates: it runs the model, and counts as a request. public: it needs no key.
-    keys: where dialects share a path, a body with one of these keys is for this operation; without keys it takes
-        what the others leave.
+    keys: where dialects share a path, a body with one of these keys is for this operation; header: a request with
+        this header is. Without either it takes what the others leave.
     """
 
     path: str
@@ -45,6 +45,7 @@ class Operation:
     generates: bool = False
     public: bool = False
     keys: frozenset[str] = frozenset()
+    header: str = ""
 
 
 def endpoint(service: Service, dialect: Dialect, operation: Operation) -> Endpoint:

@@ -16,6 +16,7 @@ from tests.server.test_serve import Served
 from tests.server.wire import events, get, post, until
 from trivet.server.dialects.anthropic.schemas import MessagesBody
 from trivet.server.dialects.llamacpp.schemas import CompletionBody as LlamacppBody
+from trivet.server.dialects.openai.responses.schemas import ResponsesBody
 from trivet.server.dialects.openai.schemas import ChatBody, CompletionBody
 from trivet.server.dialects.tgi.schemas import Parameters
 
@@ -152,6 +153,7 @@ FUZZED: dict[str, tuple[dict[str, object], list[str]]] = {
         {"model": "stories", "max_tokens": 3, "messages": SAID},
         list(MessagesBody.__struct_fields__),
     ),
+    "/v1/responses": ({"input": "Once", "max_output_tokens": 3}, list(ResponsesBody.__struct_fields__)),
     "/generate": ({"inputs": "Once"}, list(Parameters.__struct_fields__)),
     "/completion": ({"prompt": "Once", "n_predict": 3}, list(LlamacppBody.__struct_fields__)),
 }

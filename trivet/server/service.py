@@ -15,6 +15,7 @@ from trivet.errors import EngineError
 from trivet.metrics.metrics import Metrics
 from trivet.server.errors import Kind, Problem
 from trivet.server.options import ServerOptions
+from trivet.server.records import Records
 
 if TYPE_CHECKING:
     from trivet.api.async_llm import AsyncLLM
@@ -34,6 +35,7 @@ class Service:
         self.options = options
         self.names = llm.model_names
         self.started = int(time.time())
+        self.records = Records()
         self.metrics = Metrics(self.names[0], llm.info, llm.stats)
 
     @property

@@ -1,4 +1,4 @@
-"""A request's conversation and options as the chat machinery has them."""
+"""From a request's conversation to the model's prompt."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import re
 from itertools import groupby
 from typing import Any
 
-from trivet.server.dialects.anthropic.schemas import Block, CountTokensBody, MessagesBody, Turn
-from trivet.server.dialects.openai.schemas import ChatBody
+from trivet.server.dialects.anthropic.schemas import Block, CountTokensBody, Turn
 from trivet.server.errors import Kind, Problem
+from trivet.server.service import Service
 
 _BILLING = re.compile(r"^x-anthropic-billing-header:.*\n?", re.MULTILINE)
 """A line of Claude Code's that changes with every request: left in, no two prompts would begin alike."""
 
 
-def chat_body(body: CountTokensBody) -> ChatBody:
-    """Turns of one role that follow each other are one turn; an assistant's at the end is continued.
+async def prompt_tokens(service: Service, body: CountTokensBody) -> list[int]:
+    """The prompt: turns of one role that follow each other are one turn; an assistant's at the end is continued.
 
-    Raises Problem for blocks that are not supported.
+    Raises Problem for blocks that are not supported, RequestError for what the model's template cannot read.
     """
     messages = _messages(body.messages)
     if messages and messages[-1] == {"role": "assistant", "content": []}:
@@ -25,17 +25,11 @@ def chat_body(body: CountTokensBody) -> ChatBody:
     if system := _system(body.system):
         messages.insert(0, {"role": "system", "content": system})
     continues = bool(messages) and messages[-1]["role"] == "assistant"
-    chat = ChatBody(
-        model=body.model,
-        messages=messages,
-        continue_final_message=continues,
-        add_generation_prompt=not continues,
-        chat_template_kwargs={"enable_thinking": False} if body.thinking else None,
+    variables: dict[str, Any] = {"enable_thinking": False} if body.thinking else {}
+    text = service.llm.chat_template.render(
+        messages, add_generation_prompt=not continues, continue_final_message=continues, **variables
     )
-    if isinstance(body, MessagesBody):
-        chat.temperature, chat.top_k, chat.top_p = body.temperature, body.top_k, body.top_p
-        chat.stop = body.stop_sequences
-    return chat
+    return await service.encode(text, add_special=False)
 
 
 def _system(content: str | list[Block] | None) -> list[dict[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
@@ -11,11 +12,12 @@ from starlette.responses import Response
 
 from trivet.api.outputs import CompletionOutput, RequestOutput
 from trivet.api.request import GenerateRequest
+from trivet.sampling.params import VLLM_STAGES, SamplingParams
 from trivet.server import sse
 from trivet.server.body import read_json
 from trivet.server.collect import collect
 from trivet.server.connection import while_connected
-from trivet.server.dialects.anthropic.conversation import chat_body
+from trivet.server.dialects.anthropic.conversation import prompt_tokens
 from trivet.server.dialects.anthropic.errors import DIALECT
 from trivet.server.dialects.anthropic.schemas import (
     ContentBlockDelta,
@@ -34,8 +36,7 @@ from trivet.server.dialects.anthropic.schemas import (
     TokenCount,
     Usage,
 )
-from trivet.server.dialects.openai.chat import render
-from trivet.server.dialects.openai.requests import check_model, model_name, sampling_params
+from trivet.server.dialects.openai.requests import check_model, model_name
 from trivet.server.errors import Kind, Problem
 from trivet.server.fields import refuse_unsupported
 from trivet.server.service import Service
@@ -47,11 +48,10 @@ async def messages(service: Service, request: Request) -> Response:
     check_model(service, body.model)
     refuse_unsupported(body)
     check_options(service, body)
-    chat = chat_body(body)
-    prompt = await service.encode(render(service, chat), add_special=False)
+    prompt = await prompt_tokens(service, body)
     service.check_length(prompt)
     room = service.max_model_len - len(prompt)
-    params = sampling_params(service, chat, min(body.max_tokens, room), None)
+    params = sampling_params(service, body, min(body.max_tokens, room))
     message_id = f"msg_{request.state.request_id}"
     outputs = service.generate(GenerateRequest(prompt=prompt, params=params, request_id=message_id))
     limit_reason = "max_tokens" if body.max_tokens <= room else "model_context_window_exceeded"
@@ -67,7 +67,7 @@ async def count_tokens(service: Service, request: Request) -> Response:
     body = await read_json(request, service.options.payload_limit, CountTokensBody)
     check_model(service, body.model)
     refuse_unsupported(body)
-    prompt = await service.encode(render(service, chat_body(body)), add_special=False)
+    prompt = await prompt_tokens(service, body)
     return Response(msgspec.json.encode(TokenCount(len(prompt))), media_type="application/json")
 
 
@@ -85,6 +85,19 @@ def check_options(service: Service, body: MessagesBody) -> None:
     stops, most = body.stop_sequences or [], service.options.max_stop_strings
     if len(stops) > most or "" in stops:
         raise Problem(Kind.INVALID, f"stop_sequences: must be at most {most} non-empty strings", "stop_sequences")
+
+
+def sampling_params(service: Service, body: MessagesBody, max_tokens: int) -> SamplingParams:
+    """What is not given is as the model's makers recommend. Raises RequestError for what is out of range."""
+    given: dict[str, Any] = {
+        "temperature": body.temperature,
+        "top_k": body.top_k,
+        "top_p": body.top_p,
+        "stop": body.stop_sequences,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    given |= {"max_tokens": max_tokens, "stages": VLLM_STAGES}
+    return SamplingParams(**service.llm.recommended_params | given)
 
 
 class MessageAnswer:

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from trivet.server.dialects.openai.chat import chat_completions
 from trivet.server.dialects.openai.completions import completions
 from trivet.server.dialects.openai.requests import check_model
+from trivet.server.dialects.openai.responses.routes import OPERATIONS as RESPONSES
 from trivet.server.dialects.openai.schemas import (
     ChatBody,
     CompletionBody,
@@ -56,4 +57,5 @@ OPERATIONS = [
     Operation("/v1/models/{name:path}", model, "GET"),
     Operation("/tokenize", tokenize, body=TokenizeBody | TokenizeChatBody),
     Operation("/detokenize", detokenize, body=DetokenizeBody),
+    *RESPONSES,
 ]

@@ -256,6 +256,7 @@ def test_models(serve):
     assert page(limit=2, after_id="a") == (["b", "c"], False)
     assert page(limit=1, before_id="c") == (["b"], True)
     assert get(url, "/v1/models").json()["object"] == "list"
+    assert "object" not in get(serve(FakeLLM(), dialect="anthropic"), "/v1/models").json()
     headers = {"anthropic-version": "2023-06-01"}
     for query, status in (({"limit": 0}, 400), ({"limit": "x"}, 400), ({"after_id": "z"}, 404)):
         response = get(url, "/v1/models", params=query, headers=headers)

@@ -19,8 +19,9 @@ TITLES = {"openai": "OpenAI and vLLM", "tgi": "TGI", "llamacpp": "llama.cpp", "a
 INTRODUCTION = """\
 # Dialects
 
-One port answers all of them. A path that several dialects have goes to the first one below that knows a key of the
-request's body, else to the dialect without keys; `--dialect NAME` gives all of a dialect's paths to it alone.
+One port answers all of them. A path that several dialects have goes to the first one below that knows a header of the
+request or a key of its body, else to the dialect without either; `--dialect NAME` gives all of a dialect's paths to it
+alone.
 
 This page is made by `python -m trivet.server.documentation` from what the server checks requests with.
 """
@@ -93,7 +94,8 @@ def _structs(kind: shapes.Type) -> list[type[Struct]]:
 
 
 def _keys(operation: Operation) -> str:
-    return ", ".join(f"`{key}`" for key in sorted(operation.keys)) or "the rest"
+    header = [f"with the header `{operation.header}`"] if operation.header else []
+    return ", ".join(header + [f"`{key}`" for key in sorted(operation.keys)]) or "the rest"
 
 
 if __name__ == "__main__":

@@ -12,12 +12,12 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 logger = logging.getLogger("trivet.access")
-_request_id: ContextVar[str] = ContextVar("request_id")
+_request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
-def current_request_id() -> str:
-    """The id of the request that is being answered, for whoever does not have the request at hand."""
+def current_request_id() -> str | None:
+    """The id of the request that is being answered, if any is, for whoever does not have the request at hand."""
     return _request_id.get()
 
 

@@ -161,4 +161,4 @@ class ErrorDetails(Struct):
 
 class ErrorBody(Struct, tag="error"):
     error: ErrorDetails
-    request_id: str
+    request_id: str | None

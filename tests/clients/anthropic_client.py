@@ -9,7 +9,7 @@ asked = {
     "model": "shakespeare",
     "system": "You are a player.",
     "messages": [{"role": "user", "content": [{"type": "text", "text": "Speak, speak."}]}],
-    "temperature": 0,
+    "extra_body": {"temperature": 0},
 }
 whole = client.messages.create(**asked, max_tokens=12)
 assert whole.role == "assistant" and whole.stop_reason == "max_tokens" and whole.usage.output_tokens == 12

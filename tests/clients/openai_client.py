@@ -1,4 +1,4 @@
-"""The `openai` package, 1.x and newer: chat and completions, streamed and not, models and errors."""
+"""The `openai` package, 1.x and newer: chat, completions and responses, streamed and not, models and errors."""
 
 import sys
 
@@ -25,6 +25,16 @@ texts = ["", ""]
 for chunk in client.completions.create(**completion, stream=True):
     texts[chunk.choices[0].index] += chunk.choices[0].text
 assert [choice.text for choice in both.choices] == [p + t for p, t in zip(completion["prompt"], texts, strict=True)]
+
+asked = {"model": model, "input": "Speak, speak.", "max_output_tokens": 12, "temperature": 0}
+whole = client.responses.create(**asked)
+events = list(client.responses.create(**asked, stream=True))
+text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+assert text == whole.output_text == events[-1].response.output_text and whole.usage.output_tokens == 12
+assert client.responses.retrieve(whole.id).output_text == text
+more = client.responses.create(**asked | {"input": "And?", "previous_response_id": whole.id})
+assert more.usage.input_tokens > whole.usage.total_tokens
+client.responses.delete(whole.id)
 
 for wrong, error in (({"model": "no-such-model"}, NotFoundError), ({"max_tokens": -1}, APIStatusError)):
     try:

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from tests.server.test_serve import Served
 from tests.server.wire import events, get, post, until
+from trivet.server.dialects.anthropic.schemas import MessagesBody
 from trivet.server.dialects.llamacpp.schemas import ChatBody as LlamacppChatBody
 from trivet.server.dialects.llamacpp.schemas import CompletionBody as LlamacppBody
+from trivet.server.dialects.openai.responses.schemas import ResponsesBody
 from trivet.server.dialects.openai.schemas import ChatBody, CompletionBody
 from trivet.server.dialects.tgi.schemas import Parameters
 
@@ -144,9 +146,15 @@ NUMBERS = st.sampled_from(
     ]
 )
 VALUES = NUMBERS | st.sampled_from([None, True, "", "x", "9" * 5000, [], [1], [None], {}, {"1": 1e39}, {"a": 1}])
+SAID = [{"role": "user", "content": "a"}]
 FUZZED: dict[str, tuple[dict[str, object], list[str]]] = {
     "/v1/completions": ({"prompt": "Once", "max_tokens": 3}, list(CompletionBody.__struct_fields__)),
-    "/v1/chat/completions": ({"messages": [{"role": "user", "content": "a"}]}, list(ChatBody.__struct_fields__)),
+    "/v1/chat/completions": ({"messages": SAID}, list(ChatBody.__struct_fields__)),
+    "/v1/messages": (
+        {"model": "stories", "max_tokens": 3, "messages": SAID},
+        list(MessagesBody.__struct_fields__),
+    ),
+    "/v1/responses": ({"input": "Once", "max_output_tokens": 3}, list(ResponsesBody.__struct_fields__)),
     "/generate": ({"inputs": "Once"}, list(Parameters.__struct_fields__)),
     "/chat/completions": (
         {"messages": [{"role": "user", "content": "a"}], "n_predict": 3},

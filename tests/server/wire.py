@@ -33,6 +33,20 @@ def events(response: httpx.Response) -> list[Any]:
     return [body if body == "[DONE]" else json.loads(body) for body in bodies]
 
 
+def named_events(response: httpx.Response) -> list[Any]:
+    """The messages of a stream of named events, checked for their framing; each has its event's name for a type."""
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"].startswith("text/event-stream")
+    *messages, rest = response.text.split("\n\n")
+    assert rest == ""
+    bodies = []
+    for message in messages:
+        name, data = message.split("\n")
+        bodies.append(json.loads(data.removeprefix("data: ")))
+        assert name == f"event: {bodies[-1]['type']}"
+    return bodies
+
+
 def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     """Wait for something to become true."""
     end = time.monotonic() + seconds

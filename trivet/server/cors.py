@@ -19,5 +19,5 @@ def cors(options: ServerOptions) -> Middleware:
         allow_methods=options.allowed_methods,
         allow_headers=options.allowed_headers,
         allow_credentials=options.allow_credentials,
-        expose_headers=["X-Request-Id"],
+        expose_headers=["X-Request-Id", "Request-Id"],
     )

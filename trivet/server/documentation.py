@@ -19,8 +19,9 @@ TITLES = {"openai": "OpenAI and vLLM", "tgi": "TGI", "llamacpp": "llama.cpp", "a
 INTRODUCTION = """\
 # Dialects
 
-One port answers all of them. A path that several dialects have goes to the first one below that knows a key of the
-request's body, else to the dialect without keys; `--dialect NAME` gives all of a dialect's paths to it alone.
+One port answers all of them. A path that several dialects have goes to the first one below that knows a header of the
+request or a key of its body, else to the dialect without either; `--dialect NAME` gives all of a dialect's paths to it
+alone.
 
 This page is made by `python -m trivet.server.documentation` from what the server checks requests with.
 """
@@ -70,8 +71,8 @@ def fields(shape: type[Struct], prefix: str = "") -> Iterator[tuple[str, str]]:
     said = notes(shape)
     for field in info.fields:
         yield f"`{prefix}{field.encode_name}`", describe(said[field.name]) if field.name in said else "supported"
-        for inner in _structs(field.type):
-            yield from fields(inner, f"{prefix}{field.encode_name}.")
+        for inner, mark in _structs(field.type):
+            yield from fields(inner, f"{prefix}{field.encode_name}{mark}.")
 
 
 def table(head: tuple[str, ...], rows: typing.Iterable[tuple[str, ...]]) -> str:
@@ -84,18 +85,22 @@ def unique(items: typing.Iterable[Any]) -> list[Any]:
     return list(dict.fromkeys(items))
 
 
-def _structs(kind: shapes.Type) -> list[type[Struct]]:
+def _structs(kind: shapes.Type, mark: str = "") -> list[tuple[type[Struct], str]]:
+    """The structs in a field, with "[]" for each list around them."""
     if isinstance(kind, shapes.Metadata):
-        return _structs(kind.type)
+        return _structs(kind.type, mark)
+    if isinstance(kind, shapes.ListType):
+        return _structs(kind.item_type, mark + "[]")
     if isinstance(kind, shapes.UnionType):
-        return [found for one in kind.types for found in _structs(one)]
-    return [kind.cls] if isinstance(kind, shapes.StructType) else []
+        return [found for one in kind.types for found in _structs(one, mark)]
+    return [(kind.cls, mark)] if isinstance(kind, shapes.StructType) else []
 
 
 def _keys(operation: Operation) -> str:
     if operation.pinned:
         return "where it is pinned"
-    return ", ".join(f"`{key}`" for key in sorted(operation.keys)) or "the rest"
+    header = [f"with the header `{operation.header}`"] if operation.header else []
+    return ", ".join(header + [f"`{key}`" for key in sorted(operation.keys)]) or "the rest"
 
 
 if __name__ == "__main__":

@@ -34,8 +34,8 @@ class Operation:
 
     body: the shape of the request's body, or several it may have; it goes into the documentation.
     generates: it runs the model, and counts as a request. public: it needs no key.
-    keys: where dialects share a path, a body with one of these keys is for this operation; without keys it takes
-        what the others leave.
+    keys: where dialects share a path, a body with one of these keys is for this operation; header: a request with
+        this header is. Without either it takes what the others leave.
     pinned: it is there only where its dialect is pinned; something else has the path otherwise.
     """
 
@@ -47,6 +47,7 @@ class Operation:
     public: bool = False
     keys: frozenset[str] = frozenset()
     pinned: bool = False
+    header: str = ""
 
 
 def endpoint(service: Service, dialect: Dialect, operation: Operation) -> Endpoint:

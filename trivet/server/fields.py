@@ -58,8 +58,11 @@ def describe(note: dict[str, Any]) -> str:
     return f"Refused{f', except {neutral}' if neutral else ''}{': ' + note['why'] if note['why'] else ''}."
 
 
-def refuse_unsupported(body: Struct) -> None:
-    """Raise Problem for the first refused field that asks for something."""
+def refuse_unsupported(body: Struct, prefix: str = "") -> None:
+    """Raise Problem for the first refused field that asks for something, in `body` or in the structs of its fields.
+
+    prefix: what comes before the names of the fields in the message.
+    """
     for name, note in notes(type(body)).items():
         if "refused" not in note:
             continue
@@ -67,4 +70,8 @@ def refuse_unsupported(body: Struct) -> None:
         if value is None or value is UNSET or value in note["refused"]:
             continue
         reason = f": {note['why']}" if note["why"] else ""
-        raise Problem(Kind.INVALID, f"{name} is not supported by this server{reason}", name)
+        path = prefix + name
+        raise Problem(Kind.INVALID, f"{path} is not supported by this server{reason}", path)
+    for name in body.__struct_fields__:
+        if isinstance(value := getattr(body, name), Struct):
+            refuse_unsupported(value, f"{prefix}{name}.")

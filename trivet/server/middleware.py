@@ -6,16 +6,26 @@ import logging
 import re
 import time
 import uuid
+from contextvars import ContextVar
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 logger = logging.getLogger("trivet.access")
+_request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
+def current_request_id() -> str | None:
+    """The id of the request that is being answered, if any is, for whoever does not have the request at hand."""
+    return _request_id.get()
+
+
 class RequestId:
-    """Puts an id in `request.state.request_id` and the `X-Request-Id` header: the client's own, or a new one."""
+    """Puts an id in `request.state.request_id` and the headers: the client's own, or a new one.
+
+    OpenAI's and most other clients read it in `X-Request-Id`, Anthropic's in `Request-Id`.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -27,10 +37,11 @@ class RequestId:
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
+        _request_id.set(request_id)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                MutableHeaders(scope=message).update({"X-Request-Id": request_id, "Request-Id": request_id})
             await send(message)
 
         await self._app(scope, receive, send_with_id)

@@ -35,7 +35,7 @@ class ServerOptions:
 
     api_keys: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
-    allowed_methods: tuple[str, ...] = ("GET", "POST")
+    allowed_methods: tuple[str, ...] = ("GET", "POST", "DELETE")
     allowed_headers: tuple[str, ...] = ("*",)
     allow_credentials: bool = False
     payload_limit: int = 16 * 2**20

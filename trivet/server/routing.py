@@ -1,4 +1,4 @@
-"""Which dialect answers: by path, and by the body's keys where several have the same one."""
+"""Which dialect answers: by path, and by a header or the body's keys where several have the same one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from trivet.server.body import body_keys, read_body
+from trivet.server.dialects.anthropic.errors import DIALECT as ANTHROPIC
+from trivet.server.dialects.anthropic.routes import OPERATIONS as ANTHROPIC_OPERATIONS
 from trivet.server.dialects.llamacpp.errors import DIALECT as LLAMACPP
 from trivet.server.dialects.llamacpp.routes import OPERATIONS as LLAMACPP_OPERATIONS
 from trivet.server.dialects.openai.errors import DIALECT as OPENAI
@@ -23,6 +25,7 @@ DIALECTS: dict[str, tuple[Dialect, Sequence[Operation]]] = {
     "openai": (OPENAI, OPENAI_OPERATIONS),
     "tgi": (TGI, TGI_OPERATIONS),
     "llamacpp": (LLAMACPP, LLAMACPP_OPERATIONS),
+    "anthropic": (ANTHROPIC, ANTHROPIC_OPERATIONS),
 }
 """In the order in which they claim a path that they share."""
 
@@ -44,13 +47,20 @@ def routes(service: Service) -> list[Route]:
 
 
 def _shared(service: Service, endpoints: list[tuple[Operation, Endpoint]]) -> Endpoint:
-    """The one endpoint, or one that looks at the body's keys to choose."""
-    rest = next((run for operation, run in endpoints if not operation.keys), endpoints[0][1])
+    """The one endpoint, or one that looks at the headers and the body's keys to choose."""
+    plain = (run for operation, run in endpoints if not operation.keys and not operation.header)
+    rest = next(plain, endpoints[0][1])
+    marked = [(operation.header, run) for operation, run in endpoints if operation.header]
     keyed = [(operation.keys, run) for operation, run in endpoints if operation.keys]
-    if len(endpoints) == 1 or not keyed:
+    if len(endpoints) == 1 or not (marked or keyed):
         return rest
 
     async def choose(request: Request) -> Response:
+        for header, run in marked:
+            if header in request.headers:
+                return await run(request)
+        if not keyed:
+            return await rest(request)
         try:
             present = body_keys(await read_body(request, service.options.payload_limit))
         except (Problem, ClientGone):

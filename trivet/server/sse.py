@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
+import msgspec
+from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -21,6 +23,11 @@ COMMENT = b":\n\n"
 def event(data: bytes) -> bytes:
     """Frame one message of compact JSON (no line breaks in it)."""
     return b"data: " + data + b"\n\n"
+
+
+def named_event(message: Struct) -> bytes:
+    """Frame a tagged message as an event that has its tag for a name."""
+    return f"event: {message.__struct_config__.tag}\n".encode() + event(msgspec.json.encode(message))
 
 
 async def event_stream(

@@ -11,6 +11,7 @@ from trivet.server.dialects.openai.chat import chat_batch, chat_completions
 from trivet.server.dialects.openai.completions import completions
 from trivet.server.dialects.openai.legacy import generate
 from trivet.server.dialects.openai.models import model, models
+from trivet.server.dialects.openai.responses.routes import OPERATIONS as RESPONSES
 from trivet.server.dialects.openai.schemas import (
     ChatBatchBody,
     ChatBody,
@@ -49,4 +50,5 @@ OPERATIONS = [
     Operation("/invocations", invocations, body=ChatBody | CompletionBody, generates=True),
     Operation("/generate", generate, body=CompletionBody, generates=True, keys=frozenset({"prompt"})),
     *absent.OPERATIONS,
+    *RESPONSES,
 ]

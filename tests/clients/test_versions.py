@@ -48,6 +48,12 @@ def test_curl_works(url: str) -> None:
     run("bash", str(HERE / "curl_client.sh"), url)
 
 
+def test_schemathesis_finds_no_server_error(url: str) -> None:
+    options = "--checks not_a_server_error --phases coverage,fuzzing --max-time 60 --request-timeout 30 --no-color"
+    schemathesis = python_with("schemathesis==4.*").with_name("schemathesis")
+    run(str(schemathesis), "run", f"{url}/openapi.json", *options.split())
+
+
 def python_with(requirement: str) -> Path:
     """The interpreter of a virtual environment that holds one package; made once, and kept under build/."""
     folder = ENVIRONMENTS / re.sub(r"[^\w.]+", "-", requirement).strip("-")

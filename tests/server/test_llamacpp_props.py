@@ -50,8 +50,8 @@ def test_adapters(url):
     ("method", "path", "message"),
     [
         *(("POST", path, "--embeddings") for path in ("/embedding", "/embeddings")),
-        *(("POST", path, "--reranking") for path in ("/rerank", "/reranking", "/v1/rerank", "/v1/reranking")),
-        *(("POST", path, "audio") for path in ("/audio/transcriptions", "/v1/audio/transcriptions")),
+        *(("POST", path, "--reranking") for path in ("/reranking", "/v1/reranking")),
+        ("POST", "/audio/transcriptions", "audio"),
         *(("POST", path, "serves one") for path in ("/models", "/models/load", "/models/unload")),
         ("GET", "/models/sse", "serves one"),
         ("DELETE", "/models?model=x", "serves one"),
@@ -65,6 +65,12 @@ def test_adapters(url):
 )
 def test_what_is_not_here(url, method, path, message):
     assert message in refused(client.request(method, url + path))
+
+
+def test_what_is_not_here_and_not_vllm_s_either(serve):
+    url = serve(FakeLLM(), dialect="llamacpp")
+    for path in ("/v1/embeddings", "/rerank", "/v1/rerank", "/v1/audio/transcriptions"):
+        assert "not support" in refused(post(url, path, {}))
 
 
 def test_health_and_keys(serve):

@@ -42,11 +42,12 @@ def shared_paths() -> str:
     for name, (_, operations) in DIALECTS.items():
         for operation in operations:
             claims.setdefault(f"{operation.method} {operation.path}", []).append((name, operation))
-    rows = [
-        (f"`{path}`", "; ".join(f"{TITLES[name]}: {_keys(operation)}" for name, operation in found))
-        for path, found in claims.items()
-        if len(found) > 1
-    ]
+    paths: dict[str, list[str]] = {}
+    for path, found in claims.items():
+        if len(found) > 1:
+            whose = "; ".join(f"{TITLES[name]}: {_keys(operation)}" for name, operation in found)
+            paths.setdefault(whose, []).append(f"`{path}`")
+    rows = [(", ".join(alike), whose) for whose, alike in paths.items()]
     return table(("shared path", "whose it is"), rows)
 
 

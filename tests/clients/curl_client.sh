@@ -6,7 +6,7 @@ ask() { curl -fsS "$url$1" -H 'Content-Type: application/json' -d "$2" | grep -F
 
 curl -fsS "$url/health" "$url/metrics" "$url/v1/models" "$url/info" "$url/props" > /dev/null
 ask /generate '{"inputs": "ROMEO:", "parameters": {"max_new_tokens": 5}}' '"generated_text"'
-ask /generate_stream '{"inputs": "ROMEO:", "parameters": {"max_new_tokens": 5}}' '"finish_reason":"length"'
+ask /generate_stream '{"inputs": "ROMEO:", "parameters": {"max_new_tokens": 5, "details": true}}' '"finish_reason":"length"'
 ask / '{"inputs": "ROMEO:", "parameters": {"max_new_tokens": 5}}' '[{"generated_text"'
 ask /v1/completions '{"model": "shakespeare", "prompt": "ROMEO:", "max_tokens": 5}' '"text_completion"'
 ask /v1/chat/completions '{"messages": [{"role": "user", "content": "hi"}], "max_tokens": 5, "stream": true}' 'data: [DONE]'

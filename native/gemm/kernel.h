@@ -82,17 +82,19 @@ void multiply(const Panels& w, const std::byte* x, std::size_t stride, std::int6
 
 template <class V>
 constexpr Kernels make_kernels() {
-  return {
-      .quantize_q8_32 = Quantize<V>::q8_32,
-      .quantize_q8_256 = Quantize<V>::q8_256,
-      .f32 = multiply<KernelF32<V>>,
-      .f16 = multiply<KernelF16<V>>,
-      .bf16 = multiply<KernelBF16<V>>,
-      .q4_0 = multiply<KernelQ4_0<V>>,
-      .q8_0 = multiply<KernelQ8_0<V>>,
-      .q4_k = multiply<KernelQ4_K<V>>,
-      .q6_k = multiply<KernelQ6_K<V>>,
+  Kernels kernels = {
+      .quantize_q8_32 = Quantize<V>::q8_32, .quantize_q8_256 = Quantize<V>::q8_256, .multiply = {}};
+  const auto set = [&](Format format, Kernels::Multiply multiply) {
+    kernels.multiply[static_cast<int>(format)] = multiply;
   };
+  set(Format::F32, multiply<KernelF32<V>>);
+  set(Format::F16, multiply<KernelF16<V>>);
+  set(Format::BF16, multiply<KernelBF16<V>>);
+#define TRIVET_SET(name, id, values, group) \
+  set(Format::name, multiply<Block##group##Kernel<V, Weights##name>>);
+  TRIVET_BLOCK_FORMATS(TRIVET_SET)
+#undef TRIVET_SET
+  return kernels;
 }
 
 }  // namespace

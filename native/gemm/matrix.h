@@ -10,7 +10,7 @@
 namespace trivet {
 
 // How activations are converted before they meet weights: kept as float32, or int8 with one float32 scale per
-// 32 (Q8_0, Q4_0) or per 256 columns (K-quants). The conversion of a row looks at nothing but that row.
+// 32 or per 256 columns (see TRIVET_BLOCK_FORMATS). The conversion of a row looks at nothing but that row.
 enum class ActivationFormat { f32, q8_32, q8_256 };
 
 ActivationFormat activation_format(Format weights);

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import reference
+from tests.blocks import BLOCK_FORMATS
 from tests.native.harness import VOCAB, RandomCheckpoint, Sequences, ints, logits, model_graph, program, random_tokens
 from trivet import _native
 from trivet.errors import ModelError
@@ -22,8 +23,8 @@ from trivet.runtime.compiler import compile_program
 from trivet.weights.formats import Format
 
 FLOATS = (Format.F32, Format.F16, Format.BF16)
-QUANTS = (Format.Q8_0, Format.Q4_0, Format.Q4_K, Format.Q6_K)
-MODELS = [(format,) for format in FLOATS + QUANTS] + [FLOATS, QUANTS, FLOATS + QUANTS]
+QUANTS = tuple(BLOCK_FORMATS)
+MODELS = [(format,) for format in FLOATS + QUANTS] + [FLOATS, QUANTS, QUANTS[::-3], FLOATS + QUANTS]
 
 
 @pytest.mark.parametrize("experts", [0, 5], ids=["dense", "moe"])
@@ -350,10 +351,8 @@ def test_a_missing_part_of_a_tensor_is_named() -> None:
 
 def test_a_format_that_does_not_compute_is_named() -> None:
     graph, checkpoint = model_graph()
-    checkpoint.add("1.o.weight", 256, 256, format=Format.Q5_0)
-    with pytest.raises(
-        ModelError, match=r"1\.o\.weight is in format Q5_0, which is not supported yet; supported are F32"
-    ):
+    checkpoint.add("1.o.weight", 256, 256, format=Format.I8)
+    with pytest.raises(ModelError, match=r"1\.o\.weight is in format I8, in which weights do not compute; F32, F16"):
         compile_program(graph, checkpoint, 1, "f32")
 
 

@@ -17,7 +17,8 @@ from trivet.weights.tensor import Checkpoint, Tensor
 Progress = Callable[[int, int], None]
 """Called with the bytes of weights read so far, and of all."""
 
-COMPUTING = (Format.F32, Format.F16, Format.BF16, Format.Q8_0, Format.Q4_0, Format.Q4_K, Format.Q6_K)
+NOT_WEIGHTS = {Format.Q8_1, Format.Q8_K, Format.I8, Format.I16, Format.I32, Format.I64, Format.F64}
+"""Of the formats of a file, those that no matrix or vector of a model is in: activations, indices."""
 
 
 def compile_program(
@@ -130,11 +131,11 @@ class _Compiler:
                 f"{self.checkpoint.path}: tensor {weight.name} has shape {list(info.shape)}, "
                 f"expected {list(weight.shape)}{part}"
             )
-        if info.format not in COMPUTING:
-            names = ", ".join(f.name for f in COMPUTING)
+        if info.format in NOT_WEIGHTS:
+            names = ", ".join(f.name for f in Format if f not in NOT_WEIGHTS)
             raise ModelError(
                 f"{self.checkpoint.path}: tensor {weight.name} is in format {info.format.name}, "
-                f"which is not supported yet; supported are {names}"
+                f"in which weights do not compute; {names} do"
             )
         if weight.stop is None:
             return tensor

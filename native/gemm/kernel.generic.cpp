@@ -10,6 +10,7 @@ namespace {
 struct Generic {
   static constexpr int kFloatRows = 2;
   static constexpr int kByteRows = 2;
+  static constexpr bool kDirectBytes = false;
 
   struct F32x16 {
     float lane[16];

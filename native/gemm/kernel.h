@@ -11,8 +11,8 @@
 //   weights(step)          a source of weights that decodes them where they are used
 //   unpack(weights, ..)    another, over scratch in the L1 cache that it fills with the decoded step
 //   tile<M>(source, ..)    acc[0, M) += the step's products of M rows
-// One block of rows takes weights from the panel (unless decoding shares work across runs: kDirect), several
-// unpack them once. A row goes through the same operations in the same order either way, and in any block.
+// One block of rows takes weights from the panel if K::kDirect, several unpack them once. A row goes through
+// the same operations in the same order either way, and in any block.
 #pragma once
 
 #include "gemm/kernel_block256.h"

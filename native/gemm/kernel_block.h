@@ -42,9 +42,11 @@ struct PackedQuads {
   const typename W::Panel* panel;
 
   typename V::Bytes operator()(int group, int run, int part, int v) const {
-    const typename V::Bytes quad = W::quad(panel, group, run, v, part == 0);
-    if constexpr (kParts<V, W> == 1) return quad;
-    return V::bits(quad, 4 * part, 15);
+    if constexpr (kParts<V, W> == 1) {
+      return W::quad(panel, group, run, v, true);
+    } else {
+      return V::bits(W::quad(panel, group, run, v, part == 0), 4 * part, 15);
+    }
   }
 };
 
@@ -80,14 +82,18 @@ UnpackedQuads<V, W> unpack_quads(const PackedQuads<V, W>& packed, int groups, st
 
 // total[i] += scale * sum(w * x) over a run at `column` of M rows of int8.
 template <class V, class W, int M, class Quads>
-void dot_run(const Quads& quads, int group, int run, typename V::I32x16 scale,
-             const std::int8_t* const (&x)[M], int column, typename V::I32x16 (&total)[M]) {
-  constexpr int kBits = kParts<V, W> == 1 ? W::kBits : 4;
-#pragma GCC unroll 2
-  for (int part = 0; part < kParts<V, W>; ++part) {
-    const auto quad = [&](int v) { return quads(group, run, part, v); };
-    V::template dot_bytes<M, W::kQuads, kBits>(quad, part == 0 ? scale : V::template mul_words<16>(scale), x,
-                                               column, total);
+[[gnu::always_inline]] inline void dot_run(const Quads& quads, int group, int run, const RowPairs& scale,
+                                           const std::int8_t* const (&x)[M], int column,
+                                           typename V::I32x16 (&total)[M]) {
+  if constexpr (kParts<V, W> == 1) {
+    const auto quad = [&](int v) { return quads(group, run, 0, v); };
+    V::template dot_bytes<M, W::kQuads, W::kBits>(quad, V::load_pairs(scale), x, column, total);
+  } else {
+    const auto low = [&](int v) { return quads(group, run, 0, v); };
+    const auto high = [&](int v) { return quads(group, run, 1, v); };
+    V::template dot_bytes<M, W::kQuads, 4>(low, V::load_pairs(scale), x, column, total);
+    V::template dot_bytes<M, W::kQuads, 4>(high, V::template mul_words<16>(V::load_pairs(scale)), x, column,
+                                           total);
   }
 }
 

@@ -2,6 +2,8 @@
 // kernel_block.h.
 #pragma once
 
+#include <type_traits>
+
 #include "gemm/kernel_block.h"
 #include "gemm/weights_grid.h"
 #include "gemm/weights_k.h"
@@ -19,7 +21,7 @@ struct Block256Kernel {
   static constexpr int kColumns = kStep;
   static constexpr int kStepBytes = sizeof(typename W::Panel);
   static constexpr int kRows = V::kByteRows;
-  static constexpr bool kDirect = W::kDirect;
+  static constexpr bool kDirect = V::kDirectBytes && W::kDirect;
   static constexpr int kAllRuns = kStep / 4 / W::kQuads, kGroups = kAllRuns / W::kRuns;
 
   struct alignas(64) Scratch {
@@ -50,8 +52,7 @@ struct Block256Kernel {
 #pragma GCC unroll 8
       for (int i = 0; i < W::kRuns; ++i) {
         const int run = W::kRuns * group + i;
-        dot_run<V, W>(quads, group, i, V::load_pairs(scratch.scales[run]), rows.q, 4 * W::kQuads * run,
-                      total);
+        dot_run<V, W>(quads, group, i, scratch.scales[run], rows.q, 4 * W::kQuads * run, total);
       }
     }
     const std::int16_t* sums = W::kQuads == 4 ? rows.step[0]->sum16 : rows.step[0]->sum32;

@@ -18,7 +18,7 @@ struct Block32Kernel {
   static constexpr int kColumns = kStep;
   static constexpr int kStepBytes = kStep / 32 * sizeof(typename W::Panel);
   static constexpr int kRows = V::kByteRows;
-  static constexpr bool kDirect = true;
+  static constexpr bool kDirect = V::kDirectBytes;
   static constexpr RowPairs kOne = same_for_all(1, 1);
   // By which the sums of the halves of a block are multiplied to take the offset off each run.
   static constexpr RowPairs kMinusOffset[2] = {same_for_all(-W::kOffset, W::kRuns == 1 ? -W::kOffset : 0),
@@ -62,7 +62,7 @@ struct Block32Kernel {
           V::template dot_words<M, 1>(kMinusOffset + run, halves, stride, total);
         }
         const int column = 32 * b + 4 * W::kQuads * run;
-        dot_run<V, W>(quads, b, run, V::load_pairs(kOne), rows.q, column, total);
+        dot_run<V, W>(quads, b, run, kOne, rows.q, column, total);
         const F d = V::load(scratch.d[b * W::kRuns + run]);
         for (int i = 0; i < M; ++i) {
           const F scale = V::mul(d, V::broadcast(rows.step[i]->scale[b]));

@@ -100,13 +100,13 @@ struct GridWeights {
   }
 };
 
-// Scales in the top four bits of words[first + step * i], for four runs.
-template <class V, class W>
-typename V::I32x16 top_nibbles(const typename W::Panel& in, int first, int step) {
-  typename V::I32x16 bytes = W::field(W::word(in, first), 28, 15);
+// The top four bits of words 0, step, 2 step and 3 step, a byte each.
+template <class V>
+typename V::I32x16 top_nibbles(const std::uint32_t (*words)[kPanelRows], int step) {
+  typename V::I32x16 bytes = V::shift_right(V::load_lanes(words[0]), 28);
 #pragma GCC unroll 3
   for (int i = 1; i < 4; ++i) {
-    bytes = V::either(bytes, V::shift_left(W::field(W::word(in, first + step * i), 28, 15), 8 * i));
+    bytes = V::either(bytes, V::shift_left(V::shift_right(V::load_lanes(words[step * i]), 28), 8 * i));
   }
   return bytes;
 }
@@ -137,7 +137,7 @@ struct WeightsIQ2_XXS : GridWeights2<V, PanelIQ2_XXS, 8> {
   template <class Scratch>
   static void scales(const PanelIQ2_XXS& in, Scratch& out) {
     for (int g = 0; g < 2; ++g) {
-      Base::template store_odd<Base::kOffset>(top_nibbles<V, Base>(in, 8 * g + 1, 2), g, out);
+      Base::template store_odd<Base::kOffset>(top_nibbles<V>(in.words + 8 * g + 1, 2), g, out);
     }
     V::store(out.d, Base::scaled(in.d, Base::kFactor));
   }
@@ -227,7 +227,7 @@ struct WeightsIQ3_XXS : GridWeights<V, PanelIQ3_XXS, 8> {
   template <class Scratch>
   static void scales(const PanelIQ3_XXS& in, Scratch& out) {
     for (int g = 0; g < 2; ++g) {
-      Base::template store_odd<kOffset>(top_nibbles<V, Base>(in, 16 + 4 * g, 1), g, out);
+      Base::template store_odd<kOffset>(top_nibbles<V>(in.words + 16 + 4 * g, 1), g, out);
     }
     V::store(out.d, Base::scaled(in.d, kFactor));
   }

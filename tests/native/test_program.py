@@ -298,7 +298,7 @@ BAD_CALLS: list[tuple[Callable[[], Any], str]] = [
     (lambda: _native.Program(1, [(0, 0)], "f32", []), "cannot have"),
     (lambda: _native.Program(1, [], "f32", [(0, 64)]), "cache layer needs"),
     (lambda: small_program().embed(0, 0, table(3, 7), 1.0), "28 bytes are not a row of 8 columns of F32"),
-    (lambda: small_program().embed(0, 99, table(3, 8), 1.0), "type 99 does not compute"),
+    (lambda: small_program().embed(0, 99, table(3, 8), 1.0), "type 99 is not a format of weights"),
     (lambda: small_program().embed(9, 0, table(3, 8), 1.0), "there is no value 9"),
     (lambda: small_program().embed(-1, 0, table(3, 8), 1.0), "there is no value -1"),
     (lambda: small_program().embed(0, 0, table(0, 8), 1.0), "table is empty"),

@@ -199,7 +199,7 @@ def _fit_symmetric(x: np.ndarray, levels: int, steps: np.ndarray) -> np.ndarray:
 def _fit_values(x: np.ndarray) -> np.ndarray:
     """The same in x = s * v with v of IQ4."""
     inverse_peak = inverse(-largest(x, axis=0)[0])
-    sizes = [*np.arange(99, 142, 3), *np.arange(-125, -98, 3)]
+    sizes = [*np.arange(99, 142, 6), *np.arange(-127, -98, 7)]
     return _fit_scale(x, (IQ4[nearest(x * (inverse_peak * np.float32(size)), IQ4)] for size in sizes))
 
 

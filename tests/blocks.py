@@ -14,7 +14,11 @@ HALVES = {
     **dict.fromkeys([Format.Q4_1, Format.Q5_1, Format.Q4_K, Format.Q5_K], (0, 2)),
     **dict.fromkeys([Format.IQ4_XS, Format.IQ1_S, Format.IQ2_XXS, Format.IQ2_XS, Format.IQ2_S], (0,)),
     **dict.fromkeys([Format.IQ3_XXS, Format.IQ3_S], (0,)),
-    **{Format.Q2_K: (80, 82), Format.Q3_K: (108,), Format.Q6_K: (208,), Format.TQ1_0: (52,), Format.TQ2_0: (64,)},
+    Format.Q2_K: (80, 82),
+    Format.Q3_K: (108,),
+    Format.Q6_K: (208,),
+    Format.TQ1_0: (52,),
+    Format.TQ2_0: (64,),
 }
 """Where in a block its float16 scale, and its minimum, are."""
 

@@ -24,11 +24,14 @@ from trivet.weights.formats import Format
 
 FLOATS = (Format.F32, Format.F16, Format.BF16)
 QUANTS = tuple(BLOCK_FORMATS)
-MODELS = [(format,) for format in FLOATS + QUANTS] + [FLOATS, QUANTS, QUANTS[::-3], FLOATS + QUANTS]
+MIXTURES = [FLOATS, QUANTS[:9], QUANTS[9:17], QUANTS[17:], FLOATS + QUANTS[::-2]]
+MODELS = [(format,) for format in (*FLOATS, Format.Q8_0, Format.Q4_0, Format.Q4_K, Format.Q6_K)] + MIXTURES
+ALL = [((format,), 0) for format in FLOATS + QUANTS] + [(formats, 5) for formats in MODELS]
 
 
-@pytest.mark.parametrize("experts", [0, 5], ids=["dense", "moe"])
-@pytest.mark.parametrize("formats", MODELS, ids=lambda formats: "+".join(f.name for f in formats))
+@pytest.mark.parametrize(
+    ("formats", "experts"), ALL, ids=lambda x: "+".join(f.name for f in x) if isinstance(x, tuple) else f"{x} experts"
+)
 def test_against_float64(formats: tuple[Format, ...], experts: int) -> None:
     model = model_graph(*formats, experts=experts)
     tokens = random_tokens(40)

@@ -85,7 +85,12 @@ def test_errors_are_no_larger_than_ggmls(fmt: Format) -> None:
 
 
 LEVELS = {
-    **{Format.Q2_K: 3, Format.Q3_K: 4, Format.Q4_K: 15, Format.Q5_K: 31, Format.Q6_K: 32, Format.IQ4_XS: 5},
+    Format.Q2_K: 3,
+    Format.Q3_K: 4,
+    Format.Q4_K: 15,
+    Format.Q5_K: 31,
+    Format.Q6_K: 32,
+    Format.IQ4_XS: 5,
     Format.IQ4_NL: 5,
 }
 """Of each searched format; of uneven ones, as if the widest step were all steps."""

@@ -1,1 +1,1 @@
-"""How each format's blocks are found, from float32 `[blocks, values]` to uint8 `[blocks, bytes]`. Layouts are ggml's."""
+"""How each format's blocks are found: float32 `[blocks, values]` to uint8 `[blocks, bytes]`. Layouts are ggml's."""

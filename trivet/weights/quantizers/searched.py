@@ -172,7 +172,7 @@ def _fit_affine(x: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:
     low = np.minimum(x.min(axis=0), 0)
     inverse_span = inverse(x.max(axis=0) - low)
     sum_x, sum_xx = x.sum(axis=0), dot(x, x)
-    best = (np.full(sum_x.shape, np.inf), np.zeros(sum_x.shape), np.zeros(sum_x.shape))
+    best: tuple[np.ndarray, ...] = np.full(sum_x.shape, np.inf), np.zeros(sum_x.shape), np.zeros(sum_x.shape)
     for step in np.linspace(-1, 1, 7, dtype=np.float32):
         q = rounded((x - low) * (inverse_span * (levels + step)), 0, levels)
         sum_q, sum_qq, sum_xq = q.sum(axis=0), dot(q, q), dot(x, q)
@@ -205,7 +205,7 @@ def _fit_values(x: np.ndarray) -> np.ndarray:
 
 def _fit_scale(x: np.ndarray, roundings: Iterable[np.ndarray]) -> np.ndarray:
     """The s of least squared error in x = s * q, for the best of several q."""
-    best = (np.full(x.shape[1:], 1.0), np.zeros(x.shape[1:]))
+    best: tuple[np.ndarray, ...] = np.full(x.shape[1:], 1.0), np.zeros(x.shape[1:])
     for q in roundings:
         sum_xq = dot(x, q)
         s = ratio(sum_xq, dot(q, q))

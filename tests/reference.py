@@ -26,7 +26,10 @@ class Weights(Mapping[str, Array]):
         if name not in self.cache:
             tensor = self.checkpoint.load(name)
             data = np.asarray(tensor.data).reshape(*tensor.info.shape[:-1], -1).view(np.uint8)
-            self.cache[name] = dequantize(tensor.info.format, data).reshape(tensor.info.shape)
+            values = dequantize(tensor.info.format, data).reshape(tensor.info.shape)
+            if (factor := name.removesuffix(".weight") + ".scale") in self.checkpoint.tensors:
+                values = values * self[factor].reshape(-1, *[1] * (values.ndim - 1))
+            self.cache[name] = values
         return self.cache[name]
 
     def __iter__(self) -> Iterator[str]:

@@ -195,7 +195,7 @@ struct Avx2 {
 
   // Registers are short: a sum must not be put off until all its products lie on the stack, and an activation
   // is cheaper to load again for the next run than to keep. The compiler sees neither by itself.
-  static void pin(I32x16& v) { asm("" : "+x"(v.low), "+x"(v.high)); }
+  static void pin(__m256i& low, __m256i& high) { asm("" : "+x"(low), "+x"(high)); }
   static const std::int8_t* forget(const std::int8_t* x) {
     asm volatile("" : "+r"(x));
     return x;
@@ -213,24 +213,25 @@ struct Avx2 {
     for (int i = 0; i < M; ++i) rows[i] = forget(x[i] + column);
 #pragma GCC unroll 8
     for (int first = 0; first < Quads; first += Chain) {
-      I32x16 sum[M];
+      __m256i low[M], high[M];
 #pragma GCC unroll 8
       for (int v = first; v < first + Chain; ++v) {
         const Bytes w = quad(v);
 #pragma GCC unroll 8
         for (int i = 0; i < M; ++i) {
           const __m256i four = broadcast_dword(rows[i] + 4 * v);
-          const __m256i low = _mm256_maddubs_epi16(w.low, four), high = _mm256_maddubs_epi16(w.high, four);
-          sum[i].low = v == first ? low : _mm256_add_epi16(sum[i].low, low);
-          sum[i].high = v == first ? high : _mm256_add_epi16(sum[i].high, high);
-          pin(sum[i]);
+          const __m256i more_low = _mm256_maddubs_epi16(w.low, four),
+                        more_high = _mm256_maddubs_epi16(w.high, four);
+          low[i] = v == first ? more_low : _mm256_add_epi16(low[i], more_low);
+          high[i] = v == first ? more_high : _mm256_add_epi16(high[i], more_high);
+          pin(low[i], high[i]);
         }
       }
 #pragma GCC unroll 8
       for (int i = 0; i < M; ++i) {
-        total[i].low = _mm256_add_epi32(total[i].low, _mm256_madd_epi16(sum[i].low, scale.low));
-        total[i].high = _mm256_add_epi32(total[i].high, _mm256_madd_epi16(sum[i].high, scale.high));
-        pin(total[i]);
+        total[i].low = _mm256_add_epi32(total[i].low, _mm256_madd_epi16(low[i], scale.low));
+        total[i].high = _mm256_add_epi32(total[i].high, _mm256_madd_epi16(high[i], scale.high));
+        pin(total[i].low, total[i].high);
       }
     }
   }

@@ -74,7 +74,7 @@ void multiply(const Panels& w, const std::byte* x, std::size_t stride, std::int6
       const int valid = w.rows - row < kPanelRows ? static_cast<int>(w.rows - row) : kPanelRows;
       for (int i = 0; i < chunk; ++i) {
         float* out = y + (first + i) * ldy + row;
-        for (int r = 0; r < valid; ++r) out[r] = acc[i][r];
+        for (int r = 0; r < valid; ++r) out[r] = acc[i][r] * w.scale;
       }
     }
   }

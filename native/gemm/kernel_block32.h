@@ -58,11 +58,11 @@ struct Block32Kernel {
       for (int run = 0; run < W::kRuns; ++run) {
         I total[M];
         for (int i = 0; i < M; ++i) total[i] = V::izero();
+        const int column = 32 * b + 4 * W::kQuads * run;
+        dot_run<V, W>(quads, b, run, kOne, rows.q, column, total);
         if constexpr (W::kOffset != 0) {
           V::template dot_words<M, 1>(kMinusOffset + run, halves, stride, total);
         }
-        const int column = 32 * b + 4 * W::kQuads * run;
-        dot_run<V, W>(quads, b, run, kOne, rows.q, column, total);
         const F d = V::load(scratch.d[b * W::kRuns + run]);
         for (int i = 0; i < M; ++i) {
           const F scale = V::mul(d, V::broadcast(rows.step[i]->scale[b]));

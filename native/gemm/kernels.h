@@ -15,6 +15,7 @@ struct Panels {
   const std::byte* data;
   PanelLayout layout;
   std::int64_t rows, columns;
+  float scale;
 };
 
 // How many bytes ahead of their use weights are fetched, a line at a time among the arithmetic: a burst would

@@ -68,10 +68,11 @@ void pack_activations(ActivationFormat format, const float* x, std::int64_t ldx,
   }
 }
 
-PackedMatrix::PackedMatrix(Format format, std::int64_t rows, std::int64_t columns)
+PackedMatrix::PackedMatrix(Format format, std::int64_t rows, std::int64_t columns, float scale)
     : format_(format),
       rows_(rows),
       columns_(columns),
+      scale_(scale),
       panel_bytes_(panel_layout(format, columns).bytes),
       bytes_(static_cast<std::size_t>(panels()) * panel_bytes_),
       data_(allocate_weights(bytes_)) {}
@@ -92,7 +93,7 @@ void PackedMatrix::pack(const std::byte* rows, std::int64_t panel_begin, std::in
 
 void PackedMatrix::multiply(const std::byte* activations, std::int64_t m, std::int64_t panel_begin,
                             std::int64_t panel_end, float* y, std::int64_t ldy) const {
-  const Panels panels = {data_.get(), panel_layout(format_, columns_), rows_, columns_};
+  const Panels panels = {data_.get(), panel_layout(format_, columns_), rows_, columns_, scale_};
   const std::size_t stride = activation_row_bytes(activation_format(format_), columns_);
   kernels().multiply[static_cast<int>(format_)](panels, activations, stride, m, panel_begin, panel_end, y,
                                                 ldy);

@@ -32,7 +32,8 @@ class PackedMatrix {
  public:
   static constexpr int kPanel = 16;
 
-  PackedMatrix(Format format, std::int64_t rows, std::int64_t columns);
+  // `scale` is a factor of all weights, for formats whose own scales have a short range.
+  PackedMatrix(Format format, std::int64_t rows, std::int64_t columns, float scale = 1.0f);
   PackedMatrix(PackedMatrix&&) = default;
   PackedMatrix& operator=(PackedMatrix&&) = default;
 
@@ -54,6 +55,7 @@ class PackedMatrix {
  private:
   Format format_;
   std::int64_t rows_, columns_;
+  float scale_;
   std::size_t panel_bytes_, bytes_;
   std::shared_ptr<std::byte> data_;
 };

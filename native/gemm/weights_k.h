@@ -140,14 +140,23 @@ struct WeightsQ5_K : RunPairs<V, PanelQ5_K> {
 template <class V>
 struct WeightsQ6_K {
   using Panel = PanelQ6_K;
-  static constexpr int kBits = 6, kRuns = 8, kQuads = 4;
+  static constexpr int kBits = 6, kRuns = 16, kQuads = 4;
   static constexpr bool kHasMinimum = false, kDirect = false;
 
-  static typename V::Bytes quad(const Panel* in, int half, int run, int v, bool fetch) {
-    const int quarter = run / 2, place = run % 2 * 4 + v;
-    const typename V::Bytes high = load_quads<V>(in->high[8 * half + place], fetch && quarter == 0);
-    return V::either(nibble<V>(in->low[16 * half + quarter % 2 * 8 + place], quarter >= 2, fetch),
-                     V::bits(high, 2 * quarter - 4, 48));
+  // The bits of a weight lie in two places that four weights share each, so that they are unpacked four
+  // together.
+  static void unpack(const Panel& in, std::uint8_t (*out)[64]) {
+    for (int half = 0; half < 2; ++half, out += 24) {
+      for (int v = 0; v < 8; ++v, ++out) {
+        const auto low0 = load_quads<V>(in.low[half * 16 + v], true);
+        const auto low1 = load_quads<V>(in.low[half * 16 + 8 + v], true);
+        const auto high = load_quads<V>(in.high[half * 8 + v], true);
+        V::store_bytes(out[0], V::either(V::bits(low0, 0, 15), V::bits(high, -4, 48)));
+        V::store_bytes(out[8], V::either(V::bits(low1, 0, 15), V::bits(high, -2, 48)));
+        V::store_bytes(out[16], V::either(V::bits(low0, 4, 15), V::bits(high, 0, 48)));
+        V::store_bytes(out[24], V::either(V::bits(low1, 4, 15), V::bits(high, 2, 48)));
+      }
+    }
   }
 
   template <class Scratch>

@@ -18,6 +18,7 @@ from tests.blocks import BLOCK_FORMATS
 from tests.native.harness import VOCAB, RandomCheckpoint, Sequences, ints, logits, model_graph, program, random_tokens
 from trivet import _native
 from trivet.errors import ModelError
+from trivet.graph.builder import GraphBuilder
 from trivet.graph.ops import Graph, Weight
 from trivet.runtime.compiler import compile_program
 from trivet.weights.formats import Format
@@ -41,6 +42,22 @@ def test_against_float64(formats: tuple[Format, ...], experts: int) -> None:
         assert error < 1e-5
     elif not experts:  # with experts, rounding may choose another one
         assert error < 0.05
+
+
+@pytest.mark.parametrize("experts", [0, 5])
+def test_matrices_may_have_a_factor_of_their_own(experts: int) -> None:
+    graph, checkpoint = model_graph(Format.NVFP4, experts=experts)
+    for name, info in list(checkpoint.tensors.items()):
+        if info.format is Format.NVFP4:
+            checkpoint.add(name.replace(".weight", ".scale"), *(info.shape[:-2] or (1,)))
+            checkpoint.add(name.replace(".weight", ".input_scale"), 1)
+    tokens = random_tokens(10)
+    expected = reference.run(graph, reference.Weights(checkpoint), tokens)
+    error = np.abs(logits(program((graph, checkpoint), threads=2), tokens) - expected) / np.ptp(expected)
+    assert (np.median(error) if experts else error.max()) < 0.05  # rounding may choose another expert
+    builder = GraphBuilder(checkpoint.tensors)
+    builder.linear(builder.embed("embd", VOCAB, 256), "0.o", 256)
+    assert builder.used == {f"{name}.{kind}" for name in ("embd", "0.o") for kind in ("weight", "scale", "input_scale")}
 
 
 Expected = dict[tuple[tuple[Format, ...], int], tuple[tuple[Graph, RandomCheckpoint], list[np.ndarray]]]

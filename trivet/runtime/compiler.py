@@ -10,6 +10,7 @@ import numpy as np
 from trivet import _native
 from trivet.errors import ModelError
 from trivet.graph.buffers import assign_buffers
+from trivet.graph.builder import scale_name
 from trivet.graph.ops import Graph, Op, Weight
 from trivet.weights.formats import Format
 from trivet.weights.tensor import Checkpoint, Tensor
@@ -56,7 +57,9 @@ class _Compiler:
 
     def embed(self, op: Op) -> None:
         tensor = self.tensor(op.weights[0])
-        self.program.embed(op.outputs[0], tensor.info.format.type_id, tensor.data, op.attrs.get("scale", 1.0))
+        scales = self.scales(op.weights[0])
+        factor = op.attrs.get("scale", 1.0) * (1.0 if scales is None else float(scales[0]))
+        self.program.embed(op.outputs[0], tensor.info.format.type_id, tensor.data, factor)
 
     def rms_norm(self, op: Op) -> None:
         weight = self.floats(op.weights[0])
@@ -158,10 +161,17 @@ class _Compiler:
         if weight not in self.matrices:
             tensor = self.tensor(weight)
             stack = tensor.data if tensor.data.ndim == 3 else tensor.data[None]
-            self.matrices[weight] = self.program.add_matrices(tensor.info.format.type_id, weight.shape[-1], stack)
+            self.matrices[weight] = self.program.add_matrices(
+                tensor.info.format.type_id, weight.shape[-1], stack, self.scales(weight)
+            )
             release_pages(tensor.data)
             self.report(tensor)
         return self.matrices[weight]
+
+    def scales(self, weight: Weight) -> np.ndarray | None:
+        """The factor of a matrix, or of each of a stack of them; None for 1."""
+        name = scale_name(weight.name)
+        return self.floats(Weight(name, weight.shape[:-2] or (1,))) if name in self.checkpoint.tensors else None
 
     def report(self, tensor: Tensor) -> None:
         self.done += tensor.info.num_bytes

@@ -239,7 +239,7 @@ inline int unpack_scale(const BlockIQ4_XS& block, int k) {
 // Eight signs, a set bit for a negative value, from seven: the eighth makes their number even.
 inline std::uint8_t even_signs(std::uint32_t seven) {
   seven &= 127;
-  return static_cast<std::uint8_t>(seven | (__builtin_popcount(seven) & 1) << 7);
+  return static_cast<std::uint8_t>(seven | __builtin_parity(seven) << 7);
 }
 
 }  // namespace trivet

@@ -10,85 +10,100 @@ namespace {
 
 // Each `expand` writes the values of one block; the order of the float operations is the `gguf` package's.
 
-int nibble(const std::uint8_t* q, int i) { return q[i % 16] >> i / 16 * 4 & 15; }
-
-int five_bits(const std::uint8_t* q, const std::uint8_t* high, int i) {
-  return nibble(q, i) | (high[i / 8] >> i % 8 & 1) << 4;
+// value(i, q) of the low nibbles of `count` bytes, then of the high ones.
+template <class Value>
+void each_nibble(const std::uint8_t* q, int count, Value value) {
+  for (int i = 0; i < count; ++i) value(i, q[i] & 15);
+  for (int i = 0; i < count; ++i) value(count + i, q[i] >> 4);
 }
 
-template <class Block, class Integer>
-void scaled(const Block& block, int count, float* out, Integer integer) {
-  const float d = float_from_f16(block.d);
-  for (int i = 0; i < count; ++i) out[i] = d * static_cast<float>(integer(i));
-}
-
-template <class Block, class Integer>
-void shifted(const Block& block, float* out, Integer integer) {
-  const float d = float_from_f16(block.d), m = float_from_f16(block.m);
-  for (int i = 0; i < 32; ++i) out[i] = d * static_cast<float>(integer(i)) + m;
+template <class Value>
+void each_five_bits(const std::uint8_t* q, const std::uint8_t* high, Value value) {
+  std::uint32_t bits;
+  std::memcpy(&bits, high, sizeof bits);
+  each_nibble(q, 16, [&](int i, int low) { value(i, low | static_cast<int>(bits >> i & 1) << 4); });
 }
 
 void expand(const BlockQ4_0& b, float* out) {
-  scaled(b, 32, out, [&](int i) { return nibble(b.q, i) - 8; });
+  const float d = float_from_f16(b.d);
+  each_nibble(b.q, 16, [&](int i, int q) { out[i] = d * static_cast<float>(q - 8); });
 }
 
 void expand(const BlockQ4_1& b, float* out) {
-  shifted(b, out, [&](int i) { return nibble(b.q, i); });
+  const float d = float_from_f16(b.d), m = float_from_f16(b.m);
+  each_nibble(b.q, 16, [&](int i, int q) { out[i] = d * static_cast<float>(q) + m; });
 }
 
 void expand(const BlockQ5_0& b, float* out) {
-  scaled(b, 32, out, [&](int i) { return five_bits(b.q, b.high, i) - 16; });
+  const float d = float_from_f16(b.d);
+  each_five_bits(b.q, b.high, [&](int i, int q) { out[i] = d * static_cast<float>(q - 16); });
 }
 
 void expand(const BlockQ5_1& b, float* out) {
-  shifted(b, out, [&](int i) { return five_bits(b.q, b.high, i); });
+  const float d = float_from_f16(b.d), m = float_from_f16(b.m);
+  each_five_bits(b.q, b.high, [&](int i, int q) { out[i] = d * static_cast<float>(q) + m; });
 }
 
 void expand(const BlockQ8_0& b, float* out) {
-  scaled(b, 32, out, [&](int i) { return b.q[i]; });
+  const float d = float_from_f16(b.d);
+  for (int i = 0; i < 32; ++i) out[i] = d * static_cast<float>(b.q[i]);
 }
 
 void expand(const BlockIQ4_NL& b, float* out) {
-  scaled(b, 32, out, [&](int i) { return kValuesIQ4[nibble(b.q, i)]; });
-}
-
-void expand(const BlockQ1_0& b, float* out) {
-  scaled(b, 128, out, [&](int i) { return (b.q[i / 8] >> i % 8 & 1) * 2 - 1; });
-}
-
-void expand(const BlockQ2_0& b, float* out) {
-  scaled(b, 64, out, [&](int i) { return (b.q[i / 4] >> i % 4 * 2 & 3) - 1; });
+  const float d = float_from_f16(b.d);
+  each_nibble(b.q, 16, [&](int i, int q) { out[i] = d * static_cast<float>(kValuesIQ4[q]); });
 }
 
 void expand(const BlockMXFP4& b, float* out) {
   const float d = float_from_e8m0(b.exponent);
-  for (int i = 0; i < 32; ++i) out[i] = d * static_cast<float>(kValuesFP4[nibble(b.q, i)]);
+  each_nibble(b.q, 16, [&](int i, int q) { out[i] = d * static_cast<float>(kValuesFP4[q]); });
 }
 
 void expand(const BlockNVFP4& b, float* out) {
-  for (int i = 0; i < 64; ++i) {
-    const int run = i / 16, q = b.q[8 * run + i % 8] >> i % 16 / 8 * 4 & 15;
-    out[i] = float_from_ue4m3(b.scale[run]) * static_cast<float>(kValuesFP4[q]);
+  for (int run = 0; run < 4; ++run, out += 16) {
+    const float d = float_from_ue4m3(b.scale[run]);
+    each_nibble(b.q + 8 * run, 8, [&](int i, int q) { out[i] = d * static_cast<float>(kValuesFP4[q]); });
   }
 }
 
-// The two bits of value i of a block of 256.
-int two_bits(const std::uint8_t* q, int i) { return q[i / 128 * 32 + i % 32] >> i / 32 % 4 * 2 & 3; }
+void expand(const BlockQ1_0& b, float* out) {
+  const float d = float_from_f16(b.d);
+  for (int i = 0; i < 128; ++i) out[i] = b.q[i / 8] >> i % 8 & 1 ? d : -d;
+}
+
+void expand(const BlockQ2_0& b, float* out) {
+  const float d = float_from_f16(b.d);
+  for (int i = 0; i < 64; ++i) out[i] = d * static_cast<float>((b.q[i / 4] >> i % 4 * 2 & 3) - 1);
+}
+
+// The two bits of run `run` of 16 values of a block of 256.
+struct TwoBits {
+  const std::uint8_t* q;
+  int shift;
+
+  TwoBits(const std::uint8_t* q, int run) : q(q + run / 8 * 32 + run % 2 * 16), shift(run / 2 % 4 * 2) {}
+  int operator[](int i) const { return q[i] >> shift & 3; }
+};
 
 void expand(const BlockQ2_K& b, float* out) {
   const float d = float_from_f16(b.d), dmin = float_from_f16(b.dmin);
-  for (int i = 0; i < 256; ++i) {
-    const std::uint8_t packed = b.scales[i / 16];
-    const float scale = d * static_cast<float>(packed & 15), min = dmin * static_cast<float>(packed >> 4);
-    out[i] = scale * static_cast<float>(two_bits(b.q, i)) - min;
+  for (int run = 0; run < 16; ++run, out += 16) {
+    const float scale = d * static_cast<float>(b.scales[run] & 15);
+    const float min = dmin * static_cast<float>(b.scales[run] >> 4);
+    const TwoBits q(b.q, run);
+    for (int i = 0; i < 16; ++i) out[i] = scale * static_cast<float>(q[i]) - min;
   }
 }
 
 void expand(const BlockQ3_K& b, float* out) {
   const float d = float_from_f16(b.d);
-  for (int i = 0; i < 256; ++i) {
-    const int q = two_bits(b.q, i) | (b.high[i % 32] >> i / 32 & 1) << 2;
-    out[i] = d * static_cast<float>(unpack_scale(b, i / 16)) * static_cast<float>(q - 4);
+  for (int run = 0; run < 16; ++run, out += 16) {
+    const float scale = d * static_cast<float>(unpack_scale(b, run));
+    const TwoBits q(b.q, run);
+    const std::uint8_t* high = b.high + run % 2 * 16;
+    for (int i = 0; i < 16; ++i) {
+      out[i] = scale * static_cast<float>((q[i] | (high[i] >> run / 2 & 1) << 2) - 4);
+    }
   }
 }
 
@@ -96,12 +111,13 @@ void expand(const BlockQ3_K& b, float* out) {
 template <class Block, class Fifth>
 void expand_k(const Block& b, float* out, Fifth fifth) {
   const float d = float_from_f16(b.d), dmin = float_from_f16(b.dmin);
-  for (int run = 0; run < 8; ++run) {
+  for (int run = 0; run < 8; ++run, out += 32) {
     const ScaleMin packed = unpack_scale(b.scales, run);
     const float scale = d * static_cast<float>(packed.scale), min = dmin * static_cast<float>(packed.min);
+    const std::uint8_t* q = b.q + run / 2 * 32;
+    const int shift = run % 2 * 4;
     for (int i = 0; i < 32; ++i) {
-      const int q = (b.q[run / 2 * 32 + i] >> run % 2 * 4 & 15) | fifth(run, i);
-      out[run * 32 + i] = scale * static_cast<float>(q) - min;
+      out[i] = scale * static_cast<float>((q[i] >> shift & 15) | fifth(run, i)) - min;
     }
   }
 }
@@ -116,40 +132,53 @@ void expand(const BlockQ5_K& b, float* out) {
 
 void expand(const BlockQ6_K& b, float* out) {
   const float d = float_from_f16(b.d);
-  for (int quarter = 0; quarter < 8; ++quarter, out += 32) {
-    const int half = quarter / 4, k = quarter % 4;
-    const std::uint8_t *low = b.low + 64 * half + 32 * (k % 2), *high = b.high + 32 * half;
-    for (int l = 0; l < 32; ++l) {
-      const int q = (low[l] >> (k / 2 * 4) & 15) | (high[l] >> 2 * k & 3) << 4;
-      out[l] = d * static_cast<float>(b.scales[2 * quarter + l / 16]) * static_cast<float>(q - 32);
+  for (int run = 0; run < 16; ++run, out += 16) {
+    const int half = run / 8, k = run / 2 % 4;
+    const float scale = d * static_cast<float>(b.scales[run]);
+    const std::uint8_t* low = b.low + 64 * half + 32 * (k % 2) + run % 2 * 16;
+    const std::uint8_t* high = b.high + 32 * half + run % 2 * 16;
+    for (int i = 0; i < 16; ++i) {
+      const int q = (low[i] >> (k / 2 * 4) & 15) | (high[i] >> 2 * k & 3) << 4;
+      out[i] = scale * static_cast<float>(q - 32);
     }
   }
 }
 
 void expand(const BlockIQ4_XS& b, float* out) {
   const float d = float_from_f16(b.d);
-  for (int i = 0; i < 256; ++i) {
-    const int run = i / 32;
-    out[i] = d * static_cast<float>(unpack_scale(b, run)) *
-             static_cast<float>(kValuesIQ4[nibble(b.q + 16 * run, i % 32)]);
+  for (int run = 0; run < 8; ++run, out += 32) {
+    const float scale = d * static_cast<float>(unpack_scale(b, run));
+    each_nibble(b.q + 16 * run, 16,
+                [&](int i, int q) { out[i] = scale * static_cast<float>(kValuesIQ4[q]); });
   }
 }
 
-int digit(int byte, int n) {
-  for (; n > 0; --n) byte = byte * 3 & 255;
-  return byte * 3 >> 8;
+// Values of kDigits digits of `count` bytes, all first digits before all second ones. Returns the end.
+template <int kDigits>
+float* expand_digits(const std::uint8_t* q, int count, float d, float* out) {
+  std::uint8_t factor = 1;
+  for (int n = 0; n < kDigits; ++n, factor *= 3, out += count) {
+    for (int i = 0; i < count; ++i) {
+      const int digit = static_cast<std::uint8_t>(q[i] * factor) * 3 >> 8;
+      out[i] = d * static_cast<float>(digit - 1);
+    }
+  }
+  return out;
 }
 
 void expand(const BlockTQ1_0& b, float* out) {
-  scaled(b, 256, out, [&](int i) {
-    if (i < 160) return digit(b.q[i % 32], i / 32) - 1;
-    if (i < 240) return digit(b.q[32 + (i - 160) % 16], (i - 160) / 16) - 1;
-    return digit(b.high[i % 4], (i - 240) / 4) - 1;
-  });
+  const float d = float_from_f16(b.d);
+  out = expand_digits<5>(b.q, 32, d, out);
+  out = expand_digits<5>(b.q + 32, 16, d, out);
+  expand_digits<4>(b.high, 4, d, out);
 }
 
 void expand(const BlockTQ2_0& b, float* out) {
-  scaled(b, 256, out, [&](int i) { return two_bits(b.q, i) - 1; });
+  const float d = float_from_f16(b.d);
+  for (int run = 0; run < 16; ++run, out += 16) {
+    const TwoBits q(b.q, run);
+    for (int i = 0; i < 16; ++i) out[i] = d * static_cast<float>(q[i] - 1);
+  }
 }
 
 template <class Word>

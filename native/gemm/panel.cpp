@@ -115,16 +115,18 @@ void pack(Rows<BlockQ3_K> rows, int, PanelQ3_K& out) {
   store_halves([&](int r) { return &rows[r]->d; }, out.d);
 }
 
-// Scales and minima of Q4_K and Q5_K, a byte each.
+// Scales and minima of Q4_K and Q5_K, a byte each: unpack_scale of four runs at a time.
 template <class Block, class Panel>
 void pack_scales(Rows<Block> rows, Panel& out) {
-  for (int r = 0; r < kPanelRows; ++r) {
-    for (int run = 0; run < 8; ++run) {
-      const ScaleMin packed = unpack_scale(rows[r]->scales, run);
-      reinterpret_cast<std::uint8_t*>(&out.scales[run / 4][r])[run % 4] = packed.scale;
-      reinterpret_cast<std::uint8_t*>(&out.mins[run / 4][r])[run % 4] = packed.min;
-    }
-  }
+  const auto low = [&](int r, int i) { return load_word(rows[r]->scales, i) & 0x3f3f3f3fu; };
+  const auto high = [&](int r, int i) {
+    return (load_word(rows[r]->scales, 2) >> 4 * i & 0x0f0f0f0fu) |
+           (load_word(rows[r]->scales, i) >> 6 & 0x03030303u) << 4;
+  };
+  store_words(1, [&](int r, int) { return low(r, 0); }, out.scales[0]);
+  store_words(1, [&](int r, int) { return high(r, 0); }, out.scales[1]);
+  store_words(1, [&](int r, int) { return low(r, 1); }, out.mins[0]);
+  store_words(1, [&](int r, int) { return high(r, 1); }, out.mins[1]);
   store_halves([&](int r) { return &rows[r]->d; }, out.d);
   store_halves([&](int r) { return &rows[r]->dmin; }, out.dmin);
 }

@@ -55,11 +55,6 @@ def nibbles(q: np.ndarray) -> np.ndarray:
     return low & 15 | high << 4
 
 
-def nearest(x: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The indices of the ascending `values` that are nearest to x, the lower one of two as near."""
-    return np.searchsorted((values[1:] + values[:-1]) / np.float32(2), x).astype(np.uint8)
-
-
 def least(*candidates: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
     """For each element, the candidate whose first array, the error, is smallest; the first one of equals."""
     best = candidates[0]

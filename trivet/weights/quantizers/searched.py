@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from trivet.weights.quantizers.arithmetic import dot, half, inverse, largest, least, nearest, nibbles, ratio, rounded
+from trivet.weights.quantizers.arithmetic import dot, half, inverse, largest, least, nibbles, ratio, rounded
 
 IQ4 = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32)
 """The values of IQ4_NL and IQ4_XS."""
+_REACH = 150
+_NEAREST = np.searchsorted((IQ4[1:] + IQ4[:-1]) / 2, (np.arange(-2 * _REACH, 2 * _REACH) + 0.5) / 2).astype(np.uint8)
+"""The index of the nearest of IQ4 for every half step from -_REACH on: its midpoints are at whole and half ones."""
 
 
 def q2_k(x: np.ndarray) -> np.ndarray:
@@ -61,20 +64,26 @@ def iq4_nl(x: np.ndarray) -> np.ndarray:
     """x = d * IQ4[q]"""
     columns = np.ascontiguousarray(x.T)
     d = half(_fit_values(columns))
-    codes = nearest(columns * inverse(d), IQ4).T
+    codes = _codes(columns * inverse(d)).T
     return np.concatenate([d[:, None].view(np.uint8), nibbles(codes)], axis=1)
 
 
 def iq4_xs(x: np.ndarray) -> np.ndarray:
     """x = d * sc * IQ4[q], with 6 bits for sc + 32 of each 32 values."""
     runs = _runs(x, 32)
-    d, sc = _round_scales(runs, _fit_values(runs), 32, lambda scale: IQ4[nearest(runs * inverse(scale), IQ4)])
-    codes = nearest(runs * inverse(d.astype(np.float32) * sc), IQ4)
+    d, sc = _round_scales(runs, _fit_values(runs), 32, lambda scale: IQ4[_codes(runs * inverse(scale))])
+    codes = _codes(runs * inverse(d.astype(np.float32) * sc))
     scales = (sc.T + 32).astype(np.uint16)
     low = (scales[:, 0::2] & 15 | (scales[:, 1::2] & 15) << 4).astype(np.uint8)
     high = (scales >> 4 << 2 * np.arange(8, dtype=np.uint16)).sum(axis=1, dtype=np.uint16)
     packed = [d[:, None].view(np.uint8), high[:, None].view(np.uint8), low]
     return np.concatenate([*packed, nibbles(codes.T).reshape(-1, 128)], axis=1)
+
+
+def _codes(x: np.ndarray) -> np.ndarray:
+    """The indices of the values of IQ4 that are nearest to x."""
+    steps = np.floor(2 * x)
+    return _NEAREST[np.clip(steps, -2 * _REACH, 2 * _REACH - 1, out=steps).astype(np.int16) + 2 * _REACH]
 
 
 def _runs(x: np.ndarray, size: int) -> np.ndarray:
@@ -200,7 +209,7 @@ def _fit_values(x: np.ndarray) -> np.ndarray:
     """The same in x = s * v with v of IQ4."""
     inverse_peak = inverse(-largest(x, axis=0)[0])
     sizes = [*np.arange(99, 142, 6), *np.arange(-127, -98, 7)]
-    return _fit_scale(x, (IQ4[nearest(x * (inverse_peak * np.float32(size)), IQ4)] for size in sizes))
+    return _fit_scale(x, (IQ4[_codes(x * (inverse_peak * np.float32(size)))] for size in sizes))
 
 
 def _fit_scale(x: np.ndarray, roundings: Iterable[np.ndarray]) -> np.ndarray:

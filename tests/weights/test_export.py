@@ -45,8 +45,11 @@ def model(path: Path, fmt: Format = Format.F32, values: dict[str, np.ndarray] = 
     return GGUFFile(path)
 
 
-@pytest.mark.parametrize("source", [Format.F32, Format.F16, Format.BF16], ids=lambda fmt: fmt.name)
-@pytest.mark.parametrize("mix", [*MIXES])
+@pytest.mark.parametrize(
+    ("source", "mix"),
+    [(Format.F32, mix) for mix in MIXES]
+    + [(fmt, mix) for fmt in (Format.F16, Format.BF16) for mix in ("F32", "Q4_K_M")],
+)
 def test_every_tensor_is_quantised_whole(
     source: Format, mix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,14 +1,13 @@
 // What the kernels for integer weights share. See kernel.h.
 //
 // Weights are unsigned bytes; those that share a scale are a run of kQuads quads (four columns of each row),
-// and kRuns runs are a group. How a format's bytes become quads is said once, by the struct Weights<format>,
-// which has
-//   Panel, kBits, kRuns, kQuads             the packed bytes, bits of a weight, runs of a group, quads of a
-//   run quad(panel, group, run, v, fetch)       quad v of a run; all but panel and group are constants when
-//   compiling.
-//                                           With `fetch`, the first quad of a vector fetches ahead
-//   unpack(panel, quads)                    or this, where decoding shares work across runs: all quads of a
-//   step
+// and kRuns runs are a group. How a format's bytes become quads is said once, by the struct Weights<format>:
+//
+//   Panel, kBits, kRuns, kQuads        the packed bytes, bits of a weight, runs of a group, quads of a run
+//   quad(panel, group, run, v, fetch)  quad v of a run; all but panel and group are constants when compiling.
+//                                      With `fetch`, the first quad in a vector fetches ahead
+//   unpack(panel, quads)               or this, where decoding shares work across runs: all quads of a step
+//
 // V::dot_bytes<M, Quads, Bits> adds scale * sum(w * x) over a run to M int32 totals, exactly. Where V's sums
 // hold no products of eight bits (V::kWeightBits), such weights are two runs of four bits.
 #pragma once

@@ -26,7 +26,7 @@ struct Block256Kernel {
 
   struct alignas(64) Scratch {
     RowPairs scales[kAllRuns], mins[kAllRuns / 2];
-    float d[kPanelRows], dmin[W::kHasMinimum ? kPanelRows : 0];
+    float d[kPanelRows], dmin[kPanelRows];
     std::uint8_t quads[kParts<V, W> * kStep / 4][64];
   };
 

@@ -2,7 +2,6 @@
 // kernel_block.h.
 #pragma once
 
-#include "formats/half.h"
 #include "gemm/kernel_block.h"
 #include "gemm/weights_block32.h"
 
@@ -26,7 +25,7 @@ struct Block32Kernel {
 
   struct alignas(64) Scratch {
     float d[kStep / 32 * W::kRuns][kPanelRows];
-    float m[W::kHasMinimum ? kStep / 32 : 0][kPanelRows];
+    float m[W::kHasMinimum ? kStep / 32 : 1][kPanelRows];
     std::uint8_t quads[kParts<V, W> * kStep / 4][64];
   };
 

@@ -10,7 +10,7 @@
 namespace trivet {
 namespace {
 
-// Weights of kRuns runs; they are kOffset larger than what they stand for, and kFactor times as large.
+// What they have in common. Weights are kOffset larger than what they stand for, which d * kFactor scales.
 template <class V, class P, int kAllRuns>
 struct GridWeights {
   using Panel = P;

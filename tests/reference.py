@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import gguf
 import numpy as np
 
+from tests.blocks import dequantize
 from trivet.graph.ops import Graph, Op, Rotary, Weight
 from trivet.weights.tensor import Checkpoint
 
@@ -16,7 +16,7 @@ Array = np.ndarray
 
 
 class Weights(Mapping[str, Array]):
-    """A checkpoint's tensors as float32, dequantised by the `gguf` package."""
+    """A checkpoint's tensors as float32."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
@@ -25,9 +25,11 @@ class Weights(Mapping[str, Array]):
     def __getitem__(self, name: str) -> Array:
         if name not in self.cache:
             tensor = self.checkpoint.load(name)
-            kind = gguf.GGMLQuantizationType(tensor.info.format.type_id)
             data = np.asarray(tensor.data).reshape(*tensor.info.shape[:-1], -1).view(np.uint8)
-            self.cache[name] = gguf.quants.dequantize(data, kind).reshape(tensor.info.shape)
+            values = dequantize(tensor.info.format, data).reshape(tensor.info.shape)
+            if (factor := name.removesuffix(".weight") + ".scale") in self.checkpoint.tensors:
+                values = values * self[factor].reshape(-1, *[1] * (values.ndim - 1))
+            self.cache[name] = values
         return self.cache[name]
 
     def __iter__(self) -> Iterator[str]:

@@ -1,4 +1,4 @@
-// Exact conversions of 16-bit floats to float32. Internal linkage on purpose: sources compiled for different
+// Exact conversions of small floats to float32. Internal linkage on purpose: sources compiled for different
 // instruction sets include this, and the linker must not mix their copies.
 #pragma once
 
@@ -32,6 +32,20 @@ namespace {
   std::memcpy(&tiny_bits, &tiny, sizeof tiny_bits);
   const std::uint32_t finite = magnitude < 0x0400u ? tiny_bits : normal;
   return float_from_bits(sign | (magnitude >= 0x7c00u ? special : finite));
+}
+
+// 2^(exponent - 128)
+[[maybe_unused]] inline float float_from_e8m0(std::uint8_t exponent) {
+  return float_from_bits(exponent < 2 ? 0x00200000u << exponent : (exponent - 1u) << 23);
+}
+
+// Half of an unsigned float of 4 exponent (bias 7) and 3 mantissa bits; 0x7f is 0, the top bit is not looked
+// at.
+[[maybe_unused]] inline float float_from_ue4m3(std::uint8_t byte) {
+  const std::uint32_t exponent = byte >> 3 & 15, mantissa = byte & 7;
+  if (byte == 0x7f) return 0.0f;
+  if (exponent == 0) return static_cast<float>(mantissa) * 0x1p-10f;
+  return float_from_bits((exponent + 119u) << 23 | mantissa << 20);
 }
 
 }  // namespace

@@ -10,11 +10,11 @@ inline constexpr int kStep = 256;
 // q[i] * scale is the value; |q| <= 127. A block with a value that is not finite has a NaN scale and q = 0,
 // so that every product of its row is NaN. Columns past the end of the row are 0.
 
-// One scale per 32 columns. `sum` is that of the block's q.
+// One scale per 32 columns, and the sum of q over every 16.
 struct alignas(64) ActivationStep32 {
   std::int8_t q[kStep];
   float scale[kStep / 32];
-  std::int32_t sum[kStep / 32];
+  std::int16_t sum16[kStep / 16];
 };
 
 // One scale per 256 columns. The sums of every 32 and every 16 columns are in the order in which the kernels

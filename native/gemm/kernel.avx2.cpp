@@ -1,7 +1,9 @@
 // AVX2 + FMA + F16C: sixteen rows are two vectors.
+#include "gemm/kernel.h"
+
 #include <immintrin.h>
 
-#include "gemm/kernel.h"
+#include <array>
 
 namespace trivet {
 namespace {
@@ -11,6 +13,7 @@ struct Avx2 {
   // Integer kernels have totals beside their sums: measured, 4 rows are best.
   static constexpr int kFloatRows = 6;
   static constexpr int kByteRows = 4;
+  static constexpr bool kDirectBytes = true;
 
   struct F32x16 {
     __m256 low, high;
@@ -61,9 +64,11 @@ struct Avx2 {
   static I32x16 sub(I32x16 a, I32x16 b) {
     return {_mm256_sub_epi32(a.low, b.low), _mm256_sub_epi32(a.high, b.high)};
   }
-  template <int Bits>
-  static I32x16 shift_left(I32x16 a) {
-    return {_mm256_slli_epi32(a.low, Bits), _mm256_slli_epi32(a.high, Bits)};
+  static I32x16 shift_left(I32x16 a, int bits) {
+    return {_mm256_slli_epi32(a.low, bits), _mm256_slli_epi32(a.high, bits)};
+  }
+  static I32x16 shift_right(I32x16 a, int bits) {
+    return {_mm256_srli_epi32(a.low, bits), _mm256_srli_epi32(a.high, bits)};
   }
 
   using Bytes = I32x16;
@@ -74,21 +79,81 @@ struct Avx2 {
     _mm256_store_si256(reinterpret_cast<__m256i*>(p), v.low);
     _mm256_store_si256(reinterpret_cast<__m256i*>(p + 32), v.high);
   }
+  static Bytes splat(int byte) {
+    const __m256i bytes = _mm256_set1_epi8(static_cast<char>(byte));
+    return {bytes, bytes};
+  }
   static Bytes either(Bytes a, Bytes b) {
     return {_mm256_or_si256(a.low, b.low), _mm256_or_si256(a.high, b.high)};
   }
-
-  // Each byte shifted right by Shift (left if negative), then masked. No bit of a neighbour may pass the
-  // mask.
-  template <int Shift, int Mask>
-  static Bytes bits(Bytes a) {
-    return {bits<Shift, Mask>(a.low), bits<Shift, Mask>(a.high)};
+  static Bytes both(Bytes a, Bytes b) {
+    return {_mm256_and_si256(a.low, b.low), _mm256_and_si256(a.high, b.high)};
   }
-  template <int Shift, int Mask>
-  static __m256i bits(__m256i a) {
-    if constexpr (Shift > 0) a = _mm256_srli_epi16(a, Shift);
-    if constexpr (Shift < 0) a = _mm256_slli_epi16(a, -Shift);
-    return _mm256_and_si256(a, _mm256_set1_epi8(Mask));
+  static Bytes exclusive(Bytes a, Bytes b) {
+    return {_mm256_xor_si256(a.low, b.low), _mm256_xor_si256(a.high, b.high)};
+  }
+  static Bytes add_bytes(Bytes a, Bytes b) {
+    return {_mm256_add_epi8(a.low, b.low), _mm256_add_epi8(a.high, b.high)};
+  }
+  static Bytes sub_bytes(Bytes a, Bytes b) {
+    return {_mm256_sub_epi8(a.low, b.low), _mm256_sub_epi8(a.high, b.high)};
+  }
+
+  // Each byte shifted right (left if negative), then masked. No bit of a neighbour may pass the mask.
+  static Bytes bits(Bytes a, int shift, int mask) {
+    return {bits(a.low, shift, mask), bits(a.high, shift, mask)};
+  }
+  static __m256i bits(__m256i a, int shift, int mask) {
+    if (shift > 0) a = _mm256_srli_epi16(a, shift);
+    if (shift < 0) a = _mm256_slli_epi16(a, -shift);
+    return _mm256_and_si256(a, _mm256_set1_epi8(static_cast<char>(mask)));
+  }
+  // 255 where a byte is at least `least`, else 0.
+  static Bytes at_least(Bytes a, int least) {
+    const __m256i bytes = _mm256_set1_epi8(static_cast<char>(least));
+    return {_mm256_cmpeq_epi8(_mm256_max_epu8(a.low, bytes), a.low),
+            _mm256_cmpeq_epi8(_mm256_max_epu8(a.high, bytes), a.high)};
+  }
+  // Entries of a table of 16 bytes, all indices being less.
+  static Bytes look_up(const std::array<std::uint8_t, 16>& table, Bytes index) {
+    const __m256i entries =
+        _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table.data())));
+    return {_mm256_shuffle_epi8(entries, index.low), _mm256_shuffle_epi8(entries, index.high)};
+  }
+  // Entries of eight bytes, in halves, and of four. One load after the other: measured, gathers take up to
+  // twice as long.
+  static void look_up(const std::uint64_t* table, I32x16 index, Bytes (&halves)[2]) {
+    look_up(table, index.low, halves[0].low, halves[1].low);
+    look_up(table, index.high, halves[0].high, halves[1].high);
+  }
+  static void look_up(const std::uint64_t* table, __m256i index, __m256i& first, __m256i& second) {
+    alignas(32) std::uint32_t at[8];
+    _mm256_store_si256(reinterpret_cast<__m256i*>(at), index);
+    const auto entry = [&](int i) { return static_cast<long long>(table[at[i]]); };
+    // Of rows 0 1 4 5 and 2 3 6 7, so that what is taken from both comes to lie in order.
+    const __m256 a = _mm256_castsi256_ps(_mm256_set_epi64x(entry(5), entry(4), entry(1), entry(0)));
+    const __m256 b = _mm256_castsi256_ps(_mm256_set_epi64x(entry(7), entry(6), entry(3), entry(2)));
+    first = _mm256_castps_si256(_mm256_shuffle_ps(a, b, 0x88));
+    second = _mm256_castps_si256(_mm256_shuffle_ps(a, b, 0xdd));
+  }
+  static Bytes look_up(const std::uint32_t* table, I32x16 index) {
+    return {look_up(table, index.low), look_up(table, index.high)};
+  }
+  static __m256i look_up(const std::uint32_t* table, __m256i index) {
+    alignas(32) std::uint32_t at[8];
+    _mm256_store_si256(reinterpret_cast<__m256i*>(at), index);
+    const auto entry = [&](int i) { return static_cast<int>(table[at[i]]); };
+    return _mm256_set_epi32(entry(7), entry(6), entry(5), entry(4), entry(3), entry(2), entry(1), entry(0));
+  }
+  // The eight lowest bits of a lane to the bytes of two lanes: 255 where one is set.
+  static void spread_bits(I32x16 a, Bytes (&halves)[2]) {
+    const I32x16 copies = shuffle(a, 0x0404040400000000, 0x0c0c0c0c08080808);
+    const __m256i first = _mm256_set1_epi32(0x08040201),
+                  second = _mm256_set1_epi32(static_cast<int>(0x80402010));
+    halves[0] = {_mm256_cmpeq_epi8(_mm256_and_si256(copies.low, first), first),
+                 _mm256_cmpeq_epi8(_mm256_and_si256(copies.high, first), first)};
+    halves[1] = {_mm256_cmpeq_epi8(_mm256_and_si256(copies.low, second), second),
+                 _mm256_cmpeq_epi8(_mm256_and_si256(copies.high, second), second)};
   }
 
   // Of lanes of four bytes: the even or the odd ones, widened to 16 bits.
@@ -114,6 +179,14 @@ struct Avx2 {
     return {_mm256_shuffle_epi8(a.low, order), _mm256_shuffle_epi8(a.high, order)};
   }
 
+  // Both int16 of every lane multiplied.
+  template <int kFactor>
+  static I32x16 mul_words(I32x16 a) {
+    if constexpr (kFactor == 1) return a;
+    const __m256i factor = _mm256_set1_epi16(kFactor);
+    return {_mm256_mullo_epi16(a.low, factor), _mm256_mullo_epi16(a.high, factor)};
+  }
+
   static I32x16 load_lanes(const std::uint32_t* p) { return {load_vector(p), load_vector(p + 8)}; }
   static I32x16 load_pairs(const RowPairs& p) { return load_lanes(p.lane); }
   static void store_pairs(RowPairs& p, I32x16 v) {
@@ -129,38 +202,43 @@ struct Avx2 {
 
   // Registers are short: a sum must not be put off until all its products lie on the stack, and an activation
   // is cheaper to load again for the next run than to keep. The compiler sees neither by itself.
-  static void pin(I32x16& v) { asm("" : "+x"(v.low), "+x"(v.high)); }
+  static void pin(__m256i& low, __m256i& high) { asm("" : "+x"(low), "+x"(high)); }
   static const std::int8_t* forget(const std::int8_t* x) {
     asm volatile("" : "+r"(x));
     return x;
   }
 
-  template <int M, int Quads, int Chain, class Run>
-  static void dot_bytes(const Run& run, const RowPairs& scale, const std::int8_t* const (&x)[M], int column,
+  // Sums are of 16 bits: a pair of products of seven bits fills one.
+  static constexpr int kWeightBits = 7;
+
+  template <int M, int Quads, int Bits, class Quad>
+  static void dot_bytes(const Quad& quad, I32x16 scale, const std::int8_t* const (&x)[M], int column,
                         I32x16 (&total)[M]) {
-    const I32x16 scales = load_pairs(scale);
+    // So many quads of such weights with |x| <= 127 cannot overflow: Chain * 2 * (2^Bits - 1) * 127 < 2^15.
+    constexpr int kMost = Bits <= 4 ? 8 : 128 >> Bits, Chain = kMost < Quads ? kMost : Quads;
     const std::int8_t* rows[M];
     for (int i = 0; i < M; ++i) rows[i] = forget(x[i] + column);
 #pragma GCC unroll 8
     for (int first = 0; first < Quads; first += Chain) {
-      I32x16 sum[M];
+      __m256i low[M], high[M];
 #pragma GCC unroll 8
       for (int v = first; v < first + Chain; ++v) {
-        const Bytes w = run(v);
+        const Bytes w = quad(v);
 #pragma GCC unroll 8
         for (int i = 0; i < M; ++i) {
-          const __m256i quad = broadcast_dword(rows[i] + 4 * v);
-          const __m256i low = _mm256_maddubs_epi16(w.low, quad), high = _mm256_maddubs_epi16(w.high, quad);
-          sum[i].low = v == first ? low : _mm256_add_epi16(sum[i].low, low);
-          sum[i].high = v == first ? high : _mm256_add_epi16(sum[i].high, high);
-          pin(sum[i]);
+          const __m256i four = broadcast_dword(rows[i] + 4 * v);
+          const __m256i more_low = _mm256_maddubs_epi16(w.low, four),
+                        more_high = _mm256_maddubs_epi16(w.high, four);
+          low[i] = v == first ? more_low : _mm256_add_epi16(low[i], more_low);
+          high[i] = v == first ? more_high : _mm256_add_epi16(high[i], more_high);
+          pin(low[i], high[i]);
         }
       }
 #pragma GCC unroll 8
       for (int i = 0; i < M; ++i) {
-        total[i].low = _mm256_add_epi32(total[i].low, _mm256_madd_epi16(sum[i].low, scales.low));
-        total[i].high = _mm256_add_epi32(total[i].high, _mm256_madd_epi16(sum[i].high, scales.high));
-        pin(total[i]);
+        total[i].low = _mm256_add_epi32(total[i].low, _mm256_madd_epi16(low[i], scale.low));
+        total[i].high = _mm256_add_epi32(total[i].high, _mm256_madd_epi16(high[i], scale.high));
+        pin(total[i].low, total[i].high);
       }
     }
   }

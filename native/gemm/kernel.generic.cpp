@@ -1,7 +1,8 @@
 // Plain C++ for any processor.
-#include <cmath>
-
 #include "gemm/kernel.h"
+
+#include <array>
+#include <cmath>
 
 namespace trivet {
 namespace {
@@ -9,6 +10,7 @@ namespace {
 struct Generic {
   static constexpr int kFloatRows = 2;
   static constexpr int kByteRows = 2;
+  static constexpr bool kDirectBytes = false;
 
   struct F32x16 {
     float lane[16];
@@ -88,15 +90,18 @@ struct Generic {
     for (int i = 0; i < 16; ++i) a.lane[i] -= b.lane[i];
     return a;
   }
-  template <int Bits>
-  static I32x16 shift_left(I32x16 a) {
-    for (int i = 0; i < 16; ++i) a.lane[i] *= 1 << Bits;
+  static I32x16 shift_left(I32x16 a, int bits) {
+    for (std::int32_t& lane : a.lane)
+      lane = static_cast<std::int32_t>(static_cast<std::uint32_t>(lane) << bits);
+    return a;
+  }
+  static I32x16 shift_right(I32x16 a, int bits) {
+    for (std::int32_t& lane : a.lane)
+      lane = static_cast<std::int32_t>(static_cast<std::uint32_t>(lane) >> bits);
     return a;
   }
 
-  struct Bytes {
-    std::uint8_t lane[64];
-  };
+  using Bytes = I32x16;
 
   static Bytes load_bytes(const std::uint8_t* p) {
     Bytes v;
@@ -104,17 +109,64 @@ struct Generic {
     return v;
   }
   static void store_bytes(std::uint8_t* p, const Bytes& v) { __builtin_memcpy(p, v.lane, sizeof v.lane); }
+  static Bytes splat(int byte) { return broadcast((byte & 255) * 0x01010101); }
   static Bytes either(Bytes a, const Bytes& b) {
-    for (int i = 0; i < 64; ++i) a.lane[i] |= b.lane[i];
+    for (int i = 0; i < 16; ++i) a.lane[i] |= b.lane[i];
     return a;
   }
-  // Each byte shifted right by Shift (left if negative), then masked.
-  template <int Shift, int Mask>
-  static Bytes bits(Bytes a) {
-    for (int i = 0; i < 64; ++i) {
-      a.lane[i] = static_cast<std::uint8_t>(Shift >= 0 ? a.lane[i] >> Shift : a.lane[i] << -Shift) & Mask;
-    }
+  static Bytes both(Bytes a, const Bytes& b) {
+    for (int i = 0; i < 16; ++i) a.lane[i] &= b.lane[i];
     return a;
+  }
+  static Bytes exclusive(Bytes a, const Bytes& b) {
+    for (int i = 0; i < 16; ++i) a.lane[i] ^= b.lane[i];
+    return a;
+  }
+  template <class Operation>
+  static Bytes each_byte(const Bytes& a, const Bytes& b, Operation operation) {
+    std::uint8_t x[64], y[64];
+    __builtin_memcpy(x, a.lane, sizeof x);
+    __builtin_memcpy(y, b.lane, sizeof y);
+    for (int i = 0; i < 64; ++i) x[i] = static_cast<std::uint8_t>(operation(x[i], y[i]));
+    return load_bytes(x);
+  }
+  static Bytes add_bytes(const Bytes& a, const Bytes& b) {
+    return each_byte(a, b, [](int x, int y) { return x + y; });
+  }
+  static Bytes sub_bytes(const Bytes& a, const Bytes& b) {
+    return each_byte(a, b, [](int x, int y) { return x - y; });
+  }
+  // Each byte shifted right (left if negative), then masked.
+  static Bytes bits(const Bytes& a, int shift, int mask) {
+    return each_byte(a, a, [=](int x, int) { return (shift >= 0 ? x >> shift : x << -shift) & mask; });
+  }
+  // 255 where a byte is at least `least`, else 0.
+  static Bytes at_least(const Bytes& a, int least) {
+    return each_byte(a, a, [=](int x, int) { return x >= least ? 255 : 0; });
+  }
+  // Entries of a table of 16 bytes, all indices being less.
+  static Bytes look_up(const std::array<std::uint8_t, 16>& table, const Bytes& index) {
+    return each_byte(index, index, [&](int x, int) { return table[x]; });
+  }
+  // Entries of eight bytes, in halves, and of four.
+  static void look_up(const std::uint64_t* table, const I32x16& index, Bytes (&halves)[2]) {
+    for (int i = 0; i < 16; ++i) {
+      halves[0].lane[i] = static_cast<std::int32_t>(table[index.lane[i]] & 0xffffffffu);
+      halves[1].lane[i] = static_cast<std::int32_t>(table[index.lane[i]] >> 32);
+    }
+  }
+  static Bytes look_up(const std::uint32_t* table, I32x16 index) {
+    for (std::int32_t& lane : index.lane) lane = static_cast<std::int32_t>(table[lane]);
+    return index;
+  }
+  // The eight lowest bits of a lane to the bytes of two lanes: 255 where one is set.
+  static void spread_bits(const I32x16& a, Bytes (&halves)[2]) {
+    for (int half = 0; half < 2; ++half) {
+      for (int i = 0; i < 16; ++i) {
+        const std::uint32_t four = static_cast<std::uint32_t>(a.lane[i]) >> 4 * half & 15;
+        halves[half].lane[i] = static_cast<std::int32_t>((four * 0x00204081u & 0x01010101u) * 255u);
+      }
+    }
   }
 
   // Of lanes of four bytes: the even or the odd ones, widened to 16 bits.
@@ -146,25 +198,36 @@ struct Generic {
   }
   static std::int32_t pair(int first, int second) { return (first & 0xffff) | second * 65536; }
 
+  // Both int16 of every lane multiplied.
+  template <int kFactor>
+  static I32x16 mul_words(I32x16 a) {
+    for (std::int32_t& lane : a.lane) lane = pair(low(lane) * kFactor, (lane >> 16) * kFactor);
+    return a;
+  }
+
   static I32x16 load_lanes(const std::uint32_t* p) {
     I32x16 v;
     __builtin_memcpy(v.lane, p, sizeof v.lane);
     return v;
   }
+  static I32x16 load_pairs(const RowPairs& p) { return load_lanes(p.lane); }
   static void store_pairs(RowPairs& p, const I32x16& v) { __builtin_memcpy(p.lane, v.lane, sizeof p.lane); }
 
   static std::int32_t low(std::uint32_t pair) { return static_cast<std::int16_t>(pair & 0xffff); }
 
-  template <int M, int Quads, int Chain, class Run>
-  static void dot_bytes(const Run& run, const RowPairs& scale, const std::int8_t* const (&x)[M], int column,
+  static constexpr int kWeightBits = 8;
+
+  template <int M, int Quads, int Bits, class Quad>
+  static void dot_bytes(const Quad& quad, const I32x16& scale, const std::int8_t* const (&x)[M], int column,
                         I32x16 (&total)[M]) {
     I32x16 sum[M] = {};
     for (int v = 0; v < Quads; ++v) {
-      const Bytes w = run(v);
+      std::uint8_t w[64];
+      store_bytes(w, quad(v));
       for (int i = 0; i < M; ++i) {
-        const std::int8_t* quad = x[i] + column + 4 * v;
+        const std::int8_t* four = x[i] + column + 4 * v;
         for (int r = 0; r < 16; ++r) {
-          for (int j = 0; j < 4; ++j) sum[i].lane[r] += w.lane[4 * r + j] * quad[j];
+          for (int j = 0; j < 4; ++j) sum[i].lane[r] += w[4 * r + j] * four[j];
         }
       }
     }

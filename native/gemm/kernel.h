@@ -11,8 +11,8 @@
 //   weights(step)          a source of weights that decodes them where they are used
 //   unpack(weights, ..)    another, over scratch in the L1 cache that it fills with the decoded step
 //   tile<M>(source, ..)    acc[0, M) += the step's products of M rows
-// One block of rows takes weights from the panel (unless decoding shares work across runs: kDirect), several
-// unpack them once. A row goes through the same operations in the same order either way, and in any block.
+// One block of rows takes weights from the panel if K::kDirect, several unpack them once. A row goes through
+// the same operations in the same order either way, and in any block.
 #pragma once
 
 #include "gemm/kernel_block256.h"
@@ -74,7 +74,7 @@ void multiply(const Panels& w, const std::byte* x, std::size_t stride, std::int6
       const int valid = w.rows - row < kPanelRows ? static_cast<int>(w.rows - row) : kPanelRows;
       for (int i = 0; i < chunk; ++i) {
         float* out = y + (first + i) * ldy + row;
-        for (int r = 0; r < valid; ++r) out[r] = acc[i][r];
+        for (int r = 0; r < valid; ++r) out[r] = acc[i][r] * w.scale;
       }
     }
   }
@@ -82,17 +82,19 @@ void multiply(const Panels& w, const std::byte* x, std::size_t stride, std::int6
 
 template <class V>
 constexpr Kernels make_kernels() {
-  return {
-      .quantize_q8_32 = Quantize<V>::q8_32,
-      .quantize_q8_256 = Quantize<V>::q8_256,
-      .f32 = multiply<KernelF32<V>>,
-      .f16 = multiply<KernelF16<V>>,
-      .bf16 = multiply<KernelBF16<V>>,
-      .q4_0 = multiply<KernelQ4_0<V>>,
-      .q8_0 = multiply<KernelQ8_0<V>>,
-      .q4_k = multiply<KernelQ4_K<V>>,
-      .q6_k = multiply<KernelQ6_K<V>>,
+  Kernels kernels = {
+      .quantize_q8_32 = Quantize<V>::q8_32, .quantize_q8_256 = Quantize<V>::q8_256, .multiply = {}};
+  const auto set = [&](Format format, Kernels::Multiply multiply) {
+    kernels.multiply[static_cast<int>(format)] = multiply;
   };
+  set(Format::F32, multiply<KernelF32<V>>);
+  set(Format::F16, multiply<KernelF16<V>>);
+  set(Format::BF16, multiply<KernelBF16<V>>);
+#define TRIVET_SET(name, id, values, group) \
+  set(Format::name, multiply<Block##group##Kernel<V, Weights##name>>);
+  TRIVET_BLOCK_FORMATS(TRIVET_SET)
+#undef TRIVET_SET
+  return kernels;
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // The routines that exist once per instruction set, and the set in use.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 
@@ -14,6 +15,7 @@ struct Panels {
   const std::byte* data;
   PanelLayout layout;
   std::int64_t rows, columns;
+  float scale;
 };
 
 // How many bytes ahead of their use weights are fetched, a line at a time among the arithmetic: a burst would
@@ -28,20 +30,7 @@ struct Kernels {
   // PackedMatrix::multiply; rows of x are `stride` bytes apart.
   using Multiply = void (*)(const Panels& w, const std::byte* x, std::size_t stride, std::int64_t m,
                             std::int64_t panel_begin, std::int64_t panel_end, float* y, std::int64_t ldy);
-  Multiply f32, f16, bf16, q4_0, q8_0, q4_k, q6_k;
-
-  Multiply multiply(Format format) const {
-    switch (format) {
-      case Format::F32: return f32;
-      case Format::F16: return f16;
-      case Format::BF16: return bf16;
-      case Format::Q4_0: return q4_0;
-      case Format::Q8_0: return q8_0;
-      case Format::Q4_K: return q4_k;
-      case Format::Q6_K: return q6_k;
-    }
-    return nullptr;
-  }
+  std::array<Multiply, kFormats> multiply;  // by number of the format
 };
 
 extern const Kernels kGenericKernels;

@@ -19,11 +19,13 @@ ActivationFormat activation_format(Format weights) {
   switch (weights) {
     case Format::F32:
     case Format::F16:
-    case Format::BF16: return ActivationFormat::f32;
-    case Format::Q4_0:
-    case Format::Q8_0: return ActivationFormat::q8_32;
-    case Format::Q4_K:
-    case Format::Q6_K: return ActivationFormat::q8_256;
+    case Format::BF16:
+      return ActivationFormat::f32;
+#define TRIVET_CASE(name, id, values, group) \
+  case Format::name:                         \
+    return ActivationFormat::q8_##group;
+      TRIVET_BLOCK_FORMATS(TRIVET_CASE)
+#undef TRIVET_CASE
   }
   return ActivationFormat::f32;
 }
@@ -35,7 +37,8 @@ std::size_t activation_row_bytes(ActivationFormat format, std::int64_t columns) 
       // Rows 4 KiB apart would all compete for the same few lines of the L1 cache.
       return bytes % 4096 == 0 ? bytes + 256 : bytes;
     }
-    case ActivationFormat::q8_32: return static_cast<std::size_t>(steps(columns)) * sizeof(ActivationStep32);
+    case ActivationFormat::q8_32:
+      return static_cast<std::size_t>(steps(columns)) * sizeof(ActivationStep32);
     case ActivationFormat::q8_256:
       return static_cast<std::size_t>(steps(columns)) * sizeof(ActivationStep256);
   }
@@ -55,16 +58,21 @@ void pack_activations(ActivationFormat format, const float* x, std::int64_t ldx,
         std::memset(packed + bytes, 0, stride - bytes);
         break;
       }
-      case ActivationFormat::q8_32: kernels().quantize_q8_32(row, columns, packed); break;
-      case ActivationFormat::q8_256: kernels().quantize_q8_256(row, columns, packed); break;
+      case ActivationFormat::q8_32:
+        kernels().quantize_q8_32(row, columns, packed);
+        break;
+      case ActivationFormat::q8_256:
+        kernels().quantize_q8_256(row, columns, packed);
+        break;
     }
   }
 }
 
-PackedMatrix::PackedMatrix(Format format, std::int64_t rows, std::int64_t columns)
+PackedMatrix::PackedMatrix(Format format, std::int64_t rows, std::int64_t columns, float scale)
     : format_(format),
       rows_(rows),
       columns_(columns),
+      scale_(scale),
       panel_bytes_(panel_layout(format, columns).bytes),
       bytes_(static_cast<std::size_t>(panels()) * panel_bytes_),
       data_(allocate_weights(bytes_)) {}
@@ -85,9 +93,10 @@ void PackedMatrix::pack(const std::byte* rows, std::int64_t panel_begin, std::in
 
 void PackedMatrix::multiply(const std::byte* activations, std::int64_t m, std::int64_t panel_begin,
                             std::int64_t panel_end, float* y, std::int64_t ldy) const {
-  const Panels panels = {data_.get(), panel_layout(format_, columns_), rows_, columns_};
+  const Panels panels = {data_.get(), panel_layout(format_, columns_), rows_, columns_, scale_};
   const std::size_t stride = activation_row_bytes(activation_format(format_), columns_);
-  kernels().multiply(format_)(panels, activations, stride, m, panel_begin, panel_end, y, ldy);
+  kernels().multiply[static_cast<int>(format_)](panels, activations, stride, m, panel_begin, panel_end, y,
+                                                ldy);
 }
 
 }  // namespace trivet

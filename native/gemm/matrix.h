@@ -10,7 +10,7 @@
 namespace trivet {
 
 // How activations are converted before they meet weights: kept as float32, or int8 with one float32 scale per
-// 32 (Q8_0, Q4_0) or per 256 columns (K-quants). The conversion of a row looks at nothing but that row.
+// 32 or per 256 columns (see TRIVET_BLOCK_FORMATS). The conversion of a row looks at nothing but that row.
 enum class ActivationFormat { f32, q8_32, q8_256 };
 
 ActivationFormat activation_format(Format weights);
@@ -32,7 +32,8 @@ class PackedMatrix {
  public:
   static constexpr int kPanel = 16;
 
-  PackedMatrix(Format format, std::int64_t rows, std::int64_t columns);
+  // `scale` is a factor of all weights, for formats whose own scales have a short range.
+  PackedMatrix(Format format, std::int64_t rows, std::int64_t columns, float scale = 1.0f);
   PackedMatrix(PackedMatrix&&) = default;
   PackedMatrix& operator=(PackedMatrix&&) = default;
 
@@ -54,6 +55,7 @@ class PackedMatrix {
  private:
   Format format_;
   std::int64_t rows_, columns_;
+  float scale_;
   std::size_t panel_bytes_, bytes_;
   std::shared_ptr<std::byte> data_;
 };

@@ -9,17 +9,6 @@ namespace {
 
 std::size_t align64(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
 
-// out[v][r][0..3] = bytes 4v..4v+3 of field(r), for v < quads.
-template <class Field>
-void interleave(int quads, Field field, std::uint8_t* out) {
-  for (int r = 0; r < kPanelRows; ++r) {
-    const void* bytes = field(r);
-    for (int v = 0; v < quads; ++v) {
-      std::memcpy(out + (v * kPanelRows + r) * 4, static_cast<const std::byte*>(bytes) + 4 * v, 4);
-    }
-  }
-}
-
 template <class Value>
 void pack_columns(const std::byte* const rows[], std::int64_t columns, int group, std::byte* panel) {
   for (std::int64_t c = 0; c < columns; ++c) {
@@ -30,56 +19,208 @@ void pack_columns(const std::byte* const rows[], std::int64_t columns, int group
   }
 }
 
-template <class Block>
-const Block* block_at(const std::byte* row, std::int64_t index) {
-  return reinterpret_cast<const Block*>(row + index * sizeof(Block));
+// The fields of GGUF blocks are read bytewise: a mapped file's rows need not be aligned.
+std::uint32_t load_word(const void* bytes, int index) {
+  std::uint32_t word;
+  std::memcpy(&word, static_cast<const std::byte*>(bytes) + 4 * index, sizeof word);
+  return word;
 }
 
-// GGUF blocks have an even size, but a mapped file's rows need not be aligned.
-std::uint16_t load_half(const void* p) {
-  std::uint16_t half;
-  std::memcpy(&half, p, sizeof half);
-  return half;
-}
-
-template <class Block, class Panel>
-void pack_blocks32(const std::byte* const rows[], std::int64_t blocks, std::byte* panel, std::byte* scales) {
-  for (std::int64_t b = 0; b < blocks; ++b) {
-    auto* out = reinterpret_cast<Panel*>(panel) + b;
-    auto* d = reinterpret_cast<std::uint16_t*>(scales) + b * kPanelRows;
-    interleave(sizeof(Panel) / 64, [&](int r) { return block_at<Block>(rows[r], b)->q; }, out->quads[0]);
-    for (int r = 0; r < kPanelRows; ++r) d[r] = load_half(block_at<Block>(rows[r], b));
-  }
-}
-
-void pack_step(const BlockQ4_K* const blocks[], PanelQ4_K& out) {
-  interleave(32, [&](int r) { return blocks[r]->q; }, out.quads[0]);
+// out[v][r] = word(r, v)
+template <class Word>
+void store_words(int count, Word word, void* out) {
   for (int r = 0; r < kPanelRows; ++r) {
-    for (int run = 0; run < 8; ++run) {
-      const ScaleMin packed = unpack_scale(*blocks[r], run);
-      reinterpret_cast<std::uint8_t*>(&out.scales[run / 4][r])[run % 4] = packed.scale;
-      reinterpret_cast<std::uint8_t*>(&out.mins[run / 4][r])[run % 4] = packed.min;
+    for (int v = 0; v < count; ++v) {
+      const std::uint32_t value = word(r, v);
+      std::memcpy(static_cast<std::byte*>(out) + (v * kPanelRows + r) * 4, &value, sizeof value);
     }
-    out.d[r] = load_half(&blocks[r]->d);
-    out.dmin[r] = load_half(&blocks[r]->dmin);
   }
 }
 
-void pack_step(const BlockQ6_K* const blocks[], PanelQ6_K& out) {
-  interleave(32, [&](int r) { return blocks[r]->low; }, out.low[0]);
-  interleave(16, [&](int r) { return blocks[r]->high; }, out.high[0]);
-  for (int r = 0; r < kPanelRows; ++r) {
-    for (int g = 0; g < 4; ++g) std::memcpy(&out.scales[g][r], blocks[r]->scales + 4 * g, 4);
-    out.d[r] = load_half(&blocks[r]->d);
-  }
+// out[v][r][0..3] = bytes 4v..4v+3 of field(r), for v < count.
+template <class Field>
+void interleave(int count, Field field, void* out) {
+  store_words(count, [&](int r, int v) { return load_word(field(r), v); }, out);
 }
 
+// out[r] = half at field(r)
+template <class Field>
+void store_halves(Field field, std::uint16_t* out) {
+  for (int r = 0; r < kPanelRows; ++r) std::memcpy(out + r, field(r), sizeof *out);
+}
+
+// Four bits, or four pairs of bits, to the low ends of four bytes.
+std::uint32_t spread_bits(std::uint32_t bits) { return (bits & 15) * 0x00204081u & 0x01010101u; }
+std::uint32_t spread_pairs(std::uint32_t pairs) {
+  return (pairs | pairs << 6 | pairs << 12 | pairs << 18) & 0x03030303u;
+}
+
+// Bit 4v + c of `bits` to bit v of byte c.
+std::uint32_t transpose_bits(std::uint32_t bits) {
+  std::uint32_t word = 0;
+  for (int v = 0; v < 8; ++v) word |= spread_bits(bits >> 4 * v) << v;
+  return word;
+}
+
+// The blocks of 16 rows that one panel or a part of it is packed from.
+template <class Block>
+using Rows = const Block* const (&)[kPanelRows];
+
+// `part` counts the 32 columns of a block.
+template <class Block>
+void pack(Rows<Block> rows, int part, PanelNibbles& out) {
+  interleave(4, [&](int r) { return rows[r]->q + 16 * part; }, out.quads);
+}
+
+template <class Block>
+void pack(Rows<Block> rows, int, PanelFiveBits& out) {
+  interleave(4, [&](int r) { return rows[r]->q; }, out.quads);
+  store_words(1, [&](int r, int) { return transpose_bits(load_word(rows[r]->high, 0)); }, out.high);
+}
+
+void pack(Rows<BlockQ8_0> rows, int, PanelQ8_0& out) {
+  store_words(8, [&](int r, int v) { return load_word(rows[r]->q, v) ^ 0x80808080u; }, out.quads);
+}
+
+void pack(Rows<BlockQ1_0> rows, int part, PanelQ1_0& out) {
+  store_words(1, [&](int r, int) { return transpose_bits(load_word(rows[r]->q, part)); }, out.bits);
+}
+
+void pack(Rows<BlockQ2_0> rows, int part, PanelQ2_0& out) {
+  const auto word = [&](int r, int i) {
+    std::uint32_t quads = 0;
+    for (int v = 0; v < 4; ++v) quads |= spread_pairs(rows[r]->q[8 * part + 4 * i + v]) << 2 * v;
+    return quads;
+  };
+  store_words(2, word, out.quads);
+}
+
+void pack(Rows<BlockQ2_K> rows, int, PanelQ2_K& out) {
+  interleave(16, [&](int r) { return rows[r]->q; }, out.quads);
+  interleave(4, [&](int r) { return rows[r]->scales; }, out.scales);
+  store_halves([&](int r) { return &rows[r]->d; }, out.d);
+  store_halves([&](int r) { return &rows[r]->dmin; }, out.dmin);
+}
+
+void pack(Rows<BlockQ3_K> rows, int, PanelQ3_K& out) {
+  const auto high = [&](int r, int i) {
+    const std::uint8_t* bits = rows[r]->high;
+    const int shift = i / 4 * 4;
+    return (load_word(bits, i % 4) >> shift & 0x0f0f0f0fu) |
+           (load_word(bits, 4 + i % 4) >> shift & 0x0f0f0f0fu) << 4;
+  };
+  interleave(16, [&](int r) { return rows[r]->q; }, out.quads);
+  store_words(8, high, out.high);
+  interleave(3, [&](int r) { return rows[r]->scales; }, out.scales);
+  store_halves([&](int r) { return &rows[r]->d; }, out.d);
+}
+
+// Scales and minima of Q4_K and Q5_K, a byte each: unpack_scale of four runs at a time.
 template <class Block, class Panel>
-void pack_steps(const std::byte* const rows[], std::int64_t steps, std::byte* panel) {
-  for (std::int64_t s = 0; s < steps; ++s) {
+void pack_scales(Rows<Block> rows, Panel& out) {
+  const auto low = [&](int r, int i) { return load_word(rows[r]->scales, i) & 0x3f3f3f3fu; };
+  const auto high = [&](int r, int i) {
+    return (load_word(rows[r]->scales, 2) >> 4 * i & 0x0f0f0f0fu) |
+           (load_word(rows[r]->scales, i) >> 6 & 0x03030303u) << 4;
+  };
+  store_words(1, [&](int r, int) { return low(r, 0); }, out.scales[0]);
+  store_words(1, [&](int r, int) { return high(r, 0); }, out.scales[1]);
+  store_words(1, [&](int r, int) { return low(r, 1); }, out.mins[0]);
+  store_words(1, [&](int r, int) { return high(r, 1); }, out.mins[1]);
+  store_halves([&](int r) { return &rows[r]->d; }, out.d);
+  store_halves([&](int r) { return &rows[r]->dmin; }, out.dmin);
+}
+
+void pack(Rows<BlockQ4_K> rows, int, PanelQ4_K& out) {
+  interleave(32, [&](int r) { return rows[r]->q; }, out.quads);
+  pack_scales(rows, out);
+}
+
+void pack(Rows<BlockQ5_K> rows, int, PanelQ5_K& out) {
+  const auto high = [&](int r, int i) {
+    std::uint32_t word = 0;
+    for (int v = 0; v < 4; ++v) {
+      word |= (load_word(rows[r]->high, i % 2 * 4 + v) >> i / 2 * 2 & 0x03030303u) << 2 * v;
+    }
+    return word;
+  };
+  interleave(32, [&](int r) { return rows[r]->q; }, out.quads);
+  store_words(8, high, out.high);
+  pack_scales(rows, out);
+}
+
+void pack(Rows<BlockQ6_K> rows, int, PanelQ6_K& out) {
+  interleave(32, [&](int r) { return rows[r]->low; }, out.low);
+  interleave(16, [&](int r) { return rows[r]->high; }, out.high);
+  interleave(4, [&](int r) { return rows[r]->scales; }, out.scales);
+  store_halves([&](int r) { return &rows[r]->d; }, out.d);
+}
+
+void pack(Rows<BlockIQ4_XS> rows, int, PanelIQ4_XS& out) {
+  interleave(32, [&](int r) { return rows[r]->q; }, out.quads);
+  for (int r = 0; r < kPanelRows; ++r) {
+    BlockIQ4_XS block;
+    std::memcpy(&block, rows[r], sizeof block);
+    for (int run = 0; run < 8; ++run) {
+      reinterpret_cast<std::int8_t*>(&out.scales[run / 4][r])[run % 4] =
+          static_cast<std::int8_t>(unpack_scale(block, run));
+    }
+  }
+  store_halves([&](int r) { return &rows[r]->d; }, out.d);
+}
+
+// Blocks that begin or end with d.
+template <class Block, int kWords>
+void pack(Rows<Block> rows, int, PanelWords<kWords>& out) {
+  static_assert(sizeof(Block) == 4 * kWords + 2);
+  constexpr int kFirst = offsetof(Block, d) == 0 ? 2 : 0;
+  interleave(kWords, [&](int r) { return reinterpret_cast<const std::byte*>(rows[r]) + kFirst; }, out.words);
+  store_halves([&](int r) { return &rows[r]->d; }, out.d);
+}
+
+void pack(Rows<BlockIQ1_M> rows, int, PanelIQ1_M& out) {
+  interleave(14, [&](int r) { return rows[r]; }, out.words);
+}
+
+// Bytes of a panel's main stream for one block.
+template <class Panel, int kColumns>
+constexpr std::size_t main_bytes() {
+  return kColumns == 256 ? sizeof(Panel) : kColumns / 32 * sizeof(Panel);
+}
+
+template <class Block, class Panel, int kColumns>
+PanelLayout block_layout(std::int64_t columns) {
+  const std::size_t blocks = static_cast<std::size_t>(columns / kColumns);
+  const std::size_t main = blocks * main_bytes<Panel, kColumns>();
+  if (kColumns == 256) return {main, main};
+  return {align64(blocks * sizeof(Block) * kPanelRows), main};
+}
+
+// The scales of a small block are its first bytes, one each in MXFP4 and NVFP4, two each in the others.
+template <class Block, std::size_t kBytes>
+void pack_scales(Rows<Block> rows, std::int64_t block, std::byte* scales) {
+  constexpr std::size_t kSize = sizeof(Block) % 2 == 1 || alignof(Block) == 1 ? 1 : 2;
+  std::byte* out = scales + static_cast<std::size_t>(block) * kBytes * kPanelRows;
+  for (std::size_t i = 0; i < kBytes; i += kSize) {
+    for (int r = 0; r < kPanelRows; ++r, out += kSize) {
+      std::memcpy(out, reinterpret_cast<const std::byte*>(rows[r]) + i, kSize);
+    }
+  }
+}
+
+template <class Block, class Panel, int kColumns>
+void pack_blocks(const std::byte* const rows[], std::int64_t columns, std::byte* panel, std::byte* scales) {
+  constexpr int kParts = kColumns == 256 ? 1 : kColumns / 32;
+  auto* out = reinterpret_cast<Panel*>(panel);
+  for (std::int64_t b = 0; b < columns / kColumns; ++b) {
     const Block* blocks[kPanelRows];
-    for (int r = 0; r < kPanelRows; ++r) blocks[r] = block_at<Block>(rows[r], s);
-    pack_step(blocks, reinterpret_cast<Panel*>(panel)[s]);
+    for (int r = 0; r < kPanelRows; ++r) {
+      blocks[r] = reinterpret_cast<const Block*>(rows[r] + b * static_cast<std::int64_t>(sizeof(Block)));
+    }
+    for (int part = 0; part < kParts; ++part) pack(blocks, part, *out++);
+    if constexpr (kColumns != 256) {
+      pack_scales<Block, sizeof(Block) - kParts * sizeof(Panel) / kPanelRows>(blocks, b, scales);
+    }
   }
 }
 
@@ -87,37 +228,41 @@ void pack_steps(const std::byte* const rows[], std::int64_t steps, std::byte* pa
 
 PanelLayout panel_layout(Format format, std::int64_t columns) {
   const std::size_t n = static_cast<std::size_t>(columns);
-  const auto streams = [&](std::size_t block) {
-    return PanelLayout{align64(n / 32 * (block + 2 * kPanelRows)), n / 32 * block};
-  };
   switch (format) {
-    case Format::F32: return {n * 4 * kPanelRows, 0};
-    case Format::F16: return {align64(n * 2 * kPanelRows), 0};
-    case Format::BF16: return {(n + 1) / 2 * 4 * kPanelRows, 0};
-    case Format::Q4_0: return streams(sizeof(PanelQ4_0));
-    case Format::Q8_0: return streams(sizeof(PanelQ8_0));
-    case Format::Q4_K: return {n / 256 * sizeof(PanelQ4_K), 0};
-    case Format::Q6_K: return {n / 256 * sizeof(PanelQ6_K), 0};
+    case Format::F32:
+      return {n * 4 * kPanelRows, 0};
+    case Format::F16:
+      return {align64(n * 2 * kPanelRows), 0};
+    case Format::BF16:
+      return {(n + 1) / 2 * 4 * kPanelRows, 0};
+#define TRIVET_CASE(name, id, values, group) \
+  case Format::name:                         \
+    return block_layout<Block##name, Panel##name, values>(columns);
+      TRIVET_BLOCK_FORMATS(TRIVET_CASE)
+#undef TRIVET_CASE
   }
   return {};
 }
 
 void pack_panel(Format format, const std::byte* const rows[kPanelRows], std::int64_t columns,
                 std::byte* panel) {
-  const PanelLayout layout = panel_layout(format, columns);
+  std::byte* scales = panel + panel_layout(format, columns).scales;
   switch (format) {
-    case Format::F32: pack_columns<float>(rows, columns, 1, panel); break;
-    case Format::F16: pack_columns<std::uint16_t>(rows, columns, 1, panel); break;
-    case Format::BF16: pack_columns<std::uint16_t>(rows, columns, 2, panel); break;
-    case Format::Q4_0:
-      pack_blocks32<BlockQ4_0, PanelQ4_0>(rows, columns / 32, panel, panel + layout.scales);
+    case Format::F32:
+      pack_columns<float>(rows, columns, 1, panel);
       break;
-    case Format::Q8_0:
-      pack_blocks32<BlockQ8_0, PanelQ8_0>(rows, columns / 32, panel, panel + layout.scales);
-      for (std::size_t i = 0; i < layout.scales; ++i) panel[i] ^= std::byte{0x80};
+    case Format::F16:
+      pack_columns<std::uint16_t>(rows, columns, 1, panel);
       break;
-    case Format::Q4_K: pack_steps<BlockQ4_K, PanelQ4_K>(rows, columns / 256, panel); break;
-    case Format::Q6_K: pack_steps<BlockQ6_K, PanelQ6_K>(rows, columns / 256, panel); break;
+    case Format::BF16:
+      pack_columns<std::uint16_t>(rows, columns, 2, panel);
+      break;
+#define TRIVET_CASE(name, id, values, group)                                     \
+  case Format::name:                                                             \
+    pack_blocks<Block##name, Panel##name, values>(rows, columns, panel, scales); \
+    break;
+      TRIVET_BLOCK_FORMATS(TRIVET_CASE)
+#undef TRIVET_CASE
   }
 }
 

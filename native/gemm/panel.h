@@ -3,6 +3,9 @@
 // Everywhere a vector of 64 bytes holds four consecutive columns (a quad) of each of the 16 rows,
 // [row][column], which is what byte dot products of every x86 vector length and the right-hand tile of AMX
 // take. Rows past the end of the matrix have scale 0.
+//
+// Where a vector holds several quads, they have their own bits of every byte. A panel is as large as its
+// blocks in the file, but for rounding up to 64 bytes and for unpacked scales: at most 4 % more.
 #pragma once
 
 #include <cstddef>
@@ -14,26 +17,78 @@ namespace trivet {
 
 inline constexpr int kPanelRows = PackedMatrix::kPanel;
 
-// Q4_0, per 32 columns: quads[v] has quad v in the low and quad 4 + v in the high nibbles, value + 8.
-struct PanelQ4_0 {
+// Blocks of up to 128 columns, per 32 columns. What is left of the block, its scales, lies in a second
+// stream.
+
+// quads[v] has quad v in the low and quad 4 + v in the high nibbles.
+struct PanelNibbles {
   std::uint8_t quads[4][64];
 };
+using PanelQ4_0 = PanelNibbles;
+using PanelQ4_1 = PanelNibbles;
+using PanelIQ4_NL = PanelNibbles;
+using PanelMXFP4 = PanelNibbles;
+// Two runs of 16 columns: quads[2r + v] has quad v of run r in the low, quad 2 + v in the high nibbles.
+using PanelNVFP4 = PanelNibbles;
 
-// Q8_0, per 32 columns: value + 128.
+// As PanelNibbles; bit v of high is the fifth bit of quad v.
+struct PanelFiveBits {
+  std::uint8_t quads[4][64];
+  std::uint8_t high[64];
+};
+using PanelQ5_0 = PanelFiveBits;
+using PanelQ5_1 = PanelFiveBits;
+
+// Value + 128.
 struct PanelQ8_0 {
   std::uint8_t quads[8][64];
 };
 
-// Q4_K, per 256 columns: quads[8p + v] has quad v of run 2p in the low, of run 2p + 1 in the high nibbles.
-// Byte j of scales[g][r] and mins[g][r] is that of run 4g + j of row r: the even and the odd bytes of a lane
-// give the pairs (0, 2) and (1, 3), in 16 bits each.
+// Bit v is quad v.
+struct PanelQ1_0 {
+  std::uint8_t bits[64];
+};
+
+// quads[v / 4] has quad v in the bits 2(v % 4).
+struct PanelQ2_0 {
+  std::uint8_t quads[2][64];
+};
+
+// Blocks of 256 columns. Byte j of scales[g][r] and mins[g][r] is that of run 4g + j of row r: the even and
+// the odd bytes of a lane give the pairs (0, 2) and (1, 3), in 16 bits each.
+
+// quads[8h + v] has quad v of the four quarters of half h, two bits each; scales has GGUF's bytes.
+struct alignas(64) PanelQ2_K {
+  std::uint8_t quads[16][64];
+  std::uint32_t scales[4][kPanelRows];
+  std::uint16_t d[kPanelRows], dmin[kPanelRows];
+};
+
+// quads as in Q2_K. The third bit of quad v of quarter k of half h is bit k (for v >= 4, bit 4 + k) of
+// high[4h + v % 4]. scales has GGUF's 12 bytes.
+struct alignas(64) PanelQ3_K {
+  std::uint8_t quads[16][64];
+  std::uint8_t high[8][64];
+  std::uint32_t scales[3][kPanelRows];
+  std::uint16_t d[kPanelRows];
+};
+
+// quads[8p + v] has quad v of run 2p in the low, of run 2p + 1 in the high nibbles.
 struct alignas(64) PanelQ4_K {
   std::uint8_t quads[32][64];
   std::uint32_t scales[2][kPanelRows], mins[2][kPanelRows];
   std::uint16_t d[kPanelRows], dmin[kPanelRows];
 };
 
-// Q6_K, per 256 columns: the bytes of BlockQ6_K in quads. scales as for Q4_K, but signed.
+// As Q4_K; the fifth bit of quad v of run 2p + i is bit 2(v % 4) + i of high[2p + v / 4].
+struct alignas(64) PanelQ5_K {
+  std::uint8_t quads[32][64];
+  std::uint8_t high[8][64];
+  std::uint32_t scales[2][kPanelRows], mins[2][kPanelRows];
+  std::uint16_t d[kPanelRows], dmin[kPanelRows];
+};
+
+// The bytes of BlockQ6_K in quads; scales are signed.
 struct alignas(64) PanelQ6_K {
   std::uint8_t low[32][64];
   std::uint8_t high[16][64];
@@ -41,13 +96,39 @@ struct alignas(64) PanelQ6_K {
   std::uint16_t d[kPanelRows];
 };
 
-static_assert(sizeof(PanelQ4_K) == 2368 && sizeof(PanelQ6_K) == 3392);
+// Run k as PanelNibbles in quads[4k, 4k + 4); scales are signed.
+struct alignas(64) PanelIQ4_XS {
+  std::uint8_t quads[32][64];
+  std::uint32_t scales[2][kPanelRows];
+  std::uint16_t d[kPanelRows];
+};
+
+// GGUF's bytes but for d, four of each row at a time.
+template <int kWords>
+struct alignas(64) PanelWords {
+  std::uint32_t words[kWords][kPanelRows];
+  std::uint16_t d[kPanelRows];
+};
+using PanelTQ1_0 = PanelWords<13>;
+using PanelTQ2_0 = PanelWords<16>;
+using PanelIQ2_XXS = PanelWords<16>;
+using PanelIQ2_XS = PanelWords<18>;
+using PanelIQ2_S = PanelWords<20>;
+using PanelIQ3_XXS = PanelWords<24>;
+using PanelIQ3_S = PanelWords<27>;
+using PanelIQ1_S = PanelWords<12>;
+
+// d is in the words.
+struct alignas(64) PanelIQ1_M {
+  std::uint32_t words[14][kPanelRows];
+};
 
 // Where the parts of a panel are:
-//   F32, F16     [column][16 rows]
-//   BF16         [column / 2][16 rows][2], the right-hand tile of AMX; an odd last column is paired with 0
-//   Q4_0, Q8_0   [block]PanelQ*, then at `scales` [block][16 rows] float16: apart, so that quads stay aligned
-//   Q4_K, Q6_K   [step]PanelQ*
+//   F32, F16               [column][16 rows]
+//   BF16                   [column / 2][16 rows][2], the right-hand tile of AMX; an odd last column is paired
+//                          with 0
+//   blocks of 256 columns  [block]Panel*
+//   smaller blocks         [32 columns]Panel*, then at `scales` [block][scale or minimum][16 rows]
 struct PanelLayout {
   std::size_t bytes;   // of a panel, a multiple of 64
   std::size_t scales;  // offset of the second stream

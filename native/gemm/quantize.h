@@ -51,7 +51,7 @@ struct Quantize {
       *step = {};
       for (int b = 0; b < kStep / 32 && b * 32 < columns; ++b) {
         step->scale[b] = block<32>(x + 32 * b, step->q + 32 * b);
-        step->sum[b] = sum<32>(step->q + 32 * b);
+        for (int i = 2 * b; i < 2 * b + 2; ++i) step->sum16[i] = sum<16>(step->q + 16 * i);
       }
     }
   }

@@ -128,16 +128,19 @@ auto block_data(const KvCache& cache, const Bytes& bytes) {
   return bytes.data();
 }
 
-int add_matrices(Program& program, int type_id, std::int64_t columns, Stack data) {
+int add_matrices(Program& program, int type_id, std::int64_t columns, Stack data,
+                 const std::optional<Floats>& scales) {
   const Format format = check_row(type_id, columns, data.shape(2));
   if (data.size() != 0 &&
       (data.stride(2) != 1 || data.stride(1) != static_cast<std::int64_t>(data.shape(2)))) {
     throw std::invalid_argument("the rows of a matrix must lie one after another");
   }
   const auto* rows = reinterpret_cast<const std::byte*>(data.data());
+  const std::vector<float> factors = scales ? to_vector(*scales) : std::vector<float>();
   nb::gil_scoped_release release;
   return program.add_matrices(format, static_cast<std::int64_t>(data.shape(0)),
-                              static_cast<std::int64_t>(data.shape(1)), columns, rows, data.stride(0));
+                              static_cast<std::int64_t>(data.shape(1)), columns, rows, data.stride(0),
+                              factors);
 }
 
 void linear(Program& program, int input,
@@ -168,8 +171,10 @@ void bind_program(nb::module_& m) {
           },
           "threads"_a, "slots"_a, "cache_dtype"_a, "cache_layers"_a,
           "`slots`: (buffer or -1, columns) of each value. `cache_layers`: (KV heads, head_dim) of each.")
-      .def("add_matrices", &add_matrices, "type_id"_a, "columns"_a, "data"_a,
-           "Repack matrices [count, rows, bytes per row] of a GGUF type; returns their index.")
+      .def("add_matrices", &add_matrices, "type_id"_a, "columns"_a, "data"_a, "scales"_a = nb::none(),
+           "Repack matrices [count, rows, bytes per row] of a GGUF type, multiplied by `scales` [count]; "
+           "returns "
+           "their index.")
       .def("add_rotary", &Program::add_rotary, "inv_freq"_a, "interleaved"_a, "magnitude"_a)
       .def("embed", &embed, "output"_a, "type_id"_a, "table"_a, "scale"_a,
            "`table`: GGUF rows [vocabulary, bytes per row], kept and read in place.")

@@ -20,14 +20,16 @@ constexpr std::int64_t kPanelsPerClaim = 8;
 }  // namespace
 
 int Program::add_matrices(Format format, std::int64_t count, std::int64_t rows, std::int64_t columns,
-                          const std::byte* data, std::int64_t stride) {
+                          const std::byte* data, std::int64_t stride, const std::vector<float>& scales) {
   need(count >= 1 && rows >= 1 && columns >= 1, "a matrix needs rows and columns, got " + number(count) +
                                                     " of " + number(rows) + " by " + number(columns));
+  need(scales.empty() || static_cast<std::int64_t>(scales.size()) == count,
+       number(count) + " matrices need as many scales, got " + number(scales.size()));
   const std::unique_lock lock = exclusive();
   auto& stack = *matrices_.emplace_back(std::make_unique<std::vector<PackedMatrix>>());
   stack.reserve(count);
   for (std::int64_t i = 0; i < count; ++i) {
-    stack.emplace_back(format, rows, columns);
+    stack.emplace_back(format, rows, columns, scales.empty() ? 1.0f : scales[i]);
     weight_bytes_ += stack.back().bytes();
   }
   const std::int64_t panels = stack.front().panels();

@@ -33,7 +33,7 @@ class Program {
 
   // Repacks `count` matrices [rows, columns] whose GGUF rows start `stride` bytes apart; returns their index.
   int add_matrices(Format format, std::int64_t count, std::int64_t rows, std::int64_t columns,
-                   const std::byte* data, std::int64_t stride);
+                   const std::byte* data, std::int64_t stride, const std::vector<float>& scales);
   int add_rotary(std::vector<double> inv_freq, bool interleaved, double magnitude);
 
   // `table` holds `rows` GGUF rows and is kept by `owner`.

@@ -2,10 +2,17 @@ import json
 import math
 import shutil
 
+import numpy as np
 import pytest
 
 from tests.api.scripted import BOS, EOS, write_byte_tokenizer
 from tests.models.tiny import MODELS
+from trivet.weights.formats import Format
+from trivet.weights.gguf_writer import GGUFWriter
+from trivet.weights.quantize import quantize
+from trivet.weights.tensor import TensorInfo
+
+INFO = TensorInfo("token_embd.weight", (20, 64), Format.Q8_0)
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +83,32 @@ def test_a_model_that_cannot_run_is_shown_with_the_reason(trivet, folders, tmp_p
     assert "chat template" in out
     assert err.startswith("cannot run here: ")
     assert "99" in err
+
+
+def test_weights_that_are_not_finite_are_named(trivet, tmp_path):
+    values = np.ones((20, 64), np.float32)
+    with GGUFWriter(tmp_path / "m.gguf", {"general.architecture": "llama"}, [INFO]) as writer:
+        blocks = quantize(values, Format.Q8_0).reshape(20, 2, 34)
+        writer.write(INFO.name, blocks)
+    path = str(tmp_path / "m.gguf")
+    code, out, _ = trivet("inspect", path, "--check")
+    assert code == 0
+    assert "all weights are finite" in out
+    blocks[3:, 1, :2] = np.frombuffer(np.float16(np.nan).tobytes(), np.uint8)
+    with GGUFWriter(tmp_path / "m.gguf", {"general.architecture": "llama"}, [INFO]) as writer:
+        writer.write(INFO.name, blocks)
+    code, out, err = trivet("inspect", path, "--check")
+    assert code == 1
+    assert "not finite: tensor token_embd.weight (Q8_0), block 7: row 3, column 32 is nan\n" in err
+    assert "not finite: tensor token_embd.weight: 9 more blocks\n" in err
+    code, out, _ = trivet("inspect", path, "--check", "--json")
+    assert code == 1
+    (bad,) = json.loads(out)["not_finite"]
+    assert (bad["tensor"], bad["count"], bad["blocks"][1]) == (
+        "token_embd.weight",
+        17,
+        {"block": 9, "row": 4, "column": 32, "value": "nan"},
+    )
 
 
 def test_system(trivet):

@@ -10,6 +10,7 @@ from typing import Any
 import gguf
 import numpy as np
 
+from tests.blocks import BLOCK_FORMATS, dequantize, random_blocks, set_halves
 from trivet import _native
 from trivet.errors import ModelError
 from trivet.graph.builder import GraphBuilder
@@ -35,8 +36,10 @@ class RandomCheckpoint:
     def add(self, name: str, *shape: int, format: Format = Format.F32, scale: float = 1.0) -> None:
         rng = np.random.default_rng([*name.encode()])
         values = scale * rng.standard_normal(shape, np.float32)
-        if format in (Format.Q4_K, Format.Q6_K):
+        if format in BLOCK_FORMATS:
             self.data[name] = _random_blocks(format, shape, scale, rng)
+        elif format is Format.I8:
+            self.data[name] = np.zeros(shape, np.uint8)
         else:
             quantized = gguf.quants.quantize(values, gguf.GGMLQuantizationType(format.type_id))
             self.data[name] = np.ascontiguousarray(quantized).view(np.uint8)
@@ -48,13 +51,25 @@ class RandomCheckpoint:
         return Tensor(self.tensors[name], self.data[name])
 
 
+CENTRE = {Format.Q4_1: -7.5, Format.Q5_1: -15.5, Format.Q2_K: 1.5, Format.Q4_K: 7.5, Format.Q5_K: 15.5}
+"""Minimum over scale of blocks whose values have about the mean 0."""
+
+
 def _random_blocks(format: Format, shape: tuple[int, ...], scale: float, rng: np.random.Generator) -> np.ndarray:
-    blocks = rng.integers(0, 256, (*shape[:-1], shape[-1] // 256, format.block_bytes), np.uint8)
-    if format is Format.Q4_K:
-        blocks[..., :4] = np.array([scale / 300, scale / 40], np.float16).view(np.uint8)
+    """Rows of any blocks, whose values have about this standard deviation."""
+    blocks = random_blocks(format, (*shape[:-1], shape[-1] // format.block_size), rng)
+    rows = blocks.reshape(*shape[:-1], -1)
+    exponent = np.log2(scale)
+    if format is Format.MXFP4:
+        blocks[..., 0] = 126 + np.rint(exponent)
+    elif format is Format.NVFP4:
+        blocks[..., :4] = rng.integers(8 * (4.7 + exponent), 8 * (6.7 + exponent), (*blocks.shape[:-1], 4))
     else:
-        blocks[..., -2:] = np.array([scale / 1500], np.float16).view(np.uint8)
-    return blocks.reshape(*shape[:-1], -1)
+        centre = CENTRE.get(format, 0.0)
+        set_halves(format, blocks, 1.0, centre)
+        d = scale / np.std(dequantize(format, rows))
+        set_halves(format, blocks, d, centre * d)
+    return rows
 
 
 def attention_graph(

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import gguf
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from tests.blocks import BLOCK_FORMATS, HALVES, dequantize, set_halves
 from trivet import _native
 from trivet.weights.formats import Format
-
-# Formats in blocks, and where their float16 scales are.
-BLOCKS = {Format.Q4_0: (0,), Format.Q8_0: (0,), Format.Q4_K: (0, 2), Format.Q6_K: (208,)}
 
 EVERY_HALF = np.arange(1 << 16, dtype=np.uint16)
 SPECIAL_HALVES = np.array(
     [0x0000, 0x8000, 0x0001, 0x8001, 0x03FF, 0x0400, 0x3C00, 0x7BFF, 0xFBFF, 0x7C00, 0xFC00, 0x7E00], np.uint16
 )
+
+each_block_format = pytest.mark.parametrize("fmt", BLOCK_FORMATS, ids=lambda f: f.name)
 
 
 def assert_same(ours: np.ndarray, theirs: np.ndarray) -> None:
@@ -31,7 +30,7 @@ def assert_same(ours: np.ndarray, theirs: np.ndarray) -> None:
 
 def check(fmt: Format, blocks: np.ndarray) -> None:
     with np.errstate(all="ignore"):
-        theirs = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType(fmt.type_id)).ravel()
+        theirs = dequantize(fmt, blocks).ravel()
     count = blocks.size // fmt.block_bytes * fmt.block_size
     assert_same(_native.dequantize(fmt.type_id, blocks.ravel(), count), theirs)
 
@@ -46,32 +45,47 @@ def test_float32_is_copied() -> None:
     assert_same(_native.dequantize(Format.F32.type_id, bits.view(np.uint8), bits.size), bits.view(np.float32))
 
 
-@pytest.mark.parametrize("fmt", BLOCKS, ids=lambda f: f.name)
+@each_block_format
 def test_scales_of_every_size(fmt: Format) -> None:
-    scales = EVERY_HALF[::13]
-    blocks = np.random.default_rng(0).integers(0, 256, (len(scales), fmt.block_bytes), dtype=np.uint8)
-    for at in BLOCKS[fmt]:
-        blocks[:, at : at + 2] = np.roll(scales, 7 * at)[:, None].view(np.uint8)
+    halves = EVERY_HALF[::13].view(np.float16)
+    blocks = np.random.default_rng(0).integers(0, 256, (len(halves), fmt.block_bytes), dtype=np.uint8)
+    set_halves(fmt, blocks, halves, np.roll(halves, 7))
     check(fmt, blocks)
 
 
-@pytest.mark.parametrize("fmt", BLOCKS, ids=lambda f: f.name)
-@settings(max_examples=60, deadline=None)
+@each_block_format
+def test_every_byte_in_every_place(fmt: Format) -> None:
+    """All indices of all grids among them, and all scales of one byte."""
+    blocks = np.random.default_rng(1).integers(0, 256, (2048, fmt.block_bytes), dtype=np.uint8)
+    blocks += np.arange(2048, dtype=np.uint16).astype(np.uint8)[:, None]
+    set_halves(fmt, blocks, 1.0, 1.0)
+    check(fmt, blocks)
+
+
+@each_block_format
+@settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_any_block(fmt: Format, data: st.DataObject) -> None:
     blocks = data.draw(npst.arrays(np.uint8, (3, fmt.block_bytes)))
-    for at in BLOCKS[fmt]:
-        blocks[0, at : at + 2] = data.draw(npst.arrays(np.uint16, 1, elements=st.sampled_from(SPECIAL_HALVES))).view(
-            np.uint8
-        )
+    special = data.draw(npst.arrays(np.uint16, 2, elements=st.sampled_from(SPECIAL_HALVES))).view(np.float16)
+    set_halves(fmt, blocks[0], *special)
     check(fmt, blocks)
+
+
+def test_all_formats_of_weights_compute() -> None:
+    others = {Format.Q8_1, Format.Q8_K, Format.I8, Format.I16, Format.I32, Format.I64, Format.F64}
+    assert {*BLOCK_FORMATS, Format.F32, Format.F16, Format.BF16} == set(Format) - others
+    assert HALVES.keys() == set(BLOCK_FORMATS) - {Format.IQ1_M, Format.MXFP4, Format.NVFP4}
+    for fmt in others:
+        with pytest.raises(ValueError, match=f"tensor type {fmt.type_id} is not a format of weights"):
+            _native.dequantize(fmt.type_id, np.zeros(0, np.uint8), 0)
 
 
 @pytest.mark.parametrize(
     ("type_id", "size", "count", "message"),
     [
-        (3, 20, 32, "tensor type 3 does not compute"),
-        (-1, 20, 32, "tensor type -1 does not compute"),
+        (4, 20, 32, "tensor type 4 is not a format of weights"),
+        (-1, 20, 32, "tensor type -1 is not a format of weights"),
         (8, 34, 33, "33 columns are not whole Q8_0 blocks of 32"),
         (8, 33, 32, "got 33 bytes for 1 rows of 34 bytes"),
         (0, 4, -1, "-1 columns"),

@@ -12,34 +12,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.blocks import BLOCK_FORMATS, HALVES, SMALL, dequantize, random_blocks, set_halves
 from trivet import _native
 from trivet.weights.formats import Format
 
-FORMATS = [Format.F32, Format.F16, Format.BF16, Format.Q8_0, Format.Q4_0, Format.Q4_K, Format.Q6_K]
+FLOATS = [Format.F32, Format.F16, Format.BF16]
+FORMATS = FLOATS + BLOCK_FORMATS
 # Columns that share one int8 scale of the activations.
-ACTIVATION_BLOCK = {Format.Q8_0: 32, Format.Q4_0: 32, Format.Q4_K: 256, Format.Q6_K: 256}
-SCALES_AT = {Format.Q8_0: (0,), Format.Q4_0: (0,), Format.Q4_K: (0, 2), Format.Q6_K: (208,)}
+ACTIVATION_BLOCK = {fmt: 32 if fmt in SMALL else 256 for fmt in BLOCK_FORMATS}
+MINIMA = {Format.Q4_1, Format.Q5_1, Format.Q2_K, Format.Q4_K, Format.Q5_K}
 EPSILON = 2.0**-23
 
 each_format = pytest.mark.parametrize("fmt", FORMATS, ids=lambda f: f.name)
-each_block_format = pytest.mark.parametrize("fmt", ACTIVATION_BLOCK, ids=lambda f: f.name)
+each_block_format = pytest.mark.parametrize("fmt", BLOCK_FORMATS, ids=lambda f: f.name)
 
 
 def random_weights(fmt: Format, rows: int, columns: int, seed: int = 0) -> np.ndarray:
     """GGUF rows [rows, bytes]: any quants, scales of both signs."""
     rng = np.random.default_rng(seed)
-    if fmt not in SCALES_AT:
+    if fmt in FLOATS:
         values = rng.standard_normal((rows, columns), dtype=np.float32)
         return gguf.quants.quantize(values, gguf.GGMLQuantizationType(fmt.type_id)).view(np.uint8)
-    blocks = rng.integers(0, 256, (rows, columns // fmt.block_size, fmt.block_bytes), dtype=np.uint8)
-    for at in SCALES_AT[fmt]:
-        scales = rng.standard_normal(blocks.shape[:2]).astype(np.float16)
-        blocks[:, :, at : at + 2] = scales[:, :, None].view(np.uint8)
-    return blocks.reshape(rows, -1)
-
-
-def dequantize(fmt: Format, data: np.ndarray) -> np.ndarray:
-    return gguf.quants.dequantize(data, gguf.GGMLQuantizationType(fmt.type_id)).astype(np.float64)
+    return random_blocks(fmt, (rows, columns // fmt.block_size), rng).reshape(rows, -1)
 
 
 def random_rows(m: int, columns: int, seed: int = 1) -> np.ndarray:
@@ -67,7 +61,7 @@ def matmul(fmt: Format, data: np.ndarray, x: np.ndarray, threads: int = 1) -> np
 
 def check_product(fmt: Format, data: np.ndarray, x: np.ndarray) -> None:
     """Only float32 rounding away from the product of the quantised rows, so within their error of the true one."""
-    weights = dequantize(fmt, data)
+    weights = dequantize(fmt, data).astype(np.float64)
     values, half_step = quantized(fmt, x)
     y = matmul(fmt, data, x)
     rounding = 64 * EPSILON * (np.abs(values) @ np.abs(weights).T + _min_terms(fmt, data, values))
@@ -77,12 +71,12 @@ def check_product(fmt: Format, data: np.ndarray, x: np.ndarray) -> None:
 
 
 def _min_terms(fmt: Format, data: np.ndarray, values: np.ndarray) -> np.ndarray | float:
-    """Q4_K adds d * scale * q and -dmin * min, which may be far larger than their sum."""
-    if fmt is not Format.Q4_K:
+    """Scale times integer and minimum are added, which may be far larger than their sum."""
+    if fmt not in MINIMA:
         return 0.0
     shifted = data.reshape(len(data), -1, fmt.block_bytes).copy()
-    shifted[:, :, 0:2] = 0
-    return np.abs(values) @ np.abs(dequantize(fmt, shifted.reshape(len(data), -1))).T
+    set_halves(fmt, shifted, 0.0)
+    return np.abs(values) @ np.abs(dequantize(fmt, shifted.reshape(len(data), -1)).astype(np.float64)).T
 
 
 @each_format
@@ -118,8 +112,9 @@ def test_extreme_integers_do_not_overflow(fmt: Format, byte: int) -> None:
     """Every weight and every activation at the end of its range, in each combination of signs."""
     data = np.full((16, 4 * fmt.num_bytes((256,))), byte, np.uint8)
     blocks = data.reshape(16, -1, fmt.block_bytes)
-    for at in SCALES_AT[fmt]:
-        blocks[:, :, at : at + 2] = np.frombuffer(np.float16(1).tobytes(), np.uint8)
+    set_halves(fmt, blocks, 1.0, 1.0)
+    if fmt is Format.MXFP4:
+        blocks[:, :, 0] = 128
     x = np.ones((4, 1024), np.float32)
     x[1] = -1
     x[2, 1::2] = -1
@@ -155,16 +150,21 @@ def test_a_value_that_is_not_finite_spoils_its_row_alone(fmt: Format, bad: float
     np.testing.assert_array_equal(np.delete(y, 3, axis=0), np.delete(clean, 3, axis=0))
 
 
-@each_block_format
+@pytest.mark.parametrize("fmt", [*HALVES, Format.IQ1_M], ids=lambda f: f.name)
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_scale_that_is_not_finite_spoils_its_column_alone(fmt: Format, bad: float) -> None:
     data, x = random_weights(fmt, 20, 512), random_rows(6, 512)
     clean = matmul(fmt, data, x)
-    at = SCALES_AT[fmt][0]
-    data[7, at : at + 2] = np.frombuffer(np.float16(bad).tobytes(), np.uint8)
+    set_halves(fmt, data.reshape(20, -1, fmt.block_bytes)[7, 0], bad)
     y = matmul(fmt, data, x)
     assert not np.isfinite(y[:, 7]).any()
     np.testing.assert_array_equal(np.delete(y, 7, axis=1), np.delete(clean, 7, axis=1))
+
+
+@each_block_format
+def test_a_panel_is_as_large_as_its_blocks(fmt: Format) -> None:
+    data = random_weights(fmt, 64, 4096)
+    assert data.nbytes <= _native.PackedMatrix(fmt.type_id, data.reshape(-1), 64, 4096).bytes <= 1.041 * data.nbytes
 
 
 @each_format
@@ -190,8 +190,8 @@ def test_arguments_that_do_not_fit() -> None:
         _native.matmul(8, data.reshape(-1), 3, 64, x)
     with pytest.raises(ValueError, match="48 columns are not whole Q8_0 blocks of 32"):
         _native.matmul(8, data.reshape(-1), 2, 48, x)
-    with pytest.raises(ValueError, match="tensor type 13 does not compute"):
-        _native.matmul(13, data.reshape(-1), 2, 64, x)
+    with pytest.raises(ValueError, match="tensor type 26 is not a format of weights"):
+        _native.matmul(26, data.reshape(-1), 2, 64, x)
 
 
 def run_python(isa: str, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -14,20 +14,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import reference
+from tests.blocks import BLOCK_FORMATS
 from tests.native.harness import VOCAB, RandomCheckpoint, Sequences, ints, logits, model_graph, program, random_tokens
 from trivet import _native
 from trivet.errors import ModelError
+from trivet.graph.builder import GraphBuilder
 from trivet.graph.ops import Graph, Weight
 from trivet.runtime.compiler import compile_program
 from trivet.weights.formats import Format
 
 FLOATS = (Format.F32, Format.F16, Format.BF16)
-QUANTS = (Format.Q8_0, Format.Q4_0, Format.Q4_K, Format.Q6_K)
-MODELS = [(format,) for format in FLOATS + QUANTS] + [FLOATS, QUANTS, FLOATS + QUANTS]
+QUANTS = tuple(BLOCK_FORMATS)
+MIXTURES = [FLOATS, QUANTS[:9], QUANTS[9:17], QUANTS[17:], FLOATS + QUANTS[::-2]]
+MODELS = [(format,) for format in (*FLOATS, Format.Q8_0, Format.Q4_0, Format.Q4_K, Format.Q6_K)] + MIXTURES
+ALL = [((format,), 0) for format in FLOATS + QUANTS] + [(formats, 5) for formats in MODELS]
 
 
-@pytest.mark.parametrize("experts", [0, 5], ids=["dense", "moe"])
-@pytest.mark.parametrize("formats", MODELS, ids=lambda formats: "+".join(f.name for f in formats))
+@pytest.mark.parametrize(
+    ("formats", "experts"), ALL, ids=lambda x: "+".join(f.name for f in x) if isinstance(x, tuple) else f"{x} experts"
+)
 def test_against_float64(formats: tuple[Format, ...], experts: int) -> None:
     model = model_graph(*formats, experts=experts)
     tokens = random_tokens(40)
@@ -37,6 +42,22 @@ def test_against_float64(formats: tuple[Format, ...], experts: int) -> None:
         assert error < 1e-5
     elif not experts:  # with experts, rounding may choose another one
         assert error < 0.05
+
+
+@pytest.mark.parametrize("experts", [0, 5])
+def test_matrices_may_have_a_factor_of_their_own(experts: int) -> None:
+    graph, checkpoint = model_graph(Format.NVFP4, experts=experts)
+    for name, info in list(checkpoint.tensors.items()):
+        if info.format is Format.NVFP4:
+            checkpoint.add(name.replace(".weight", ".scale"), *(info.shape[:-2] or (1,)))
+            checkpoint.add(name.replace(".weight", ".input_scale"), 1)
+    tokens = random_tokens(10)
+    expected = reference.run(graph, reference.Weights(checkpoint), tokens)
+    error = np.abs(logits(program((graph, checkpoint), threads=2), tokens) - expected) / np.ptp(expected)
+    assert (np.median(error) if experts else error.max()) < 0.05  # rounding may choose another expert
+    builder = GraphBuilder(checkpoint.tensors)
+    builder.linear(builder.embed("embd", VOCAB, 256), "0.o", 256)
+    assert builder.used == {f"{name}.{kind}" for name in ("embd", "0.o") for kind in ("weight", "scale", "input_scale")}
 
 
 Expected = dict[tuple[tuple[Format, ...], int], tuple[tuple[Graph, RandomCheckpoint], list[np.ndarray]]]
@@ -297,7 +318,7 @@ BAD_CALLS: list[tuple[Callable[[], Any], str]] = [
     (lambda: _native.Program(1, [(0, 0)], "f32", []), "cannot have"),
     (lambda: _native.Program(1, [], "f32", [(0, 64)]), "cache layer needs"),
     (lambda: small_program().embed(0, 0, table(3, 7), 1.0), "28 bytes are not a row of 8 columns of F32"),
-    (lambda: small_program().embed(0, 99, table(3, 8), 1.0), "type 99 does not compute"),
+    (lambda: small_program().embed(0, 99, table(3, 8), 1.0), "type 99 is not a format of weights"),
     (lambda: small_program().embed(9, 0, table(3, 8), 1.0), "there is no value 9"),
     (lambda: small_program().embed(-1, 0, table(3, 8), 1.0), "there is no value -1"),
     (lambda: small_program().embed(0, 0, table(0, 8), 1.0), "table is empty"),
@@ -350,10 +371,8 @@ def test_a_missing_part_of_a_tensor_is_named() -> None:
 
 def test_a_format_that_does_not_compute_is_named() -> None:
     graph, checkpoint = model_graph()
-    checkpoint.add("1.o.weight", 256, 256, format=Format.Q5_0)
-    with pytest.raises(
-        ModelError, match=r"1\.o\.weight is in format Q5_0, which is not supported yet; supported are F32"
-    ):
+    checkpoint.add("1.o.weight", 256, 256, format=Format.I8)
+    with pytest.raises(ModelError, match=r"1\.o\.weight is in format I8, in which weights do not compute; F32, F16"):
         compile_program(graph, checkpoint, 1, "f32")
 
 

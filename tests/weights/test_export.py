@@ -16,6 +16,7 @@ from trivet.weights.formats import Format
 from trivet.weights.gguf import GGUFFile
 from trivet.weights.gguf_values import ValueType
 from trivet.weights.gguf_writer import GGUFWriter
+from trivet.weights.mixes import MIXES
 from trivet.weights.quantize import quantize
 from trivet.weights.tensor import TensorInfo
 
@@ -44,8 +45,11 @@ def model(path: Path, fmt: Format = Format.F32, values: dict[str, np.ndarray] = 
     return GGUFFile(path)
 
 
-@pytest.mark.parametrize("source", [Format.F32, Format.F16, Format.BF16], ids=lambda fmt: fmt.name)
-@pytest.mark.parametrize("mix", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K_M", "Q6_K"])
+@pytest.mark.parametrize(
+    ("source", "mix"),
+    [(Format.F32, mix) for mix in MIXES]
+    + [(fmt, mix) for fmt in (Format.F16, Format.BF16) for mix in ("F32", "Q4_K_M")],
+)
 def test_every_tensor_is_quantised_whole(
     source: Format, mix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,7 +61,7 @@ def test_every_tensor_is_quantised_whole(
     assert file.tensors == written
     assert seen == list(VALUES)
     assert file.metadata == METADATA | {
-        "general.file_type": gguf.LlamaFileType["ALL_F32" if mix == "F32" else f"MOSTLY_{mix}"],
+        "general.file_type": MIXES[mix][1],
         "general.quantization_version": 2,
     }
     assert file.types["small"] is ValueType.UINT8

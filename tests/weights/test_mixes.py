@@ -48,14 +48,52 @@ def test_plain_mixes_have_one_format(mix: str, tied: bool) -> None:
     assert exceptions(mix, model(tied=tied)) == {}
 
 
+@pytest.mark.parametrize("mix", ["Q5_1", "Q5_0", "Q4_1", "Q4_0", "IQ4_NL", "NVFP4", "Q3_K_S", "Q1_0"])
 @pytest.mark.parametrize(("tied", "name"), [(True, "token_embd.weight"), (False, "output.weight")])
-def test_the_output_gets_more_bits(tied: bool, name: str) -> None:
-    assert exceptions("Q4_0", model(tied=tied)) == {name: "Q6_K"}
+def test_the_output_gets_more_bits(mix: str, tied: bool, name: str) -> None:
+    found = exceptions(mix, model(tied=tied))
+    if mix == "IQ4_NL":
+        assert {found.pop(f"blk.{i}.ffn_down.weight") for i in range(3)} == {"Q5_K"}
+    assert found == {name: "Q6_K"}
 
 
-def test_q4_k_m_is_llamacpps_mixture() -> None:
-    more = {f"blk.{i}.{name}.weight": "Q6_K" for i in MORE_OF_28 for name in ("attn_v", "ffn_down")}
-    assert exceptions("Q4_K_M", model()) == more | {"output.weight": "Q6_K"}
+def layers(*names: str, of: range | list[int], fmt: str) -> dict[str, str]:
+    return {f"blk.{i}.{name}.weight": fmt for i in of for name in names}
+
+
+ALL = range(28)
+MIXTURES = {
+    "Q4_K_M": layers("attn_v", "ffn_down", of=MORE_OF_28, fmt="Q6_K"),
+    "Q5_K_M": layers("attn_v", "ffn_down", of=MORE_OF_28, fmt="Q6_K"),
+    "Q4_K_S": layers("attn_v", of=range(4), fmt="Q5_K") | layers("ffn_down", of=range(3), fmt="Q5_K"),
+    "Q5_K_S": {},
+    "Q3_K_L": layers("attn_v", "ffn_down", "attn_output", of=ALL, fmt="Q5_K"),
+    "Q3_K_M": layers("attn_v", "ffn_down", "attn_output", of=ALL, fmt="Q4_K")
+    | layers("attn_v", of=range(2), fmt="Q5_K")
+    | layers("ffn_down", of=range(1), fmt="Q5_K"),
+    "Q2_K": layers("attn_v", "ffn_down", "attn_output", of=ALL, fmt="Q3_K"),
+    "IQ4_XS": layers("ffn_down", of=range(3), fmt="Q5_K"),
+    "TQ2_0": {"token_embd.weight": "Q4_K"},
+    "TQ1_0": {"token_embd.weight": "Q4_K"},
+    "Q2_0": {"token_embd.weight": "Q4_K"},
+}
+
+
+@pytest.mark.parametrize("mix", MIXTURES)
+def test_llamacpps_mixtures(mix: str) -> None:
+    assert exceptions(mix, model()) == MIXTURES[mix] | {"output.weight": "Q6_K"}
+
+
+@pytest.mark.parametrize(("mix", "fmt"), [("Q2_K", "Q4_K"), ("IQ4_XS", "Q5_K"), ("IQ4_NL", "Q5_K"), ("Q4_K_S", "Q4_K")])
+def test_values_that_many_heads_share_get_more_bits(mix: str, fmt: str) -> None:
+    formats = choose_formats(model(), mix, 28, heads_per_kv=4)
+    assert formats["blk.9.attn_v.weight"].name == fmt
+
+
+def test_mxfp4_is_for_experts() -> None:
+    formats = choose_formats(model(experts=16), "MXFP4_MOE", 28, 16)
+    assert {fmt.name for name, fmt in formats.items() if "_exps" in name} == {"MXFP4"}
+    assert formats["output.weight"] is formats["blk.0.attn_q.weight"] is Format.Q8_0
 
 
 def test_q4_k_m_of_80_layers_keeps_all_values_well() -> None:
@@ -70,22 +108,28 @@ def test_eight_experts_share_keys_and_values_of_8_bits(mix: str) -> None:
     assert {name: fmt for name, fmt in found.items() if "attn_k" in name or "attn_v" in name} == {
         f"blk.{i}.{name}.weight": "Q8_0" for i in range(28) for name in ("attn_k", "attn_v")
     }
-    assert sum("attn_output" in name for name in found) == (28 if mix == "Q4_K_M" else 0)
+    output = {fmt for name, fmt in found.items() if "attn_output" in name}
+    assert output == ({"Q5_K"} if mix == "Q4_K_M" else set())
     assert found["blk.0.ffn_gate_inp.weight"] == "F32"
     assert sum("ffn_down_exps" in name for name in found) == (14 if mix == "Q4_K_M" else 0)
 
 
 @pytest.mark.parametrize(
     ("mix", "hidden", "expected"),
-    [("Q4_K_M", 960, "Q8_0"), ("Q6_K", 960, "Q8_0"), ("Q4_0", 960, "Q4_0"), ("Q8_0", 48, "F16"), ("Q4_K_M", 48, "F16")],
+    [
+        *[("Q4_K_M", 960, "Q5_0"), ("Q5_K_S", 960, "Q5_1"), ("Q6_K", 960, "Q8_0"), ("Q3_K_S", 960, "Q4_0")],
+        *[("Q2_K", 960, "Q4_0"), ("TQ1_0", 960, "Q4_0"), ("IQ4_XS", 960, "IQ4_NL"), ("Q4_0", 960, "Q4_0")],
+        *[("Q1_0", 960, "Q4_0"), ("NVFP4", 960, "NVFP4"), ("Q8_0", 48, "F16"), ("Q4_K_M", 48, "F16")],
+    ],
 )
 def test_rows_of_no_whole_number_of_blocks(mix: str, hidden: int, expected: str) -> None:
     formats = choose_formats(model(hidden=hidden), mix, 28)
     assert formats["blk.3.attn_q.weight"].name == expected
-    assert formats["blk.3.ffn_down.weight"] is MIXES[mix][0]
+    assert formats["blk.4.ffn_gate.weight"] is formats["blk.3.attn_q.weight"]
+    assert formats["blk.3.ffn_down.weight"].block_size == (MIXES[mix][0]).block_size
     assert hidden % formats["output.weight"].block_size == 0
 
 
 def test_an_unknown_mix() -> None:
-    with pytest.raises(ModelError, match="no quantisation 'Q3_X'; there are F32, F16, BF16, Q8_0, Q6_K, Q4_K_M, Q4_0"):
+    with pytest.raises(ModelError, match="no quantisation 'Q3_X'; there are F32, F16, BF16, Q8_0, Q6_K, Q5_K_M"):
         choose_formats(model(), "Q3_X", 28)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from trivet.cli.quantize import Target, mix, write
+from trivet.cli.quantize import MIX_HELP, Target, mix, write
 
 
 def convert(
@@ -18,7 +18,7 @@ def convert(
             "--to",
             parser=mix,
             metavar="TYPE",
-            help="F32, F16, BF16, Q8_0, Q6_K, Q4_K_M or Q4_0.",
+            help=MIX_HELP,
             show_default="the folder's own",
         ),
     ] = None,

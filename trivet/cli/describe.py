@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 from trivet.errors import ModelError
@@ -11,6 +12,7 @@ from trivet.models.registry import build
 from trivet.runtime.cpu import main_format
 from trivet.text.tokenizer import Tokenizer
 from trivet.weights import open_checkpoint
+from trivet.weights.check import bad_tensors
 from trivet.weights.formats import Format
 from trivet.weights.hub import resolve
 from trivet.weights.tensor import Checkpoint
@@ -18,10 +20,13 @@ from trivet.weights.tensor import Checkpoint
 CACHE_BYTES = {"f32": 4, "f16": 2, "bf16": 2}
 
 
-def describe(model: str | None, context: int | None, cache_dtype: str, tensors: bool) -> dict[str, Any]:
+def describe(
+    model: str | None, context: int | None, cache_dtype: str, tensors: bool, check: bool = False
+) -> dict[str, Any]:
     """All that `trivet inspect` shows, ready for JSON. What cannot be read or run here has its reason in `problem`.
 
-    context: tokens to size the KV cache for; None is the model's own length. tensors: list each.
+    context: tokens to size the KV cache for; None is the model's own length. tensors: list each. check: list the
+    tensors with weights that are not finite.
 
     Raises ModelError when the file itself cannot be read.
     """
@@ -52,6 +57,8 @@ def describe(model: str | None, context: int | None, cache_dtype: str, tensors: 
         found["chat_template"] = tokenizer.chat_template
     except ModelError as error:
         found["problems"].append(str(error))
+    if check:
+        found["not_finite"] = [asdict(bad) for bad in bad_tensors(checkpoint)]
     if tensors:
         found["tensors"] = [
             {

@@ -15,6 +15,7 @@ UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 def inspect(
     model: options.Model = None,
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Read all weights; name those that are not finite.")] = False,
     context: Annotated[
         int | None,
         typer.Option(
@@ -33,7 +34,8 @@ def inspect(
 ) -> None:
     """Show what a model holds (architecture, sizes, formats, tokenizer, chat template) and the memory it needs.
 
-    No weights are read, so this is quick for models of any size.
+    Without --check no weights are read, so this is quick for models of any size. With it the exit code is 1 where a
+    weight is NaN or infinite.
     """
     from trivet.cli import terminal
 
@@ -44,13 +46,15 @@ def inspect(
     else:
         from trivet.cli.describe import describe
 
-        found = describe(model, context, kv_cache_dtype, tensors)
+        found = describe(model, context, kv_cache_dtype, tensors, check)
     if as_json:
         print(json.dumps(found, indent=2, ensure_ascii=False))
     elif system:
         terminal.pairs(system_rows(found))
     else:
         show_model(found)
+    if found.get("not_finite"):
+        raise typer.Exit(1)
 
 
 def show_model(found: dict[str, Any]) -> None:
@@ -69,6 +73,17 @@ def show_model(found: dict[str, Any]) -> None:
             for entry in found["tensors"]
         ]
         terminal.table(("tensor", "shape", "format", "size"), rows)
+    for bad in found.get("not_finite", ()):
+        for block in bad["blocks"]:
+            terminal.errors.print(
+                f"not finite: tensor {bad['tensor']} ({bad['format']}), block {block['block']:,}: "
+                f"row {block['row']:,}, column {block['column']:,} is {block['value']}",
+                style="red",
+            )
+        if more := bad["count"] - len(bad["blocks"]):
+            terminal.errors.print(f"not finite: tensor {bad['tensor']}: {more:,} more blocks", style="red")
+    if found.get("not_finite") == []:
+        terminal.console.print("all weights are finite")
     for problem in found["problems"]:
         terminal.errors.print(f"cannot run here: {problem}", style="red")
 

@@ -15,14 +15,15 @@ if TYPE_CHECKING:
 
 def mix(text: str) -> str:
     """A quantisation by its name, in any case."""
-    from trivet.weights.mixes import MIXES
+    from trivet.weights.mixes import ALIASES, MIXES
 
-    name = {"Q4_K": "Q4_K_M"}.get(text.upper(), text.upper())
+    name = ALIASES.get(text.upper(), text.upper())
     if name not in MIXES:
         raise typer.BadParameter(f"must be one of {', '.join(MIXES)}, got {text!r}")
     return name
 
 
+MIX_HELP = "Q8_0, Q6_K, Q5_K_M, Q4_K_M, Q4_0, Q3_K_M, Q2_K, ...; F32, F16 or BF16. Any other word lists them all."
 Target = Annotated[Path, typer.Argument(metavar="DST", help="The .gguf file to write.")]
 
 
@@ -34,13 +35,14 @@ def quantize(
     target: Target,
     to: Annotated[
         str,
-        typer.Option("--to", parser=mix, metavar="TYPE", help="F32, F16, BF16, Q8_0, Q6_K, Q4_K_M or Q4_0."),
+        typer.Option("--to", parser=mix, metavar="TYPE", help=MIX_HELP),
     ],
 ) -> None:
     """Write a model in a smaller format.
 
     Q8_0 is hardly told from the original and half the size of BF16; Q4_K_M is the usual choice at a quarter of it.
-    Norms and biases stay F32, and some matrices get more bits where this pays (the mixture is llama.cpp's).
+    Below that the loss shows. TQ1_0, TQ2_0, Q1_0 and Q2_0 are for models trained with so few values.
+    Norms and biases stay F32, and some matrices get more bits where this pays (the mixtures are llama.cpp's).
     """
     from trivet.convert import as_gguf
     from trivet.weights import open_checkpoint

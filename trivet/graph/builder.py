@@ -13,11 +13,17 @@ Value = NewType("Value", int)
 """Index of a value in `Graph.widths`."""
 
 
+def scale_name(weight: str) -> str:
+    """The tensor with the factor of a matrix, or of each of a stack of them, where there is one."""
+    return weight.removesuffix(".weight") + ".scale"
+
+
 class GraphBuilder:
     """Every method but `weight` appends one operation of the table in `graph/ops.py` and returns its result.
 
     Weights are named without their `.weight`; `linear` adds `.bias` where the checkpoint has one. A tensor
-    that is missing or of another shape raises ModelError. `used` collects the names.
+    that is missing or of another shape raises ModelError. `used` collects the names, and those of the `.scale` tensors
+    by which a runtime multiplies matrices (see `scale_name`).
     """
 
     def __init__(self, tensors: Mapping[str, TensorInfo]) -> None:
@@ -33,6 +39,10 @@ class GraphBuilder:
         if info.shape != shape:
             raise ModelError(f"tensor {name} has shape {list(info.shape)}, expected {list(shape)}")
         self.used.add(name)
+        if (scale := scale_name(name)) in self.tensors:
+            self.weight(scale, shape[:-2] or (1,))
+            # The range of activations, where these are quantised by a fixed one; the kernels measure each row's.
+            self.used.add(scale.removesuffix(".scale") + ".input_scale")
         return Weight(name, shape)
 
     def embed(self, name: str, vocab_size: int, width: int, scale: float = 1.0) -> Value:

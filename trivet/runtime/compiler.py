@@ -10,6 +10,7 @@ import numpy as np
 from trivet import _native
 from trivet.errors import ModelError
 from trivet.graph.buffers import assign_buffers
+from trivet.graph.builder import scale_name
 from trivet.graph.ops import Graph, Op, Weight
 from trivet.weights.formats import Format
 from trivet.weights.tensor import Checkpoint, Tensor
@@ -17,7 +18,8 @@ from trivet.weights.tensor import Checkpoint, Tensor
 Progress = Callable[[int, int], None]
 """Called with the bytes of weights read so far, and of all."""
 
-COMPUTING = (Format.F32, Format.F16, Format.BF16, Format.Q8_0, Format.Q4_0, Format.Q4_K, Format.Q6_K)
+NOT_WEIGHTS = {Format.Q8_1, Format.Q8_K, Format.I8, Format.I16, Format.I32, Format.I64, Format.F64}
+"""Of the formats of a file, those that no matrix or vector of a model is in: activations, indices."""
 
 
 def compile_program(
@@ -55,7 +57,9 @@ class _Compiler:
 
     def embed(self, op: Op) -> None:
         tensor = self.tensor(op.weights[0])
-        self.program.embed(op.outputs[0], tensor.info.format.type_id, tensor.data, op.attrs.get("scale", 1.0))
+        scales = self.scales(op.weights[0])
+        factor = op.attrs.get("scale", 1.0) * (1.0 if scales is None else float(scales[0]))
+        self.program.embed(op.outputs[0], tensor.info.format.type_id, tensor.data, factor)
 
     def rms_norm(self, op: Op) -> None:
         weight = self.floats(op.weights[0])
@@ -130,11 +134,11 @@ class _Compiler:
                 f"{self.checkpoint.path}: tensor {weight.name} has shape {list(info.shape)}, "
                 f"expected {list(weight.shape)}{part}"
             )
-        if info.format not in COMPUTING:
-            names = ", ".join(f.name for f in COMPUTING)
+        if info.format in NOT_WEIGHTS:
+            names = ", ".join(f.name for f in Format if f not in NOT_WEIGHTS)
             raise ModelError(
                 f"{self.checkpoint.path}: tensor {weight.name} is in format {info.format.name}, "
-                f"which is not supported yet; supported are {names}"
+                f"in which weights do not compute; {names} do"
             )
         if weight.stop is None:
             return tensor
@@ -157,10 +161,17 @@ class _Compiler:
         if weight not in self.matrices:
             tensor = self.tensor(weight)
             stack = tensor.data if tensor.data.ndim == 3 else tensor.data[None]
-            self.matrices[weight] = self.program.add_matrices(tensor.info.format.type_id, weight.shape[-1], stack)
+            self.matrices[weight] = self.program.add_matrices(
+                tensor.info.format.type_id, weight.shape[-1], stack, self.scales(weight)
+            )
             release_pages(tensor.data)
             self.report(tensor)
         return self.matrices[weight]
+
+    def scales(self, weight: Weight) -> np.ndarray | None:
+        """The factor of a matrix, or of each of a stack of them; None for 1."""
+        name = scale_name(weight.name)
+        return self.floats(Weight(name, weight.shape[:-2] or (1,))) if name in self.checkpoint.tensors else None
 
     def report(self, tensor: Tensor) -> None:
         self.done += tensor.info.num_bytes

@@ -41,7 +41,7 @@ def export(
         raise ModelError(f"{source.path}: general.architecture is {architecture!r}; it must name one")
     fields = Fields(source.path, source.metadata, f"{architecture}.")
     layers, experts = fields.integer("block_count"), fields.integer("expert_count", 0, low=0)
-    formats = choose_formats(source.tensors, mix, layers, experts)
+    formats = choose_formats(source.tensors, mix, layers, experts, _heads_per_kv(fields))
     infos = {name: replace(info, format=formats[name]) for name, info in source.tensors.items()}
     for name, info in source.tensors.items():
         if info.format not in (formats[name], Format.F32, Format.F16, Format.BF16):
@@ -60,6 +60,17 @@ def export(
                 writer.write(name, data)
             progress(info)
     return infos
+
+
+def _heads_per_kv(fields: Fields) -> int:
+    """Query heads that share a key and value head; in the first layer, where layers differ."""
+
+    def first(key: str, default: int) -> int:
+        value = fields.values.get(fields.prefix + key, default)
+        return Fields(fields.path, {key: next(iter(value), None) if np.ndim(value) else value}).integer(key)
+
+    heads = first("attention.head_count", 1)
+    return heads // first("attention.head_count_kv", heads)
 
 
 def _convert(tensor: Tensor, fmt: Format, pool: ThreadPoolExecutor, workers: int) -> Iterator[np.ndarray]:

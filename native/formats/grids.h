@@ -1,0 +1,24 @@
+// ggml's tables of the IQ1, IQ2 and IQ3 formats: an entry has the magnitudes of eight or four values, a byte
+// each, the first one lowest; signs are stored apart. The tables are constants of the file format.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+namespace trivet {
+
+extern const std::array<std::uint64_t, 2048> kGridIQ1;  // 8 * (value + 1), and the value is -1, 0 or 1
+extern const std::array<std::uint64_t, 256> kGridIQ2_XXS;
+extern const std::array<std::uint64_t, 512> kGridIQ2_XS;
+extern const std::array<std::uint64_t, 1024> kGridIQ2_S;
+extern const std::array<std::uint32_t, 256> kGridIQ3_XXS;  // half the value
+extern const std::array<std::uint32_t, 512> kGridIQ3_S;
+
+// The values of IQ4_NL and IQ4_XS, and those of MXFP4 and NVFP4: twice those of a four-bit float (1 sign, 2
+// exponent, 1 mantissa bits).
+inline constexpr std::array<std::int8_t, 16> kValuesIQ4 = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                                           1,    13,   25,  38,  53,  69,  89,  113};
+inline constexpr std::array<std::int8_t, 16> kValuesFP4 = {0, 1,  2,  3,  4,  6,  8,  12,
+                                                           0, -1, -2, -3, -4, -6, -8, -12};
+
+}  // namespace trivet

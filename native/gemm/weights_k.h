@@ -1,0 +1,250 @@
+// How the bytes of Q2_K to Q6_K, IQ4_XS, TQ1_0 and TQ2_0 become weights and scales: see kernel_block.h and
+// Block256Kernel.
+#pragma once
+
+#include "gemm/kernel_block.h"
+#include "gemm/weights_block32.h"
+
+namespace trivet {
+namespace {
+
+// Of four runs whose scales are the bytes of each lane: the pairs (0, 2) and (1, 3), multiplied by kFactor.
+template <class V, bool kSigned, int kFactor = 1>
+void widen_pairs(typename V::Bytes scales, RowPairs pairs[2]) {
+  const auto even = V::template even_bytes<kSigned>(scales), odd = V::template odd_bytes<kSigned>(scales);
+  V::store_pairs(pairs[0], V::template mul_words<kFactor>(even));
+  V::store_pairs(pairs[1], V::template mul_words<kFactor>(odd));
+}
+
+// The same runs one by one, each scale twice.
+template <class V, bool kSigned>
+void widen_runs(typename V::Bytes scales, RowPairs runs[4]) {
+  const auto even = V::template even_bytes<kSigned>(scales), odd = V::template odd_bytes<kSigned>(scales);
+  V::store_pairs(runs[0], V::twice_first(even));
+  V::store_pairs(runs[1], V::twice_first(odd));
+  V::store_pairs(runs[2], V::twice_second(even));
+  V::store_pairs(runs[3], V::twice_second(odd));
+}
+
+// Scales of four runs, and the offsets that they make.
+template <class V, int kOffset, class Scratch>
+void widen_offset(typename V::Bytes scales, int g, Scratch& out) {
+  widen_runs<V, true>(scales, out.scales + 4 * g);
+  widen_pairs<V, true, kOffset>(scales, out.mins + 2 * g);
+}
+
+// Scales and minima of four runs.
+template <class V, class Scratch>
+void widen_minima(typename V::Bytes scales, typename V::Bytes mins, int g, Scratch& out) {
+  widen_runs<V, false>(scales, out.scales + 4 * g);
+  widen_pairs<V, false>(mins, out.mins + 2 * g);
+}
+
+template <class V>
+typename V::Bytes load_scales(const std::uint32_t (&lanes)[kPanelRows]) {
+  return V::load_bytes(reinterpret_cast<const std::uint8_t*>(lanes));
+}
+
+// Two bits of quad `quad` of a quarter of a half: see PanelQ2_K.
+template <class V>
+typename V::Bytes two_bits(const std::uint8_t (&quads)[64], int quarter, bool fetch) {
+  return V::bits(load_quads<V>(quads, fetch && quarter == 0), 2 * quarter, 3);
+}
+
+template <class V>
+struct WeightsQ2_K {
+  using Panel = PanelQ2_K;
+  static constexpr int kBits = 2, kRuns = 8, kQuads = 4;
+  static constexpr bool kHasMinimum = true, kDirect = true;
+
+  static typename V::Bytes quad(const Panel* in, int half, int run, int v, bool fetch) {
+    return two_bits<V>(in->quads[8 * half + run % 2 * 4 + v], run / 2, fetch);
+  }
+
+  template <class Scratch>
+  static void scales(const Panel& in, Scratch& out) {
+    prefetch_range<V>(in.scales, &in + 1);
+    for (int g = 0; g < 4; ++g) {
+      const typename V::Bytes packed = load_scales<V>(in.scales[g]);
+      widen_minima<V>(V::bits(packed, 0, 15), V::bits(packed, 4, 15), g, out);
+    }
+    V::store(out.d, V::load_f16(in.d));
+    V::store(out.dmin, V::load_f16(in.dmin));
+  }
+};
+
+template <class V>
+struct WeightsQ3_K {
+  using Panel = PanelQ3_K;
+  static constexpr int kBits = 3, kRuns = 8, kQuads = 4;
+  static constexpr bool kHasMinimum = false, kDirect = true;
+
+  static typename V::Bytes quad(const Panel* in, int half, int run, int v, bool fetch) {
+    const int quarter = run / 2, place = run % 2 * 4 + v;
+    const typename V::Bytes high = load_quads<V>(in->high[4 * half + place % 4], fetch && run == 0);
+    return V::either(two_bits<V>(in->quads[8 * half + place], quarter, fetch),
+                     V::bits(high, quarter + place / 4 * 4 - 2, 4));
+  }
+
+  template <class Scratch>
+  static void scales(const Panel& in, Scratch& out) {
+    prefetch_range<V>(in.scales, &in + 1);
+    const typename V::Bytes top = load_scales<V>(in.scales[2]);
+    for (int g = 0; g < 4; ++g) {
+      const typename V::Bytes low = V::bits(load_scales<V>(in.scales[g % 2]), g / 2 * 4, 15);
+      const typename V::Bytes scale = V::either(low, V::bits(top, 2 * g - 4, 48));
+      widen_offset<V, 4>(V::sub_bytes(scale, V::splat(32)), g, out);
+    }
+    V::store(out.d, V::load_f16(in.d));
+  }
+};
+
+// What Q4_K and Q5_K have in common.
+template <class V, class P>
+struct RunPairs {
+  using Panel = P;
+  static constexpr int kRuns = 2, kQuads = 8;
+  static constexpr bool kHasMinimum = true, kDirect = true;
+
+  template <class Scratch>
+  static void scales(const Panel& in, Scratch& out) {
+    prefetch_range<V>(in.scales, &in + 1);
+    for (int g = 0; g < 2; ++g) {
+      widen_minima<V>(load_scales<V>(in.scales[g]), load_scales<V>(in.mins[g]), g, out);
+    }
+    V::store(out.d, V::load_f16(in.d));
+    V::store(out.dmin, V::load_f16(in.dmin));
+  }
+};
+
+template <class V>
+struct WeightsQ4_K : RunPairs<V, PanelQ4_K> {
+  static constexpr int kBits = 4;
+
+  static typename V::Bytes quad(const PanelQ4_K* in, int pair, int run, int v, bool fetch) {
+    return nibble<V>(in->quads[8 * pair + v], run == 1, fetch);
+  }
+};
+
+template <class V>
+struct WeightsQ5_K : RunPairs<V, PanelQ5_K> {
+  static constexpr int kBits = 5;
+
+  static typename V::Bytes quad(const PanelQ5_K* in, int pair, int run, int v, bool fetch) {
+    const typename V::Bytes high = load_quads<V>(in->high[2 * pair + v / 4], fetch && run == 0 && v % 4 == 0);
+    return V::either(nibble<V>(in->quads[8 * pair + v], run == 1, fetch),
+                     V::bits(high, 2 * (v % 4) + run - 4, 16));
+  }
+};
+
+template <class V>
+struct WeightsQ6_K {
+  using Panel = PanelQ6_K;
+  static constexpr int kBits = 6, kRuns = 16, kQuads = 4;
+  static constexpr bool kHasMinimum = false, kDirect = false;
+
+  // The bits of a weight lie in two places that four weights share each, so that they are unpacked four
+  // together.
+  static void unpack(const Panel& in, std::uint8_t (*out)[64]) {
+    for (int half = 0; half < 2; ++half, out += 24) {
+      for (int v = 0; v < 8; ++v, ++out) {
+        const auto low0 = load_quads<V>(in.low[half * 16 + v], true);
+        const auto low1 = load_quads<V>(in.low[half * 16 + 8 + v], true);
+        const auto high = load_quads<V>(in.high[half * 8 + v], true);
+        V::store_bytes(out[0], V::either(V::bits(low0, 0, 15), V::bits(high, -4, 48)));
+        V::store_bytes(out[8], V::either(V::bits(low1, 0, 15), V::bits(high, -2, 48)));
+        V::store_bytes(out[16], V::either(V::bits(low0, 4, 15), V::bits(high, 0, 48)));
+        V::store_bytes(out[24], V::either(V::bits(low1, 4, 15), V::bits(high, 2, 48)));
+      }
+    }
+  }
+
+  template <class Scratch>
+  static void scales(const Panel& in, Scratch& out) {
+    prefetch_range<V>(in.scales, &in + 1);
+    for (int g = 0; g < 4; ++g) widen_offset<V, 32>(load_scales<V>(in.scales[g]), g, out);
+    V::store(out.d, V::load_f16(in.d));
+  }
+};
+
+template <class V>
+struct WeightsIQ4_XS {
+  using Panel = PanelIQ4_XS;
+  static constexpr int kBits = 8, kRuns = 1, kQuads = 8;
+  static constexpr bool kHasMinimum = false, kDirect = true;
+
+  static typename V::Bytes quad(const Panel* in, int run, int, int v, bool fetch) {
+    return V::look_up(kTableIQ4, nibble<V>(in->quads[4 * run + v % 4], v >= 4, fetch));
+  }
+
+  template <class Scratch>
+  static void scales(const Panel& in, Scratch& out) {
+    prefetch_range<V>(in.scales, &in + 1);
+    for (int g = 0; g < 2; ++g) widen_offset<V, kOffsetIQ4>(load_scales<V>(in.scales[g]), g, out);
+    V::store(out.d, V::load_f16(in.d));
+  }
+};
+
+// One scale for the block, and weights 1 too large.
+template <class V, class P>
+struct Ternary {
+  using Panel = P;
+  static constexpr int kBits = 2, kQuads = 8;
+  static constexpr bool kHasMinimum = false;
+
+  template <class Scratch>
+  static void scales(const Panel& in, Scratch& out) {
+    V::prefetch(in.d);
+    const auto one = V::load_pairs(kOne);
+    for (RowPairs& scale : out.scales) V::store_pairs(scale, one);
+    for (RowPairs& offset : out.mins) V::store_pairs(offset, one);
+    V::store(out.d, V::load_f16(in.d));
+  }
+
+  static constexpr RowPairs kOne = same_for_all(1, 1);
+};
+
+template <class V>
+typename V::Bytes load_word_quads(const std::uint32_t (&lanes)[kPanelRows], bool fetch) {
+  return load_quads<V>(reinterpret_cast<const std::uint8_t (&)[64]>(lanes), fetch);
+}
+
+template <class V>
+struct WeightsTQ2_0 : Ternary<V, PanelTQ2_0> {
+  static constexpr int kRuns = 4;
+  static constexpr bool kDirect = true;
+
+  static typename V::Bytes quad(const PanelTQ2_0* in, int half, int quarter, int v, bool fetch) {
+    return two_bits<V>(reinterpret_cast<const std::uint8_t (&)[64]>(in->words[8 * half + v]), quarter, fetch);
+  }
+};
+
+template <class V>
+struct WeightsTQ1_0 : Ternary<V, PanelTQ1_0> {
+  static constexpr int kRuns = 8;
+  static constexpr bool kDirect = false;
+
+  // Digits of the quads of words[from, from + count), the highest first; those of a digit follow each other.
+  template <int kDigits>
+  static std::uint8_t (*digits(const PanelTQ1_0& in, int from, int count, std::uint8_t (*out)[64]))[64] {
+    for (int w = 0; w < count; ++w) {
+      typename V::Bytes bytes = load_word_quads<V>(in.words[from + w], true);
+      for (int n = 0; n < kDigits; ++n) {
+        // byte * 3 / 256 is the number of these that it reaches.
+        const typename V::Bytes digit = V::add_bytes(V::at_least(bytes, 86), V::at_least(bytes, 171));
+        V::store_bytes(out[n * count + w], V::sub_bytes(V::splat(0), digit));
+        bytes = V::add_bytes(bytes, V::add_bytes(bytes, bytes));
+      }
+    }
+    return out + kDigits * count;
+  }
+
+  static void unpack(const PanelTQ1_0& in, std::uint8_t (*out)[64]) {
+    out = digits<5>(in, 0, 8, out);
+    out = digits<5>(in, 8, 4, out);
+    digits<4>(in, 12, 1, out);
+  }
+};
+
+}  // namespace
+}  // namespace trivet

@@ -364,10 +364,7 @@ def show(settings: dict[str, Any], summary: dict[str, Any], failed: dict[str, tu
             "requests",
             f"{summary['completed']:,} succeeded, {summary['failed']:,} failed, in {summary['duration']:,.2f} s",
         ),
-        (
-            "",
-            f"{summary['request_throughput']:,.2f} a second; at most {summary['max_concurrent_requests']:,} at a time",
-        ),
+        ("", f"{summary['request_throughput']:,.2f} a second"),
         ("prompt tokens", f"{summary['total_input_tokens']:,}"),
         (
             "output tokens",

@@ -123,17 +123,17 @@ class Client:
     """
 
     def __init__(self, url: str, api_key: str | None = None, timeout: float = 600.0) -> None:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
         try:
-            port = parts.port
+            parts = urlsplit(url if "://" in url else f"http://{url}")
+            usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
         except ValueError:
-            port = 0
-        if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+            usable = False
+        if not usable:
             raise TrivetError(f"--url must be like http://127.0.0.1:8080, got {url!r}")
         self.url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
         self.prefix = parts.path.rstrip("/")
-        self.host = parts.hostname
-        self.port = port or (443 if parts.scheme == "https" else 80)
+        self.host = parts.hostname or ""
+        self.port = parts.port or (443 if parts.scheme == "https" else 80)
         self.tls = ssl.create_default_context() if parts.scheme == "https" else None
         self.headers = [("host", parts.netloc.rpartition("@")[2]), ("accept", "*/*"), ("user-agent", "trivet-bench")]
         if api_key is not None:

@@ -45,7 +45,7 @@ async def prompt_tokens(target: Target, text: str) -> int | None:
 async def prompt_maker(target: Target, rng: np.random.Generator, tokenizer: Tokenizer | None) -> MakePrompt | None:
     """Makes prompts of a length that the server counts; None where it counts nothing. Raises TrivetError."""
     if tokenizer is not None:
-        text = " ".join(WORDS[:32])
+        text = " ".join(WORDS)
         counted = await prompt_tokens(target, text)
         if counted is None:
             return None

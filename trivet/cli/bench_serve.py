@@ -31,12 +31,7 @@ USED = {
 }
 """The options that each workload reads."""
 
-LABELS = {
-    "ttft": "time to first token",
-    "itl": "inter-token latency",
-    "tpot": "time per output token",
-    "e2el": "end to end",
-}
+LABELS = {"ttft": "TTFT", "itl": "ITL", "tpot": "TPOT", "e2el": "E2E"}
 DRAW_EVERY = 0.5
 """Seconds."""
 
@@ -187,10 +182,10 @@ def bench_serve(
     """Measure a server: this one, or any that speaks the OpenAI, TGI or llama.cpp API.
 
     \b
-    time to first token    from sending a request to its first piece of answer
-    inter-token latency    between two pieces of an answer
-    time per output token  (end to end - time to first token) / (tokens - 1), of each request
-    end to end             from sending a request to its last piece of answer
+    TTFT  time to first token: from sending a request to the first piece of its answer
+    ITL   inter-token latency: between two pieces of an answer
+    TPOT  time per output token: (E2E - TTFT) / (tokens - 1) of each request
+    E2E   end to end: from sending a request to the last piece of its answer
 
     These are the definitions of `vllm bench serve`. A --slo limits ttft, itl (the longest of a request), tpot and
     e2e, in milliseconds.

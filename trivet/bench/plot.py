@@ -36,21 +36,21 @@ def plot(records: list[Record], title: str, path: str | Path) -> None:
         percentile_curve(axes[row, 0], np.asarray(found[name]) * 1e3, label)
 
     starts = [record.start - begin for record in good]
-    axes[0, 1].scatter(starts, [record.ttft * 1e3 for record in good], s=12, color=BLUE, alpha=0.6, label="a request")
+    axes[0, 1].scatter(starts, [record.ttft * 1e3 for record in good], s=12, color=BLUE, alpha=0.6)
     failed = [record.start - begin for record in records if record.failure is not None]
     if failed:
         axes[0, 1].scatter(failed, np.zeros(len(failed)), s=30, color=ORANGE, marker="x", label="failed")
+        axes[0, 1].legend()
     axes[0, 1].set(title="time to first token, by time of sending", ylabel="ms", ylim=(0, None))
-    axes[0, 1].legend()
 
     end = max(record.times[-1] for record in good) - begin
     edges = np.linspace(0, max(end, 1e-9), BINS + 1)
     gaps_over_time(axes[1, 1], good, begin, edges)
     tokens_over_time(axes[2, 0], good, begin, edges)
     running_over_time(axes[2, 1], records, begin)
-    for axis in axes[:, 1]:
+    for axis in (*axes[:, 1], axes[2, 0]):
         axis.set_xlabel("seconds")
-    axes[2, 0].set_xlabel("seconds")
+        axis.set_xlim(0, end)
     for axis in axes.flat:
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
@@ -58,15 +58,23 @@ def plot(records: list[Record], title: str, path: str | Path) -> None:
 
 
 def percentile_curve(axis: Any, ms: np.ndarray, label: str) -> None:
-    axis.set(title=f"{label}, percentiles", xlabel="percentile", ylabel="ms", xlim=(0, 100))
+    """Percentiles along an axis that is as wide from 90 to 99 as from 0 to 90: the tail is what users complain of."""
+    axis.set(title=f"{label}, percentiles", xlabel="percentile", ylabel="ms")
+    ticks = (0, 50, 90, 99, 99.9)
+    axis.set_xticks([tail(percentile) for percentile in ticks], [f"{percentile:g}" for percentile in ticks])
     if not ms.size:
         return
-    axis.plot(np.linspace(0, 100, 501), np.percentile(ms, np.linspace(0, 100, 501)), color=BLUE)
+    places = np.linspace(0, min(tail(99.9), max(np.log10(ms.size), tail(90))), 301)
+    axis.plot(places, np.percentile(ms, 100 - 100 / 10**places), color=BLUE)
     for percentile in (50, 99):
         value = np.percentile(ms, percentile)
         axis.axhline(value, color=GREY, linewidth=0.8, linestyle=":")
-        axis.annotate(f"p{percentile} {value:,.1f} ms", (2, value), va="bottom", fontsize=9)
+        axis.annotate(f"p{percentile} {value:,.1f} ms", (0.02, value), va="bottom", fontsize=9)
     axis.set_ylim(0, None)
+
+
+def tail(percentile: float) -> float:
+    return float(-np.log10(1 - percentile / 100))
 
 
 def gaps_over_time(axis: Any, good: list[Record], begin: float, edges: np.ndarray) -> None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import math
 import secrets
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,7 +17,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from trivet.bench.benchmark import Result
-    from trivet.bench.load import Record
     from trivet.bench.workload import Shape
 
 INPUT_LEN, OUTPUT_LEN = 128, 64
@@ -30,13 +27,6 @@ USED = {
     "FILE": ("--output-len",),
 }
 """The options that each workload reads."""
-
-LABELS = {"ttft": "TTFT", "itl": "ITL", "tpot": "TPOT", "e2el": "E2E"}
-DRAW_EVERY = 0.5
-"""Seconds."""
-
-BUSY = 0.8
-"""Of a core: from here on, a client's own work may delay what it measures."""
 
 
 def dialect_name(text: str) -> str:
@@ -202,6 +192,7 @@ def bench_serve(
     from trivet.bench.plot import plot, require_matplotlib
     from trivet.bench.workload import schedule
     from trivet.cli import terminal
+    from trivet.cli.bench_report import headline, progress, show
     from trivet.errors import TrivetError
     from trivet.text.tokenizer import Tokenizer
 
@@ -239,7 +230,7 @@ def bench_serve(
         "model_id": result.model,
         "workload": workload,
         "num_prompts": len(result.records),
-        "request_rate": "inf" if request_rate in (None, math.inf) else request_rate,
+        "request_rate": pace_of(request_rate, concurrency, workload),
         "max_concurrency": concurrency,
         "seed": seed,
         "slo_ms": limits,
@@ -292,89 +283,7 @@ def shapes_of(
     return from_file(workload, output_len or OUTPUT_LEN)
 
 
-@contextlib.contextmanager
-def progress(requests: int | None, duration: float | None) -> Iterator[Callable[[Record], None]]:
-    """A bar on a terminal; gives what is called with every finished request.
-
-    Drawn seldom, from this thread: drawing holds up the streams that are being timed.
-    """
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from trivet.cli import terminal
-
-    columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    shown = terminal.errors.is_terminal
-    bar = Progress(*columns, console=terminal.errors, transient=True, auto_refresh=False, disable=not shown)
-    finished = failed = tokens = 0
-    begin = time.monotonic()
-
-    def done(record: Record) -> None:
-        nonlocal finished, failed, tokens
-        finished += 1
-        failed += record.failure is not None
-        tokens += record.output_tokens
-
-    async def draw() -> None:
-        task = bar.add_task("asking the server …", total=requests or duration)
-        while True:
-            passed = time.monotonic() - begin
-            if finished:
-                of = f" of {requests}" if requests else ""
-                lost = f", {failed} failed" if failed else ""
-                text = f"{finished}{of} requests{lost}, {tokens / passed:,.0f} tokens/s"
-                bar.update(task, description=text, completed=finished if requests else passed)
-            bar.refresh()
-            await asyncio.sleep(DRAW_EVERY)
-
-    with bar:
-        drawing = asyncio.create_task(draw()) if shown else None
-        try:
-            yield done
-        finally:
-            if drawing:
-                drawing.cancel()
-
-
-def headline(settings: dict[str, Any]) -> str:
-    name = f" {settings['model_id']}" if settings["model_id"] else ""
-    pace = f"{settings['request_rate']} requests/s"
-    if settings["max_concurrency"]:
-        pace = f"concurrency {settings['max_concurrency']}" + (f", {pace}" if settings["request_rate"] != "inf" else "")
-    return f"{settings['backend']}{name}: {settings['num_prompts']} × {settings['workload']}, {pace}"
-
-
-def show(settings: dict[str, Any], summary: dict[str, Any], failed: dict[str, tuple[int, str]], result: Result) -> None:
-    """Print the numbers, and what casts doubt on them."""
-    from trivet.bench.metrics import METRICS, PERCENTILES
-    from trivet.cli import terminal
-
-    names = ("mean", *(f"p{p}" for p in PERCENTILES), "max")
-    rows = []
-    for metric in METRICS:
-        values = [summary[f"{name}_{metric}_ms"] for name in names]
-        rows.append([LABELS[metric], *("-" if value is None else f"{value:,.2f}" for value in values)])
-    terminal.table(["milliseconds", *names], rows, title=headline(settings), title_justify="left")
-    lines = [
-        (
-            "requests",
-            f"{summary['completed']:,} succeeded, {summary['failed']:,} failed, in {summary['duration']:,.2f} s",
-        ),
-        ("", f"{summary['request_throughput']:,.2f} a second"),
-        ("prompt tokens", f"{summary['total_input_tokens']:,}"),
-        (
-            "output tokens",
-            f"{summary['total_output_tokens']:,}: {summary['output_throughput']:,.1f} a second, "
-            f"{summary['total_token_throughput']:,.1f} with the prompts'",
-        ),
-    ]
-    if settings["slo_ms"]:
-        limits = ", ".join(f"{name} ≤ {limit:g} ms" for name, limit in settings["slo_ms"].items())
-        share = summary["request_goodput"] / summary["request_throughput"] if summary["completed"] else 0.0
-        lines.append(("goodput", f"{summary['request_goodput']:,.2f} requests a second ({share:.0%}) within {limits}"))
-    lines += [(kind, f"{count:,} failed, the first: {first}") for kind, (count, first) in failed.items()]
-    if not result.lengths_known:
-        lines.append(("note", "the server does not count prompt tokens: prompts have a word for each token asked for"))
-    busy = result.busy / result.seconds
-    if busy > BUSY:
-        lines.append(("note", f"this client used {busy:.0%} of a core: it may be what limits, not the server"))
-    terminal.pairs(lines)
+def pace_of(request_rate: float | None, concurrency: int | None, workload: str) -> float | str:
+    if request_rate is None and workload == "azure-trace" and not concurrency:
+        return "trace"
+    return "inf" if request_rate is None or math.isinf(request_rate) else request_rate

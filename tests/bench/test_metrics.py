@@ -1,4 +1,6 @@
 import json
+from itertools import accumulate
+from pathlib import Path
 
 import pytest
 
@@ -51,6 +53,23 @@ def test_a_scripted_run_has_these_numbers_exactly():
         "max_e2el_ms": 2000.0,
     }
     assert {name: summary[name] for name in expected} == pytest.approx(expected)
+
+
+def test_numbers_are_vllms():
+    """`vllm bench serve` and `summarise` make the same of the same times, but for rounding."""
+    theirs = json.loads((Path(__file__).parents[1] / "oracles/bench_serve.json").read_text())
+    columns = ("start_times", "ttfts", "itls", "input_lens", "output_lens")
+    records = [
+        Record(start, list(accumulate(gaps, initial=start + ttft)), prompt_tokens, output_tokens)
+        for start, ttft, gaps, prompt_tokens, output_tokens in zip(*map(theirs.get, columns), strict=True)
+    ]
+    summary = summarise(records, theirs["duration"], theirs["goodput"])
+    ours = {**summary, **details(records)}
+    shared = (ours.keys() & theirs.keys()) - {"itls"}
+    assert len(shared) == 44
+    for name in shared:
+        assert ours[name] == pytest.approx(theirs[name], rel=1e-9), name
+    assert 0 < theirs["request_goodput"] < theirs["request_throughput"]
 
 
 def test_nothing_that_succeeded_has_no_numbers():

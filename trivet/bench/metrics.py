@@ -128,6 +128,7 @@ def details(records: list[Record]) -> dict[str, list[Any]]:
         "output_lens": [record.output_tokens if record.failure is None else 0 for record in records],
         "ttfts": [record.ttft if record.times else 0.0 for record in records],
         "itls": [record.gaps for record in records],
+        "latencies": [record.latency if record.times else 0.0 for record in records],
         "start_times": [record.start for record in records],
         "errors": ["" if record.failure is None else f"{record.failure.kind}: {record.failure}" for record in records],
     }

@@ -44,7 +44,7 @@ class LogNormal:
 
     def draw(self, rng: np.random.Generator, scale: float) -> int:
         length = rng.lognormal(math.log(self.mean) - self.sigma**2 / 2, self.sigma)
-        return max(1, round(float(np.clip(length, *LIMITS)) * scale))
+        return max(1, round(min(max(length, LIMITS[0]), LIMITS[1]) * scale))
 
 
 LIMITS = (4, 2048)

@@ -95,6 +95,14 @@ def test_refusals_are_counted(bench, endless, tmp_path):
     assert "256" in out
 
 
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_an_engine_that_fails_in_a_stream(bench, serve, dialect):
+    # The requests before the run ask for one token, which comes.
+    code, result, _, err = bench(serve(FakeLLM(answer=TEXT, fail_after=3)), "--dialect", dialect, "--requests", "2")
+    assert (code, result["errors_by_kind"]) == (1, {"error in stream": 2})
+    assert "the engine died" in err
+
+
 def test_no_success_is_a_failure(bench, endless, tmp_path):
     (tmp_path / "p.jsonl").write_text(json.dumps({"prompt": "x" * 300}))
     code, result, _, err = bench(endless, "--workload", str(tmp_path / "p.jsonl"))
@@ -141,8 +149,13 @@ def test_a_model_that_is_not_there(bench, url):
     ("args", "message"),
     [
         (("--dialect", "soap"), "must be one of openai, openai-chat, tgi, llamacpp, got 'soap'"),
-        (("--rate", "0"), "must be a number above 0, or inf, got '0'"),
-        (("--rate", "nan"), "must be a number above 0, or inf, got 'nan'"),
+        (("--rate", "0"), "must be a number above 0, got '0'"),
+        (("--rate", "fast"), "must be a number above 0, got 'fast'"),
+        *(
+            ((option, value), "must be a number above 0, got")
+            for option in ("--duration", "--timeout", "--length-scale", "--rate-scale")
+            for value in ("nan", "inf", "-1")
+        ),
         (("--workload", "azure-trace"), "needs --trace FILE"),
         (("--workload", "no-such"), "must be random, sharegpt-like, azure-trace or a file, got 'no-such'"),
         (("--workload", "sharegpt-like", "--input-len", "3"), "--input-len does not go with --workload sharegpt-like"),

@@ -130,12 +130,13 @@ class Client:
             usable = False
         if not usable:
             raise TrivetError(f"--url must be like http://127.0.0.1:8080, got {url!r}")
-        self.url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+        host = parts.netloc.rpartition("@")[2]
         self.prefix = parts.path.rstrip("/")
+        self.url = f"{parts.scheme}://{host}{self.prefix}"
         self.host = parts.hostname or ""
         self.port = parts.port or (443 if parts.scheme == "https" else 80)
         self.tls = ssl.create_default_context() if parts.scheme == "https" else None
-        self.headers = [("host", parts.netloc.rpartition("@")[2]), ("accept", "*/*"), ("user-agent", "trivet-bench")]
+        self.headers = [("host", host), ("accept", "*/*"), ("user-agent", "trivet-bench")]
         if api_key is not None:
             self.headers.append(("authorization", f"Bearer {api_key}"))
         self.timeout = timeout

@@ -37,15 +37,20 @@ def dialect_name(text: str) -> str:
     return text
 
 
-def rate(text: str) -> float:
-    """Requests a second; inf is all at once."""
+def positive(text: str) -> float:
+    """A number above 0."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not value > 0:
-        raise typer.BadParameter(f"must be a number above 0, or inf, got {text!r}")
+    if not 0 < value < math.inf:
+        raise typer.BadParameter(f"must be a number above 0, got {text!r}")
     return value
+
+
+def rate(text: str) -> float:
+    """Requests a second; inf is all at once."""
+    return math.inf if text == "inf" else positive(text)
 
 
 def bench_serve(
@@ -101,7 +106,8 @@ def bench_serve(
         ),
     ] = None,
     duration: Annotated[
-        float | None, typer.Option("--duration", min=0.001, metavar="S", help="Send nothing more after S seconds.")
+        float | None,
+        typer.Option("--duration", parser=positive, metavar="S", help="Send nothing more after S seconds."),
     ] = None,
     input_len: Annotated[
         int | None,
@@ -121,7 +127,7 @@ def bench_serve(
         float | None,
         typer.Option(
             "--length-scale",
-            min=1e-6,
+            parser=positive,
             metavar="F",
             help="Times the lengths of sharegpt-like and azure-trace.",
             show_default="1",
@@ -129,7 +135,9 @@ def bench_serve(
     ] = None,
     rate_scale: Annotated[
         float | None,
-        typer.Option("--rate-scale", min=1e-6, metavar="F", help="Times the rate of azure-trace.", show_default="1"),
+        typer.Option(
+            "--rate-scale", parser=positive, metavar="F", help="Times the rate of azure-trace.", show_default="1"
+        ),
     ] = None,
     tokenizer: Annotated[
         str | None,
@@ -154,7 +162,7 @@ def bench_serve(
         ),
     ] = None,
     timeout: Annotated[
-        float, typer.Option("--timeout", min=0.001, metavar="S", help="Most seconds of a request.")
+        float, typer.Option("--timeout", parser=positive, metavar="S", help="Most seconds of a request.")
     ] = 600.0,
     seed: Annotated[
         int | None,

@@ -21,6 +21,7 @@ COMMANDS = {
     "vllm": ("trivet.cli.serve:vllm", "Serve with vLLM's flags and defaults."),
     "llama-server": ("trivet.cli.serve:llama_server", "Serve with llama-server's flags and defaults."),
     "bench": ("trivet.cli.bench:bench", "Measure prefill and decode speed."),
+    "bench-serve": ("trivet.cli.bench_serve:bench_serve", "Measure a server as its clients see it."),
     "inspect": ("trivet.cli.inspect:inspect", "Show what a model file holds and what it needs."),
     "tokenize": ("trivet.cli.tokenize:tokenize", "Turn text into token ids."),
     "quantize": ("trivet.cli.quantize:quantize", "Write a model in a smaller format."),

@@ -1,0 +1,1 @@
+"""Measuring servers from outside, over their documented HTTP interfaces (`trivet bench-serve`)."""

@@ -10,7 +10,7 @@ serve: $(VENV)/.installed
 	$(BIN)/trivet serve --port 8080
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical
 
 lint: $(VENV)/.installed-test
 	$(BIN)/pip install -q --group lint
@@ -18,7 +18,7 @@ lint: $(VENV)/.installed-test
 
 compare: $(VENV)/.installed-test
 	$(BIN)/pip install -q --group compare
-	$(BIN)/python -m pytest -m compare
+	$(BIN)/python -m pytest -n logical -m compare
 
 # For work on the native code: builds trivet/_native*.so in place, with the tools of the active environment.
 native:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pkgutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from trivet.engine.messages import StoreCommand, Stored
 from trivet.engine.plan import StepOutput, StepPlan
 from trivet.engine.request import EngineRequest, EngineStats, ModelInfo, TokenChunk
 from trivet.engine.scheduler import Scheduler
+from trivet.engine.steps import StepHistograms
 from trivet.engine.store import PrefixStore
 from trivet.errors import RequestError
 from trivet.runtime.base import Runtime
@@ -43,6 +45,7 @@ class Engine:
             lock_memory()
         self.scheduler = Scheduler(msgspec.structs.replace(config, max_model_len=max_model_len), num_blocks)
         self._store = PrefixStore(self.runtime, self.scheduler.pool, config.block_size)
+        self._histograms = StepHistograms(config.max_num_seqs)
         model = self.runtime.info
         self.info = ModelInfo(
             name=model.name,
@@ -79,16 +82,30 @@ class Engine:
 
     def step(self) -> list[TokenChunk]:
         """Compute one step; what it brought to whom."""
+        tokens, began = self.scheduler.tokens_done, time.perf_counter()
         plan = self.scheduler.schedule()
         if plan is None:
             return []
-        failures: dict[int, str] = {}
+        scheduled = time.perf_counter()
+        failed, failures = False, dict[int, str]()
         try:
             output = self.runtime.run(plan)
         except Exception:
             logger.exception("a step of %d sequences failed; trying each alone", len(plan.context_lens))
+            failed = True
             output = self._run_apart(plan, failures)
-        return self.scheduler.commit(output, failures)
+        ran = time.perf_counter()
+        chunks = self.scheduler.commit(output, failures)
+        sequences = len(plan.context_lens)
+        self._histograms.add(
+            prefill=len(plan.token_ids) > sequences,
+            sequences=sequences,
+            admitted=self.scheduler.admitted,
+            tokens=self.scheduler.tokens_done - tokens,
+            failed=failed,
+            times=(began, scheduled, ran, time.perf_counter()),
+        )
+        return chunks
 
     def store(self, command: StoreCommand) -> Stored:
         """Save, load or drop cached blocks."""
@@ -106,7 +123,9 @@ class Engine:
             return Stored(command.number, error=str(error))
 
     def stats(self) -> EngineStats:
-        return self.scheduler.stats()
+        stats = self.scheduler.stats()
+        stats.histograms = bytes(self._histograms)
+        return stats
 
     def close(self) -> None:
         self.runtime.close()

@@ -18,6 +18,7 @@ from trivet.engine.engine import LOAD_RUNTIME
 from trivet.engine.messages import Command, StoreCommand, Stored, Update
 from trivet.engine.replies import Replies
 from trivet.engine.request import EngineRequest, EngineStats, ModelInfo, TokenChunk
+from trivet.engine.steps import joined
 from trivet.engine.streams import Streams, TokenStream
 from trivet.errors import EngineError, TrivetError
 
@@ -109,7 +110,8 @@ class ProcessClient:
 
     def stats(self) -> EngineStats:
         counts = {name: getattr(self._stats, name) + getattr(self._earlier, name) for name in COUNTERS}
-        return msgspec.structs.replace(self._stats, **counts)
+        histograms = joined(self._stats.histograms, self._earlier.histograms)
+        return msgspec.structs.replace(self._stats, **counts, histograms=histograms)
 
     def healthy(self) -> bool:
         return self._child is not None and not (self._open and self._overdue() >= 0)

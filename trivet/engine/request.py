@@ -71,10 +71,15 @@ class TokenChunk(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class EngineStats(msgspec.Struct, kw_only=True):
-    """A snapshot of the engine. Counters (from `steps` on) never decrease."""
+    """A snapshot of the engine. Counters (from `steps` on) never decrease.
+
+    deferred: those of the waiting that wait for another to compute what both need. histograms: the bytes of
+    `StepHistograms`.
+    """
 
     running: int = 0
     waiting: int = 0
+    deferred: int = 0
     blocks_total: int = 0
     blocks_used: int = 0
     steps: int = 0
@@ -84,6 +89,7 @@ class EngineStats(msgspec.Struct, kw_only=True):
     cached_tokens: int = 0
     queried_tokens: int = 0
     preemptions: int = 0
+    histograms: bytes = b""
 
 
 class ModelInfo(msgspec.Struct, kw_only=True):

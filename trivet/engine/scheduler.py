@@ -61,11 +61,18 @@ class Scheduler:
         self._arrivals = itertools.count()
         self._parts: list[_Part] = []
         self._counts = EngineStats(blocks_total=num_blocks)
+        self.admitted = 0
+        """Sequences that the last `schedule` began, or took up again."""
 
     @property
     def busy(self) -> bool:
         """Whether any request is unfinished."""
         return bool(self._sequences)
+
+    @property
+    def tokens_done(self) -> int:
+        """Of prompts that have been processed, and generated."""
+        return self._counts.prompt_tokens + self._counts.generated_tokens
 
     def stats(self) -> EngineStats:
         """A snapshot; may be taken from any thread."""
@@ -74,6 +81,7 @@ class Scheduler:
             self._counts,
             running=running,
             waiting=max(0, len(self._sequences) - running),
+            deferred=max(0, len(self._sequences) - running - len(self.waiting)),
             blocks_used=self.pool.used,
         )
 
@@ -102,6 +110,7 @@ class Scheduler:
 
     def schedule(self) -> StepPlan | None:
         """The next step, or None when nothing is to be done."""
+        self.admitted = 0
         parts: list[_Part] = []
         prompts: list[Sequence] = []
         preemptions = self._counts.preemptions
@@ -228,10 +237,10 @@ class Scheduler:
         self._append_blocks(sequence, hits + [self.pool.allocate() for _ in range(missing)])
         sequence.computed = len(hits) * self.block_size
         self.prefixes.promise(sequence, len(hits))
+        self.admitted += 1
         if sequence.scheduled_at == 0.0:
             sequence.scheduled_at = time.monotonic()
             sequence.cached_tokens = sequence.computed
-            self._counts.prompt_tokens += sequence.prompt_len
             self._counts.queried_tokens += sequence.num_tokens
             self._counts.cached_tokens += sequence.computed
 
@@ -281,6 +290,7 @@ class Scheduler:
             chunk.logprobs = [logprob]
         if not sequence.reported:
             sequence.reported = True
+            self._counts.prompt_tokens += sequence.prompt_len
             chunk.prompt_logprobs, sequence.prompt_logprobs = sequence.prompt_logprobs, None
             chunk.cached_tokens = sequence.cached_tokens
             chunk.queued_at = sequence.queued_at

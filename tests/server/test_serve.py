@@ -22,7 +22,7 @@ from trivet.cli.main import main
 FAKED = (
     "import trivet.engine.process as process\n"
     "from tests.server.fake_llm import FakeEngine\n"
-    "process.ProcessClient = lambda config: FakeEngine({behaviour})\n"
+    "process.ProcessClient = lambda config, **_: FakeEngine({behaviour})\n"
 )
 COMMAND = "from trivet.cli.main import main\nmain()\n"
 MODULE = "import runpy\nrunpy.run_module('trivet.entrypoints.openai.api_server', run_name='__main__')\n"
@@ -149,7 +149,7 @@ def refused(monkeypatch, capsys):
     """Runs a command that is to fail before it serves; returns its exit code and its one line of error."""
 
     def run(*args: str, model: str | None = None) -> tuple[int, str]:
-        monkeypatch.setattr("trivet.engine.process.ProcessClient", lambda config: FakeEngine())
+        monkeypatch.setattr("trivet.engine.process.ProcessClient", lambda config, **_: FakeEngine())
         monkeypatch.setattr(sys, "argv", ["trivet", "serve", model or byte_model(), *args])
         with pytest.raises(SystemExit) as exit:
             main()

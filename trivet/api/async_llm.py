@@ -184,7 +184,7 @@ class AsyncLLM:
         return False
 
     async def do_log_stats(self) -> None:
-        log.info("%s", self.stats())
+        log.info("%s", msgspec.structs.replace(self.stats(), histograms=b""))
 
     async def reset_prefix_cache(self, reset_running_requests: bool = False, reset_connector: bool = False) -> bool:
         """Let later requests find nothing of earlier ones; the memory is reused as they need it."""

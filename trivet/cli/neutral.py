@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from trivet.logs import FORMATS
 from trivet.server.dialects.openai.flags import SETTINGS
 from trivet.server.flags import Flag, choice, flag, log_level, or_default, size, url_path, whole
 
@@ -58,7 +59,9 @@ GROUPS: dict[str, list[Flag]] = {
     "Log and end": [
         flag("--log-requests", "log_requests", None, "Log a line for each request; never its text."),
         flag("--log-level", "log_level", log_level, "debug, info, warning, error or critical.", "LEVEL"),
+        flag("--log-format", "log_format", choice(*FORMATS), "text, or json: an object for each line.", "FORMAT"),
         flag("--log-file", "log_file", str, "Log there instead of on standard error.", "FILE"),
+        _vllm("--otlp-traces-endpoint"),
         _vllm("--shutdown-timeout", help=f"{_VLLM['--shutdown-timeout'].help} 30 unless given."),
     ],
 }

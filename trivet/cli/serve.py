@@ -94,25 +94,22 @@ def positional_model(launcher: Launcher, given: Parsed, settings: Settings) -> s
 def run_server(settings: Settings) -> None:
     """Serve until a signal ends it."""
     import asyncio
-    import logging
     from dataclasses import replace
 
     from trivet.api.async_llm import AsyncLLM
     from trivet.cli import terminal
     from trivet.cli.settings import engine_args, listen_options, server_options, set_environment
     from trivet.engine.process import ProcessClient
+    from trivet.logs import LogOptions, configure
     from trivet.server.launch import check_certificate, listening, run
+    from trivet.server.tracing import check_tracing
 
     set_environment(settings)
     listen, options = listen_options(settings), server_options(settings)
-    logging.basicConfig(
-        level=listen.log_level,
-        filename=listen.log_file,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        datefmt="%H:%M:%S",
-    )
-    logging.getLogger("uvicorn").setLevel(max(logging.getLogger().level, logging.WARNING))
+    log = LogOptions(level=listen.log_level, format=listen.log_format, file=listen.log_file)
+    configure(log)
     check_certificate(listen)
+    check_tracing(options)
     with listening(listen) as (listeners, addresses):
         model = settings.get("model")
         terminal.errors.print(f"Loading {model or 'the built-in model'} …", style="dim")
@@ -120,7 +117,7 @@ def run_server(settings: Settings) -> None:
         config = args.engine_config()
         if model is not None:
             args = replace(args, model=config.model, served_model_name=args.served_model_name or model)
-        llm = AsyncLLM(args, ProcessClient(config))
+        llm = AsyncLLM(args, ProcessClient(config, log=log))
 
         def announce() -> None:
             terminal.console.print(welcome(llm, addresses))

@@ -16,6 +16,7 @@ from trivet.engine.config import EngineConfig
 from trivet.engine.messages import Command, Failed, Ready, Stored, Update, decode_report, encode
 from trivet.engine.request import ModelInfo
 from trivet.errors import EngineError, TrivetError
+from trivet.logs import LogOptions
 
 CLOSE_SECONDS = 5.0
 
@@ -31,13 +32,14 @@ class Child:
         self._socket = context.socket(zmq.PAIR)
         self._socket.set_hwm(0)
 
-    async def start(self, config: EngineConfig, loader: str) -> None:
+    async def start(self, config: EngineConfig, loader: str, log: LogOptions) -> None:
         """Run the program until its model is loaded. Raises what the engine raised."""
         try:
             self._socket.bind(self._endpoint)
             # Its standard output is the parent's standard error: the parent's output is for results.
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "trivet.engine.worker", self._endpoint, loader),
+                msgspec.json.encode(log),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=2,
             )

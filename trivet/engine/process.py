@@ -21,6 +21,7 @@ from trivet.engine.request import EngineRequest, EngineStats, ModelInfo, TokenCh
 from trivet.engine.steps import joined
 from trivet.engine.streams import Streams, TokenStream
 from trivet.errors import EngineError, TrivetError
+from trivet.logs import LogOptions
 
 logger = logging.getLogger(__name__)
 
@@ -61,9 +62,10 @@ class ProcessClient:
 
     info: ModelInfo
 
-    def __init__(self, config: EngineConfig, load: str = LOAD_RUNTIME) -> None:
+    def __init__(self, config: EngineConfig, load: str = LOAD_RUNTIME, log: LogOptions | None = None) -> None:
         self._config = config
         self._load = load
+        self._log = log or LogOptions()
         self._streams = Streams(config.max_num_seqs + config.max_queue, self._cancel)
         self._context = zmq.asyncio.Context()
         self._directory = TemporaryDirectory(prefix="trivet-", ignore_cleanup_errors=True)
@@ -150,7 +152,7 @@ class ProcessClient:
     async def _launch(self) -> None:
         self._launches += 1
         child = Child(self._context, f"ipc://{self._directory.name}/{self._launches}")
-        await child.start(self._config, self._load)
+        await child.start(self._config, self._load, self._log)
         self.info = child.info
         self._child = child
         self._progress = monotonic()

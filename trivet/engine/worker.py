@@ -1,6 +1,7 @@
-"""The program of an engine's own process: `python -m trivet.engine.worker SOCKET LOADER`.
+"""The program of an engine's own process: `python -m trivet.engine.worker SOCKET LOADER LOG`.
 
-The first line of standard input is the EngineConfig as JSON; its end means that the parent has gone.
+LOG is LogOptions as JSON. The first line of standard input is the EngineConfig as JSON; its end means that the parent
+has gone.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ from trivet.engine.engine import Engine
 from trivet.engine.messages import Failed, Ready, StoreCommand, Update, decode_commands, encode
 from trivet.engine.request import TokenChunk
 from trivet.errors import EngineError, RequestError, TrivetError
+from trivet.logs import LogOptions, configure
 
 
 def main() -> int:
-    endpoint, loader = sys.argv[1:3]
+    endpoint, loader, log = sys.argv[1:4]
     faulthandler.enable()
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    configure(msgspec.json.decode(log, type=LogOptions))
     # These reach whole groups of processes; the parent decides when this one ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

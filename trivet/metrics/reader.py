@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from trivet.engine.request import EngineStats, ModelInfo
 from trivet.metrics import table
-from trivet.metrics.metrics import gauge_values
+from trivet.metrics.snapshot import gauge_values
 
 PREFIX, SUFFIX = "vllm:", "_total"
 
@@ -48,13 +48,14 @@ class Vector(Metric):
 def snapshot(model_name: str, info: ModelInfo, stats: EngineStats) -> list[Metric]:
     """The metrics that the engine itself keeps, by vLLM's names."""
     labels = {"model_name": model_name, "engine": "0"}
-    values = gauge_values(info, stats)
-    gauges = [
-        Gauge(name, labels, values[key])
-        for key, gauge in table.ENGINE_GAUGES.items()
-        for name in gauge.names
-        if name.startswith(PREFIX)
-    ]
+    gauges = []
+    for key, values in gauge_values(info, stats).items():
+        gauge = table.ENGINE_GAUGES[key]
+        for name in (name for name in gauge.names if name.startswith(PREFIX)):
+            if isinstance(values, dict):
+                gauges += [Gauge(name, {**labels, str(gauge.label): kind}, value) for kind, value in values.items()]
+            else:
+                gauges.append(Gauge(name, labels, values))
     counts = {key: getattr(stats, key) for key in table.ENGINE_COUNTERS}
     counts |= {"prompt_tokens": stats.prompt_tokens, "generation_tokens": stats.generated_tokens}
     rows = table.COUNTERS | table.ENGINE_COUNTERS

@@ -19,7 +19,7 @@ from trivet.server.activity import log_activity
 from trivet.server.cors import cors
 from trivet.server.endpoint import Dialect
 from trivet.server.errors import Kind, Problem
-from trivet.server.middleware import AccessLog, RequestId
+from trivet.server.exchange import Exchanges
 from trivet.server.options import ServerOptions
 from trivet.server.service import Service
 from trivet.server.web import routes as web
@@ -32,9 +32,7 @@ def create_app(llm: AsyncLLM, options: ServerOptions | None = None) -> Starlette
     """An ASGI application that serves `llm`, which must have been started; closing it is the caller's."""
     options = options or ServerOptions()
     service = Service(llm, options)
-    middleware = [Middleware(RequestId)]
-    if options.log_requests:
-        middleware.append(Middleware(AccessLog))
+    middleware = [Middleware(Exchanges, service)]
     if options.allowed_origins:
         middleware.append(cors(options))
 
@@ -43,6 +41,8 @@ def create_app(llm: AsyncLLM, options: ServerOptions | None = None) -> Starlette
         activity = asyncio.create_task(log_activity(llm))
         yield
         activity.cancel()
+        if service.tracer is not None:
+            await asyncio.to_thread(service.tracer.close)
 
     return Starlette(
         lifespan=lifespan,

@@ -21,8 +21,9 @@ class ServerOptions:
     max_best_of, max_top_n_tokens: of one request (TGI).
     max_input_tokens: most tokens of a prompt; None is all that leave room for one more (TGI).
     max_client_batch_size: most prompts of one completions request (TGI).
-    prompt_tokens_details: report cached prompt tokens in `usage` (OpenAI).
+    prompt_tokens_details, request_metrics: report cached prompt tokens in `usage`, and times in `metrics` (OpenAI).
     log_requests: a line for each request, without its text.
+    otlp_traces_endpoint: where traces are sent; None sends none. otlp_service_name: what they call this server.
     dialect: "openai", "tgi", "llamacpp" or "anthropic": whose every path is where several have the same one; None
         tells them apart by the body's keys.
     metrics_endpoint, slots_endpoint, props_endpoint: whether `/metrics` and `/slots` answer, and `POST /props`.
@@ -47,7 +48,10 @@ class ServerOptions:
     max_input_tokens: int | None = None
     max_client_batch_size: int = 4
     prompt_tokens_details: bool = False
+    request_metrics: bool = False
     log_requests: bool = False
+    otlp_traces_endpoint: str | None = None
+    otlp_service_name: str | None = None
     dialect: str | None = None
     metrics_endpoint: bool = True
     slots_endpoint: bool = True
@@ -71,6 +75,7 @@ class ListenOptions:
     api_prefix: the path under which everything is served.
     keep_alive: seconds that an idle connection stays open, longer than the minute that proxies keep theirs.
     shutdown_timeout: seconds that running requests have at the end.
+    log_level, log_format, log_file: as in LogOptions.
     """
 
     hosts: tuple[str, ...] = ("127.0.0.1",)
@@ -88,4 +93,5 @@ class ListenOptions:
     keep_alive: int = 75
     shutdown_timeout: float = 30.0
     log_level: str = "INFO"
+    log_format: str = "text"
     log_file: str | None = None

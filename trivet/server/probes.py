@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import prometheus_client
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -38,8 +40,10 @@ def routes(service: Service) -> list[Route]:
     async def metrics(request: Request) -> Response:
         if not service.options.metrics_endpoint:
             return JSONResponse({"error": NO_METRICS}, status_code=501)
+        # In a thread: it would hold up the streams.
+        text = await asyncio.to_thread(service.metrics.expose, service.llm.stats())
         headers = {"Process-Start-Time-Unix": str(service.started)}
-        return Response(service.metrics.expose(), 200, headers, prometheus_client.CONTENT_TYPE_PLAIN_0_0_4)
+        return Response(text, 200, headers, prometheus_client.CONTENT_TYPE_PLAIN_0_0_4)
 
     return [
         Route("/health", health, methods=["GET"]),

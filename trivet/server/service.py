@@ -13,6 +13,7 @@ from trivet.api.outputs import RequestOutput
 from trivet.api.request import GenerateRequest
 from trivet.errors import EngineError
 from trivet.metrics.metrics import Metrics
+from trivet.server import exchange, tracing
 from trivet.server.errors import Kind, Problem
 from trivet.server.options import ServerOptions
 
@@ -28,14 +29,19 @@ MAX_SEQUENCES = 16384
 
 
 class Service:
-    """One model, its limits and its metrics. `llm` must have been started."""
+    """One model, its limits and its metrics. `llm` must have been started. Raises TracingError."""
 
     def __init__(self, llm: AsyncLLM, options: ServerOptions) -> None:
         self.llm = llm
         self.options = options
         self.names = llm.model_names
         self.started = int(time.time())
-        self.metrics = Metrics(self.names[0], llm.info, llm.stats, self.max_input_tokens)
+        cache_config = vars(llm.args) | {
+            "cache_dtype": llm.args.kv_cache_dtype,
+            "enable_prefix_caching": llm.args.enable_prefix_caching is not False,
+        }
+        self.metrics = Metrics(self.names[0], llm.info, self.max_input_tokens, cache_config)
+        self.tracer = tracing.make_tracer(options, self.name)
         self._kept: dict[type, Any] = {}
 
     def kept(self, kind: type[T], make: Callable[[], T]) -> T:
@@ -66,10 +72,14 @@ class Service:
 
     async def encode(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]:
         """Text as token ids, long ones in a thread."""
-        encode = self.llm.tokenizer.encode
+        encode, started = self.llm.tokenizer.encode, time.monotonic()
         if len(text) < LONG_TEXT:
-            return encode(text, add_special, parse_special)
-        return await asyncio.to_thread(encode, text, add_special, parse_special)
+            tokens = encode(text, add_special, parse_special)
+        else:
+            tokens = await asyncio.to_thread(encode, text, add_special, parse_special)
+        if (current := exchange.current.get()) is not None:
+            current.encodings.append((started, time.monotonic()))
+        return tokens
 
     def truncate(self, prompt: list[int], length: int) -> list[int]:
         """Keep the last `length` (>= 1) tokens of a prompt, its beginning-of-sequence token among them."""
@@ -118,6 +128,8 @@ class Service:
         """
         request.request_id = f"{request.request_id}-{secrets.token_hex(4)}"
         with self.metrics.watch(request) as watch:
+            if (current := exchange.current.get()) is not None:
+                current.runs.append(watch)
             async with aclosing(self.llm.stream(request)) as outputs:
                 async for output in outputs:
                     if any(sequence.finish_reason in ("abort", "error") for sequence in output.outputs):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import msgspec
 from starlette.responses import Response
 
+from trivet.logs import request_id
 from trivet.server import sse
 from trivet.server.dialects.anthropic.schemas import ErrorBody, ErrorDetails
 from trivet.server.endpoint import Dialect
 from trivet.server.errors import Kind, Problem
-from trivet.server.middleware import current_request_id
 
 _STATUS = {
     Kind.SYNTAX: (400, "invalid_request_error"),
@@ -32,7 +32,7 @@ def error_body(problem: Problem) -> ErrorBody:
     message = problem.message
     if problem.kind is Kind.PROMPT_TOO_LONG:
         message = f"prompt is too long: {problem.prompt_tokens} tokens > {problem.max_tokens - 1} maximum"
-    return ErrorBody(ErrorDetails(_STATUS[problem.kind][1], message), current_request_id())
+    return ErrorBody(ErrorDetails(_STATUS[problem.kind][1], message), request_id.get() or None)
 
 
 def error_response(problem: Problem) -> Response:

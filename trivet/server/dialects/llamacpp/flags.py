@@ -425,7 +425,7 @@ FLAGS: list[Flag] = [
     ),
     flag("--log-disable", "log_level", None, "Log only what is fatal.", on="CRITICAL"),
     flag("--log-file", "log_file", str, "Log there.", "FILE", env="LLAMA_ARG_LOG_FILE"),
-    idle("--log-jsonl", "log lines are text", env="LLAMA_ARG_LOG_JSONL"),
+    flag("--log-jsonl", "log_format", None, "Log an object for each line.", on="json", env="LLAMA_ARG_LOG_JSONL"),
     refused("--log-prompts-dir", "prompts are never logged", ""),
     unused("--log-colors", "log lines have no colours", bare="on", env="LLAMA_ARG_LOG_COLORS"),
     idle("--log-prefix", "log lines always have one", env="LLAMA_ARG_LOG_PREFIX"),

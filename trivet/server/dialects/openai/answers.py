@@ -34,6 +34,16 @@ class Usage(Struct):
     completion_tokens_details: UnsetType | None = None
 
 
+class RequestMetrics(Struct):
+    """time_to_first_token_ms: since it was scheduled. generation_time_ms: from the first token to the last."""
+
+    time_to_first_token_ms: float
+    generation_time_ms: float
+    queue_time_ms: float
+    mean_itl_ms: float | None
+    tokens_per_second: float | None
+
+
 class CompletionLogprobs(Struct):
     text_offset: list[int]
     token_logprobs: list[float | None]
@@ -73,7 +83,7 @@ class Completion(Struct, kw_only=True):
     usage: Usage
     kv_transfer_params: None = None
     ec_transfer_params: None = None
-    metrics: None = None
+    metrics: RequestMetrics | None = None
 
 
 class CompletionChunkChoice(Struct):
@@ -94,6 +104,7 @@ class CompletionChunk(Struct, kw_only=True):
     choices: list[CompletionChunkChoice]
     usage: Usage | UnsetType = UNSET
     system_fingerprint: str | UnsetType = UNSET
+    metrics: RequestMetrics | UnsetType = UNSET
 
 
 class TopLogprob(Struct):
@@ -147,7 +158,7 @@ class ChatCompletion(Struct, kw_only=True):
     prompt_text: str | None = None
     kv_transfer_params: None = None
     ec_transfer_params: None = None
-    metrics: None = None
+    metrics: RequestMetrics | None = None
 
 
 class Delta(Struct):
@@ -174,6 +185,7 @@ class ChatChunk(Struct, kw_only=True):
     system_fingerprint: str | UnsetType = UNSET
     prompt_token_ids: list[int] | UnsetType | None = UNSET
     prompt_text: str | UnsetType | None = UNSET
+    metrics: RequestMetrics | UnsetType = UNSET
 
 
 class ModelPermission(Struct, kw_only=True):

@@ -170,6 +170,7 @@ class ChatAnswer:
             prompt_logprobs=prompt_logprobs(first.prompt_logprobs) if alone else None,
             prompt_token_ids=first.prompt_token_ids if alone and self._body.return_token_ids else None,
             prompt_text=self._prompt_text,
+            metrics=self._reply.metrics(),
         )
 
     async def chunks(self, outputs: AsyncGenerator[RequestOutput, None]) -> AsyncGenerator[bytes, None]:
@@ -185,9 +186,14 @@ class ChatAnswer:
                     self._counts[sequence.index] += len(sequence.token_ids)
                     yield self._encode(self._delta_chunk(output, sequence))
         if self._reply.usage_at_end:
-            usage = self._reply.usage(in_stream=True)
             yield self._encode(
-                ChatChunk(**self._reply.head, choices=[], usage=usage, system_fingerprint=self._reply.fingerprint)
+                ChatChunk(
+                    **self._reply.head,
+                    choices=[],
+                    usage=self._reply.usage(in_stream=True),
+                    system_fingerprint=self._reply.fingerprint,
+                    metrics=self._reply.metrics() or UNSET,
+                )
             )
         yield sse.DONE
 

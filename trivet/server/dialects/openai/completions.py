@@ -158,6 +158,7 @@ class CompletionAnswer:
             choices=choices,
             system_fingerprint=self._reply.fingerprint,
             usage=self._reply.usage(in_stream=False),
+            metrics=self._reply.metrics(),
         )
 
     async def chunks(self, outputs: AsyncGenerator[tuple[int, RequestOutput], None]) -> AsyncGenerator[bytes, None]:
@@ -173,6 +174,7 @@ class CompletionAnswer:
                     choices=[],
                     usage=self._reply.usage(in_stream=True),
                     system_fingerprint=self._reply.fingerprint,
+                    metrics=self._reply.metrics() or UNSET,
                 )
             )
         yield sse.DONE

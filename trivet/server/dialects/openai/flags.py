@@ -157,7 +157,15 @@ SETTINGS: list[Flag] = [
     flag("--logprobs-mode", "logprobs_mode", choice("raw_logprobs"), "Of the model's own distribution.", "MODE"),
     flag("--max-logprobs", "max_logprobs", whole(0, 1024), "Most `logprobs` of a request: 20 unless given."),
     flag("--enable-prompt-tokens-details", "prompt_tokens_details", None, "Report cached tokens in `usage`."),
+    flag("--enable-per-request-metrics", "request_metrics", None, "Tell in `metrics` what a request took."),
     flag("--enable-log-requests", "log_requests", None, "Log a line for each request; never its text."),
+    flag(
+        "--otlp-traces-endpoint",
+        "otlp_traces_endpoint",
+        str,
+        "Send OpenTelemetry traces there, http://localhost:4317; needs trivet[otel].",
+        "URL",
+    ),
     flag("--uvicorn-log-level", "log_level", log_level, "Level of the log.", "LEVEL", env="VLLM_LOGGING_LEVEL"),
     flag("--shutdown-timeout", "shutdown_timeout", number(0), "Seconds that running requests have at the end.", "S"),
     flag("", "keep_alive", whole(1), "Seconds that an idle connection stays open.", env="VLLM_HTTP_TIMEOUT_KEEP_ALIVE"),
@@ -197,7 +205,6 @@ SERVER: list[Flag] = [
             "--enable-log-outputs": "texts are never logged",
             "--enable-log-deltas": "texts are never logged",
             "--log-error-stack": "the log has the stack of what is a fault of ours",
-            "--enable-per-request-metrics": "see /metrics",
             "--enable-server-load-tracking": ALWAYS,
             "--enable-request-id-headers": ALWAYS,
         }.items()

@@ -13,8 +13,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from trivet import __version__
-from trivet.api.outputs import RequestOutput
-from trivet.server.dialects.openai.answers import PromptTokensDetails, Usage
+from trivet.api.outputs import RequestOutput, RequestStateStats
+from trivet.server.dialects.openai.answers import PromptTokensDetails, RequestMetrics, Usage
 from trivet.server.dialects.openai.requests import model_name
 from trivet.server.dialects.openai.schemas import GenerationBody
 from trivet.server.service import Service
@@ -35,6 +35,7 @@ class Reply:
     """Head fields of a request's responses, and its tokens so far (over all its prompts).
 
     usage_at_end: a stream ends with a chunk of nothing but the usage. usage_always: all chunks have it.
+    show_metrics: tell what it took, where it is one sequence.
     """
 
     id: str
@@ -42,12 +43,14 @@ class Reply:
     fingerprint: str
     created: int = field(default_factory=lambda: int(time.time()))
     show_cached: bool = False
+    show_metrics: bool = False
     usage_at_end: bool = False
     usage_always: bool = False
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
     _seen: set[str] = field(default_factory=set)
+    _times: RequestStateStats | None = None
 
     @classmethod
     def to(cls, service: Service, request: Request, body: GenerationBody, prefix: str) -> Reply:
@@ -58,6 +61,7 @@ class Reply:
             model=model_name(service, body.model),
             fingerprint=fingerprint(service),
             show_cached=service.options.prompt_tokens_details,
+            show_metrics=service.options.request_metrics and (body.n or 1) == 1,
             usage_at_end=at_end,
             usage_always=at_end and bool(options and options.continuous_usage_stats),
         )
@@ -77,6 +81,7 @@ class Reply:
             self._seen.add(output.request_id)
             self.prompt_tokens += len(output.prompt_token_ids)
             self.cached_tokens += output.num_cached_tokens
+        self._times = output.metrics
         self.completion_tokens += sum(len(sequence.token_ids) for sequence in output.outputs)
 
     def usage(self, *, in_stream: bool) -> Usage:
@@ -88,6 +93,21 @@ class Reply:
             self.completion_tokens,
             PromptTokensDetails(self.cached_tokens, empty, empty) if self.show_cached else empty,
             empty,
+        )
+
+    def metrics(self) -> RequestMetrics | None:
+        """By vLLM's definitions."""
+        times = self._times
+        if not self.show_metrics or len(self._seen) != 1 or times is None or not times.first_token_ts:
+            return None
+        tokens = times.num_generation_tokens
+        decode, inference = times.last_token_ts - times.first_token_ts, times.last_token_ts - times.scheduled_ts
+        return RequestMetrics(
+            time_to_first_token_ms=(times.first_token_ts - times.scheduled_ts) * 1e3,
+            generation_time_ms=decode * 1e3,
+            queue_time_ms=(times.scheduled_ts - times.queued_ts) * 1e3,
+            mean_itl_ms=decode / (tokens - 1) * 1e3 if tokens > 1 else None,
+            tokens_per_second=tokens / inference if inference > 0 else None,
         )
 
 

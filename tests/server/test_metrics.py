@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.engine.fake import Options
 from tests.server.fake_llm import TOKENS, FakeLLM
 from tests.server.test_engine import ask, engine, prompt
-from tests.server.wire import chat, events, get, post
+from tests.server.wire import chat, client, events, get, post
 from trivet.engine.request import EngineStats
 from trivet.metrics import table
 from trivet.metrics.documentation import series
@@ -106,7 +106,7 @@ def test_what_is_exported_is_what_is_documented(serve):
 def test_rules_of_buckets(url):
     bounds = defaultdict(list)
     for key in scrape(url):
-        if isinstance(key, tuple) and key[0].endswith("_bucket"):
+        if isinstance(key, tuple) and key[0].endswith("_bucket") and len(key) == 2:
             bounds[key[0].removesuffix("_bucket")].append(float(key[1]))
     assert len(bounds["tgi_request_duration"]) == 36
     assert bounds["tgi_request_duration"][-2] == pytest.approx(145.611, rel=1e-4)
@@ -249,12 +249,18 @@ def test_when_the_process_started(url):
     assert abs(time.time() - int(started)) < 3600
 
 
-def test_paths_are_not_labels(serve):
+def test_what_clients_choose_is_no_label(serve):
     url = serve(FakeLLM())
     for path in ("/no/such/1", "/no/such/2", "/v1/models/fake", "/health"):
         get(url, path)
+    for method in ("BREW", "STEEP"):
+        client.request(method, url + "/v1/models")
     counts = {key[1:]: value for key, value in scrape(url).items() if key[0] == "http_requests_total"}
-    assert counts == {("/v1/models/{name:path}", "2xx", "GET"): 1, ("4xx", "GET", "none"): 2}
+    assert counts == {
+        ("/v1/models/{name:path}", "2xx", "GET"): 1,
+        ("4xx", "GET", "none"): 2,
+        ("/v1/models", "4xx", "other"): 2,
+    }
 
 
 def test_summary():

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("trivet.access")
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
+_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"))
+"""A client may call others as it likes; they must not become values of labels."""
 UNCOUNTED = ("/metrics", "/health", "/load", "/ping", "/version", "/server_info")
 """Routes that vLLM's HTTP metrics leave out; nor are they traced."""
 
@@ -31,8 +33,9 @@ UNCOUNTED = ("/metrics", "/health", "/load", "/ping", "/version", "/server_info"
 @dataclass(slots=True)
 class Exchange:
     """path: percent-encoded, as it was asked for; route: as it was mounted, "none" where there is nothing.
-    runs: the engine's, that it led to. encodings: when texts were tokenised, in seconds of `time.monotonic`.
-    sizes: bytes of the bodies there and back, as far as their headers tell.
+    status: 500 until an answer begins, as what fails before gets that. runs: the engine's, that it led to.
+    encodings: when texts were tokenised, in seconds of `time.monotonic`. sizes: bytes of the bodies there and back, as
+    far as their headers tell.
     """
 
     request_id: str
@@ -43,7 +46,7 @@ class Exchange:
     encodings: list[tuple[float, float]] = field(default_factory=list)
     span: Span | None = None
     route: str = "none"
-    status: int = 0
+    status: int = 500
     sizes: list[int] = field(default_factory=lambda: [0, 0])
 
 
@@ -65,10 +68,12 @@ class Exchanges:
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         name = given if _ID.fullmatch(given) else uuid.uuid4().hex
-        exchange = Exchange(name, scope["method"], quote(scope["path"]))
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        exchange = Exchange(name, method, quote(scope["path"]))
         exchange.sizes[0] = _length(headers)
         scope.setdefault("state", {})["request_id"] = exchange.request_id
-        if self._service.tracer is not None and scope["path"] not in UNCOUNTED:
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if self._service.tracer is not None and path not in UNCOUNTED:
             self._service.tracer.begin(exchange, headers)
         # They end with the task, which the server makes for each request.
         current.set(exchange)
@@ -126,4 +131,4 @@ def timings(runs: list[RequestWatch]) -> dict[str, Any]:
 
 def _length(headers: Headers) -> int:
     length = headers.get("content-length", "")
-    return int(length) if length.isdecimal() else 0
+    return int(length) if length.isdecimal() and len(length) < 16 else 0

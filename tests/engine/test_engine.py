@@ -16,7 +16,12 @@ MAX_LEN = 64
 
 
 def engine(options: Options | None = None, **config: object) -> Engine:
-    defaults: dict[str, object] = {"max_model_len": MAX_LEN, "block_size": 4, "num_blocks": 64}
+    defaults: dict[str, object] = {
+        "max_model_len": MAX_LEN,
+        "block_size": 4,
+        "num_blocks": 64,
+        "scheduling_policy": "priority",
+    }
     return Engine(EngineConfig(model="", **(defaults | config)), lambda _: FakeRuntime(options))
 
 

@@ -34,6 +34,7 @@ CHOICES: dict[str, Iterable[Any]] = {
     "block_size": (16, 32, 64, 128),
     "logprobs_mode": ("raw_logprobs",),
     "performance_mode": ("balanced", "interactivity", "throughput"),
+    "scheduling_policy": ("fcfs", "priority"),
 }
 UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -82,6 +83,7 @@ class EngineArgs(VllmArgs):
     max_model_len: tokens of prompt and output together; None is the model's own context.
     max_num_seqs, max_num_batched_tokens: most sequences, and most tokens, of one step; None is 128 and 2048.
     performance_mode: "throughput" doubles what the two are by default.
+    scheduling_policy: "fcfs" serves who comes first, and refuses priorities; "priority" serves lower ones first.
     max_num_queued_reqs: more waiting requests than that are refused; None is 1024. `LLM` has no such limit.
     gpu_memory_utilization: the cache takes no more than this share of the free memory, if it is sized to need.
     kv_cache_memory_bytes, num_gpu_blocks_override: size of the cache, in bytes or in blocks of `block_size`
@@ -109,6 +111,7 @@ class EngineArgs(VllmArgs):
     max_model_len: int | str | None = None
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | str | None = None
+    scheduling_policy: str = "fcfs"
     max_num_queued_reqs: int | None = None
     block_size: int = 16
     kv_cache_dtype: str = "auto"
@@ -185,6 +188,7 @@ class EngineArgs(VllmArgs):
             mlock=self.mlock,
             enable_prefix_caching=self.enable_prefix_caching is not False,
             threads=self.threads,
+            scheduling_policy=self.scheduling_policy,
             max_queue=DEFAULT.max_queue if self.max_num_queued_reqs is None else self.max_num_queued_reqs,
         )
 

@@ -45,6 +45,7 @@ GROUPS: dict[str, list[Flag]] = {
     ],
     "Engine": [
         *[_vllm(name) for name in ("--max-model-len", "--max-num-seqs", "--max-num-batched-tokens")],
+        _vllm("--scheduling-policy"),
         _vllm("--max-num-queued-reqs"),
         flag(
             "--threads -t", "threads", or_default(whole(0, 1024), "-1"), "Threads; one for each core unless given.", "N"

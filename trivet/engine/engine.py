@@ -61,6 +61,7 @@ class Engine:
             context_length=model.context_length,
             hidden_size=model.hidden_size,
             num_parameters=model.num_parameters,
+            scheduling_policy=config.scheduling_policy,
         )
 
     @property

@@ -14,16 +14,18 @@ import numpy as np
 
 from trivet.engine.blocks import BlockPool, salt_of
 from trivet.engine.config import EngineConfig
+from trivet.engine.pace import Pace
 from trivet.engine.plan import SampleRow, StepOutput, StepPlan
 from trivet.engine.prefixes import Prefixes
 from trivet.engine.request import EngineRequest, EngineStats, TokenChunk, TokenLogprob
 from trivet.engine.sequence import Sequence
 from trivet.engine.tables import BlockTables
+from trivet.engine.waiting import WaitingQueue
 from trivet.errors import RequestError
 
 PROMPT_SHARES = 4
-"""While sequences decode, prompts take at most one part in this many of a step, so that streams do not stall
-for long; and so many prompts progress side by side, so that a short one does not wait for a long one."""
+"""While sequences decode, prompts take at most one part in this many of a step; and so many prompts progress side by
+side, so that a short one does not wait for a long one."""
 
 PROMPT_LOGIT_ROWS = 256
 """Prompt log-probabilities in a step: each takes a row of logits, which for a large vocabulary is half a megabyte."""
@@ -45,21 +47,22 @@ class Scheduler:
     `schedule`. `config.max_model_len` must be set.
     """
 
-    def __init__(self, config: EngineConfig, num_blocks: int) -> None:
+    def __init__(self, config: EngineConfig, num_blocks: int, pace: Pace | None = None) -> None:
         assert config.max_model_len is not None
         self.config = config
         self.block_size = config.block_size
         self.max_len = min(config.max_model_len, num_blocks * config.block_size)
         self.max_running = min(config.max_num_seqs, config.max_num_batched_tokens)
         self.pool = BlockPool(num_blocks)
-        self.prefixes = Prefixes(self.pool, config.block_size, self._enqueue)
+        self.waiting = WaitingQueue()
+        self.prefixes = Prefixes(self.pool, config.block_size, self.waiting.push)
         self.tables = BlockTables(self.max_running)
-        self.waiting: list[Sequence] = []
-        """By `Sequence.order`, like `running`. Parked sequences are in neither."""
         self.running: list[Sequence] = []
+        """By `Sequence.order`. Parked sequences are neither here nor waiting."""
         self._sequences: dict[str, Sequence] = {}
         self._arrivals = itertools.count()
         self._parts: list[_Part] = []
+        self._pace = pace or Pace()
         self._counts = EngineStats(blocks_total=num_blocks)
 
     @property
@@ -88,9 +91,11 @@ class Scheduler:
         salt: str | None = salt_of(request.cache_salt)
         if not self.config.enable_prefix_caching:
             salt = None if request.group is None else f"group:{request.group}"
-        sequence = Sequence(request, next(self._arrivals), max_len, salt)
+        priority = request.priority if self.config.scheduling_policy == "priority" else 0
+        sequence = Sequence(request, (priority, next(self._arrivals)), max_len, salt)
         self._sequences[request.request_id] = sequence
-        self._enqueue(sequence)
+        self.waiting.join(sequence.tenant)
+        self.waiting.push(sequence)
 
     def cancel(self, request_id: str) -> TokenChunk | None:
         """End a request and free its blocks; returns its last chunk, or None if it is not there."""
@@ -114,15 +119,18 @@ class Scheduler:
             elif computed < len(sequence.blocks) * self.block_size or self._make_room(sequence):
                 parts.append(_Part(sequence, 1))
             index += 1
-        budget = self.config.max_num_batched_tokens - len(parts)
-        if parts:
-            budget = min(budget, max(1, self.config.max_num_batched_tokens // PROMPT_SHARES))
-        parts += self._share(budget, prompts, admit=self._counts.preemptions == preemptions)
+        decodes = len(parts)
+        parts += self._share(self._budget(decodes, prompts), prompts, self._counts.preemptions == preemptions)
+        if not parts:
+            return None
         self._parts = parts
-        return self._plan(parts) if parts else None
+        plan = self._plan(parts)
+        self._pace.start(decodes, len(plan.token_ids) - decodes)
+        return plan
 
     def commit(self, output: StepOutput, failures: Mapping[int, str] | None = None) -> list[TokenChunk]:
         """Take in what the scheduled step brought; `failures` says why, for each sequence of the plan it failed for."""
+        self._pace.stop()
         errors = dict(failures or {})
         if any(output.errors):
             owners = [index for index, part in enumerate(self._parts) for _ in range(part.rows)]
@@ -160,9 +168,6 @@ class Scheduler:
         """Raises EngineError when the blocks in use are not those of the running sequences."""
         self.pool.check_integrity(sequence.blocks for sequence in self.running)
 
-    def _enqueue(self, sequence: Sequence) -> None:
-        insort(self.waiting, sequence, key=attrgetter("order"))
-
     def _make_room(self, sequence: Sequence) -> bool:
         """Give the sequence a block more; False if it had to give way itself."""
         while not self.pool.available:
@@ -176,12 +181,28 @@ class Scheduler:
     def _preempt(self, sequence: Sequence) -> None:
         """Free the blocks of a running sequence; it waits, with its tokens, to compute them again."""
         self._stop(sequence)
-        self._enqueue(sequence)
+        self.waiting.push(sequence)
         sequence.preemptions += 1
         self._counts.preemptions += 1
 
+    def _budget(self, decodes: int, prompts: list[Sequence]) -> int:
+        """Tokens of prompts in a step."""
+        budget = self.config.max_num_batched_tokens
+        waiting = len(prompts) + len(self.waiting)
+        if not decodes or not waiting:
+            return budget - decodes
+        budget = min(budget - decodes, max(1, budget // PROMPT_SHARES))
+        return min(budget, self._pace.allowance(decodes, waiting))
+
     def _share(self, budget: int, prompts: list[Sequence], admit: bool) -> list[_Part]:
         """Divide the budget among running prompts and new ones; what short ones leave goes to the first."""
+        if budget == 0:
+            return []
+        if len(prompts) >= PROMPT_SHARES and admit:
+            prompts.sort(key=self.waiting.rank)
+            first = self.waiting.first
+            if first is not None and self.waiting.rank(first) < self.waiting.rank(prompts[PROMPT_SHARES - 1]):
+                prompts = prompts[: PROMPT_SHARES - 1]
         places = min(len(self.waiting), self.max_running - len(self.running)) if admit else 0
         share = -(-budget // min(max(len(prompts) + places, 1), PROMPT_SHARES))
         parts: list[_Part] = []
@@ -205,18 +226,17 @@ class Scheduler:
 
     def _admissions(self) -> Iterator[Sequence]:
         """Start waiting sequences, in order, while there is room for the whole of the next one."""
-        while self.waiting and len(self.running) < self.max_running:
-            sequence = self.waiting[0]
+        while len(self.running) < self.max_running and (sequence := self.waiting.first) is not None:
             hits = self.prefixes.lookup(sequence)
             if self.prefixes.park(sequence, len(hits)):
-                del self.waiting[0]
+                self.waiting.remove(sequence)
                 continue
             missing = -(-sequence.num_tokens // self.block_size) - len(hits)
             unused = sum(not self.pool.is_used(block) for block in hits)
             # A block to spare for each of the running: or else the newcomer would soon be preempted again.
             if missing + unused + len(self.running) > self.pool.available:
                 return
-            del self.waiting[0]
+            self.waiting.remove(sequence)
             self._start(sequence, hits, missing)
             yield sequence
 
@@ -231,6 +251,7 @@ class Scheduler:
         if sequence.scheduled_at == 0.0:
             sequence.scheduled_at = time.monotonic()
             sequence.cached_tokens = sequence.computed
+            self.waiting.start(sequence.tenant, sequence.remaining)
             self._counts.prompt_tokens += sequence.prompt_len
             self._counts.queried_tokens += sequence.num_tokens
             self._counts.cached_tokens += sequence.computed
@@ -256,6 +277,7 @@ class Scheduler:
             self.prefixes.unpark(sequence)
         else:
             self.waiting.remove(sequence)
+        self.waiting.leave(sequence.tenant)
         del self._sequences[sequence.request.request_id]
 
     def _fail(self, sequence: Sequence, error: str, now: float) -> TokenChunk:
@@ -276,6 +298,7 @@ class Scheduler:
         """Append a drawn token, and end the sequence where it is the last."""
         sequence.append(token)
         self._counts.generated_tokens += 1
+        self.waiting.charge(sequence.tenant)
         chunk = TokenChunk(request_id=sequence.request.request_id, tokens=[token], emitted_at=now)
         if sequence.params.logprobs is not None and logprob is not None:
             chunk.logprobs = [logprob]

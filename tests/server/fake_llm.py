@@ -117,6 +117,9 @@ class FakeEngine:
         def cancel() -> None:
             self.cancelled += 1
             task.cancel()
+            while not queue.empty():
+                queue.get_nowait()
+            queue.put_nowait(TokenChunk(request_id=request.request_id, finish_reason="abort"))
 
         return TokenStream(queue, cancel)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from trivet.server.dialects.openai.flags import SETTINGS
-from trivet.server.flags import Flag, choice, flag, log_level, or_default, size, url_path, whole
+from trivet.server.flags import Flag, choice, flag, log_level, number, or_default, size, url_path, whole
 
 _VLLM = {row.spellings[0]: row for row in SETTINGS if row.names}
 
@@ -60,6 +60,13 @@ GROUPS: dict[str, list[Flag]] = {
         flag("--log-requests", "log_requests", None, "Log a line for each request; never its text."),
         flag("--log-level", "log_level", log_level, "debug, info, warning, error or critical.", "LEVEL"),
         flag("--log-file", "log_file", str, "Log there instead of on standard error.", "FILE"),
+        flag(
+            "--request-timeout",
+            "request_timeout",
+            number(0),
+            "Seconds that an answer may take, its wait included; then it ends with an error. No limit unless given.",
+            "S",
+        ),
         _vllm("--shutdown-timeout", help=f"{_VLLM['--shutdown-timeout'].help} 30 unless given."),
     ],
 }

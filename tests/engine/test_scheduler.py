@@ -29,7 +29,7 @@ def scheduler(num_blocks: int = 1000, **config: object) -> Scheduler:
         "max_num_batched_tokens": 1024,
         "scheduling_policy": "priority",
     }
-    return Scheduler(EngineConfig(model="", **(defaults | config)), num_blocks, Unhurried())
+    return Scheduler(EngineConfig(model="", **(defaults | config)), num_blocks, pace=Unhurried())
 
 
 def prompt(length: int, first: int = 1) -> list[int]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from trivet.engine.archive import BlockArchive
 from trivet.engine.blocks import salt_of
 from trivet.engine.config import EngineConfig
 from trivet.engine.memory import size_cache
@@ -41,7 +42,13 @@ class Engine:
         self.runtime.allocate_cache(num_blocks, config.block_size)
         if config.mlock:
             lock_memory()
-        self.scheduler = Scheduler(msgspec.structs.replace(config, max_model_len=max_model_len), num_blocks)
+        self._archive: BlockArchive | None = None
+        if config.prefix_cache_dir is not None and config.enable_prefix_caching:
+            self._archive = BlockArchive(
+                self.runtime, config.block_size, Path(config.prefix_cache_dir), config.prefix_cache_size
+            )
+        sized = msgspec.structs.replace(config, max_model_len=max_model_len)
+        self.scheduler = Scheduler(sized, num_blocks, self._archive)
         self._store = PrefixStore(self.runtime, self.scheduler.pool, config.block_size)
         model = self.runtime.info
         self.info = ModelInfo(
@@ -110,6 +117,8 @@ class Engine:
         return self.scheduler.stats()
 
     def close(self) -> None:
+        if self._archive is not None:
+            self._archive.close()
         self.runtime.close()
 
     def _run_apart(self, plan: StepPlan, failures: dict[int, str]) -> StepOutput:

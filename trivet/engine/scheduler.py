@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from bisect import insort
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,7 @@ from operator import attrgetter
 import msgspec
 import numpy as np
 
+from trivet.engine.archive import BlockArchive
 from trivet.engine.blocks import BlockPool, salt_of
 from trivet.engine.config import EngineConfig
 from trivet.engine.pace import Pace
@@ -26,6 +28,9 @@ from trivet.errors import RequestError
 PROMPT_SHARES = 4
 """While sequences decode, prompts take at most one part in this many of a step; and so many prompts progress side by
 side, so that a short one does not wait for a long one."""
+
+RESTORE_SECONDS = 0.02
+"""Of a step, for blocks that come from files while sequences decode, which wait for them."""
 
 PROMPT_LOGIT_ROWS = 256
 """Prompt log-probabilities in a step: each takes a row of logits, which for a large vocabulary is half a megabyte."""
@@ -47,7 +52,9 @@ class Scheduler:
     `schedule`. `config.max_model_len` must be set.
     """
 
-    def __init__(self, config: EngineConfig, num_blocks: int, pace: Pace | None = None) -> None:
+    def __init__(
+        self, config: EngineConfig, num_blocks: int, archive: BlockArchive | None = None, pace: Pace | None = None
+    ) -> None:
         assert config.max_model_len is not None
         self.config = config
         self.block_size = config.block_size
@@ -55,14 +62,14 @@ class Scheduler:
         self.max_running = min(config.max_num_seqs, config.max_num_batched_tokens)
         self.pool = BlockPool(num_blocks)
         self.waiting = WaitingQueue()
-        self.prefixes = Prefixes(self.pool, config.block_size, self.waiting.push)
+        self.prefixes = Prefixes(self.pool, config.block_size, self.waiting.push, archive)
         self.tables = BlockTables(self.max_running)
         self.running: list[Sequence] = []
         """By `Sequence.order`. Parked sequences are neither here nor waiting."""
         self._sequences: dict[str, Sequence] = {}
         self._arrivals = itertools.count()
         self._parts: list[_Part] = []
-        self._pace = pace or Pace()
+        self.pace = pace or Pace()
         self._counts = EngineStats(blocks_total=num_blocks)
 
     @property
@@ -120,17 +127,17 @@ class Scheduler:
                 parts.append(_Part(sequence, 1))
             index += 1
         decodes = len(parts)
-        parts += self._share(self._budget(decodes, prompts), prompts, self._counts.preemptions == preemptions)
+        parts += self._share(decodes, prompts, admit=self._counts.preemptions == preemptions)
         if not parts:
             return None
         self._parts = parts
         plan = self._plan(parts)
-        self._pace.start(decodes, len(plan.token_ids) - decodes)
+        self.pace.start(decodes, len(plan.token_ids) - decodes)
         return plan
 
     def commit(self, output: StepOutput, failures: Mapping[int, str] | None = None) -> list[TokenChunk]:
         """Take in what the scheduled step brought; `failures` says why, for each sequence of the plan it failed for."""
-        self._pace.stop()
+        self.pace.stop()
         errors = dict(failures or {})
         if any(output.errors):
             owners = [index for index, part in enumerate(self._parts) for _ in range(part.rows)]
@@ -192,10 +199,11 @@ class Scheduler:
         if not decodes or not waiting:
             return budget - decodes
         budget = min(budget - decodes, max(1, budget // PROMPT_SHARES))
-        return min(budget, self._pace.allowance(decodes, waiting))
+        return min(budget, self.pace.allowance(decodes, waiting))
 
-    def _share(self, budget: int, prompts: list[Sequence], admit: bool) -> list[_Part]:
-        """Divide the budget among running prompts and new ones; what short ones leave goes to the first."""
+    def _share(self, decodes: int, prompts: list[Sequence], admit: bool) -> list[_Part]:
+        """Divide a budget among running prompts and new ones; what short ones leave goes to the first."""
+        budget = self._budget(decodes, prompts)
         if budget == 0:
             return []
         if len(prompts) >= PROMPT_SHARES and admit:
@@ -206,8 +214,11 @@ class Scheduler:
         places = min(len(self.waiting), self.max_running - len(self.running)) if admit else 0
         share = -(-budget // min(max(len(prompts) + places, 1), PROMPT_SHARES))
         parts: list[_Part] = []
+        until = time.monotonic() + RESTORE_SECONDS if decodes else math.inf
         rows = PROMPT_LOGIT_ROWS
         for sequence in itertools.chain(prompts, self._admissions() if admit else ()):
+            if not self._restore(sequence, until):
+                continue
             tokens = min(share, sequence.remaining, budget)
             if sequence.prompt_logprobs is not None:
                 tokens = min(tokens, rows)
@@ -255,6 +266,15 @@ class Scheduler:
             self._counts.prompt_tokens += sequence.prompt_len
             self._counts.queried_tokens += sequence.num_tokens
             self._counts.cached_tokens += sequence.computed
+
+    def _restore(self, sequence: Sequence, until: float) -> bool:
+        """Whether the sequence has what the archive has of it, and is to be computed from there on."""
+        computed = sequence.computed
+        whole = self.prefixes.restore(sequence, until)
+        if not sequence.reported:
+            sequence.cached_tokens += sequence.computed - computed
+            self._counts.cached_tokens += sequence.computed - computed
+        return whole
 
     def _append_blocks(self, sequence: Sequence, blocks: list[int]) -> None:
         self.tables.put(sequence.row, len(sequence.blocks), blocks)

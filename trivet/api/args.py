@@ -90,7 +90,8 @@ class EngineArgs(VllmArgs):
         tokens; left out, it is sized to need.
     enable_prefix_caching: reuse what is computed of prompts that begin alike; None is True.
     prefix_cache_dir: a folder that keeps what is computed of prompts for later engines with the same model; it holds
-        prompts in all but plain text. prefix_cache_size: its most bytes.
+        prompts in all but plain text.
+    prefix_cache_size: most bytes of that folder.
     generation_config: "auto" takes defaults of sampling from the model's generation_config.json, "vllm" from none,
         else from that of another folder.
     override_generation_config: further defaults, by the keys of that file.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-LEAST_TOKENS = 16
+LEAST_TOKENS = 4
 """Of prompts in a step, however long they take: prompts must get on."""
 
 GROWTH = 2

@@ -318,7 +318,7 @@ class Scheduler:
         """Append a drawn token, and end the sequence where it is the last."""
         sequence.append(token)
         self._counts.generated_tokens += 1
-        self.waiting.charge(sequence.tenant)
+        self.waiting.served[sequence.tenant] += 1
         chunk = TokenChunk(request_id=sequence.request.request_id, tokens=[token], emitted_at=now)
         if sequence.params.logprobs is not None and logprob is not None:
             chunk.logprobs = [logprob]

@@ -23,7 +23,8 @@ class WaitingQueue:
     def __init__(self) -> None:
         self._queues: dict[str, list[Sequence]] = {}
         """By tenant, those with any sequence waiting; each by `Sequence.order`."""
-        self._served: dict[str, int] = {}
+        self.served: dict[str, int] = {}
+        """Tokens that tenants have had; what is generated for them is to be counted here."""
         self._unfinished: Counter[str] = Counter()
         self._now = 0
         """Virtual time: what the tenant served last had when its sequence started."""
@@ -43,14 +44,14 @@ class WaitingQueue:
     def rank(self, sequence: Sequence) -> Rank:
         """Least first."""
         priority, arrival = sequence.order
-        return priority, self._served[sequence.tenant], arrival
+        return priority, self.served[sequence.tenant], arrival
 
     def join(self, tenant: str) -> None:
         """A request of this tenant has come."""
         if not self._unfinished[tenant]:
             active = self._unfinished
-            self._served = {name: had for name, had in self._served.items() if active[name] or had > self._now}
-            self._served.setdefault(tenant, self._now)
+            self.served = {name: had for name, had in self.served.items() if active[name] or had > self._now}
+            self.served.setdefault(tenant, self._now)
         self._unfinished[tenant] += 1
 
     def leave(self, tenant: str) -> None:
@@ -70,9 +71,5 @@ class WaitingQueue:
 
     def start(self, tenant: str, tokens: int) -> None:
         """A sequence of this tenant starts, with so many tokens to be computed."""
-        self._now = max(self._now, self._served[tenant])
-        self._served[tenant] += tokens
-
-    def charge(self, tenant: str) -> None:
-        """A token was generated for this tenant."""
-        self._served[tenant] += 1
+        self._now = max(self._now, self.served[tenant])
+        self.served[tenant] += tokens

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trivet.engine.pace import LEAST_TOKENS, REFRESH, Pace
+from trivet.engine.pace import LEAST_TOKENS, REFRESH, SHARE, Pace
 
 
 class Machine:
@@ -41,7 +41,7 @@ def test_a_prompt_at_most_doubles_the_time_between_tokens(step: float, decode: f
     for tokens, seconds in taken:
         assert tokens <= LEAST_TOKENS or seconds <= 2 * alone * 1.001
     # Nothing is left unused either, once it has learnt.
-    most = min(10**6, max(LEAST_TOKENS, alone / token))
+    most = min(10**6, max(LEAST_TOKENS, int(SHARE * alone / token)))
     assert sum(tokens for tokens, _ in taken[REFRESH:]) >= 0.9 * 2 * REFRESH * most
 
 
@@ -50,7 +50,7 @@ def test_many_waiting_prompts_have_a_part_by_their_number() -> None:
     m.run(4, 0)
     for _ in range(REFRESH - 1):
         tokens, _ = m.run(4, 12)
-    assert tokens == pytest.approx(300, abs=2)
+    assert tokens == pytest.approx(300 * SHARE, abs=2)
 
 
 @pytest.mark.parametrize("decodes", [lambda i: 8, lambda i: 2**i % 1000 + 1, lambda i: 1])
@@ -70,5 +70,5 @@ def test_it_follows_when_the_cost_changes() -> None:
     m.costs = 0.02, 0.0, 4e-4
     for _ in range(6 * REFRESH):
         tokens, seconds = m.run(8)
-    assert tokens == pytest.approx(50, abs=3)
+    assert tokens == pytest.approx(50 * SHARE, abs=3)
     assert seconds <= 0.0405

@@ -11,6 +11,9 @@ LEAST_TOKENS = 4
 GROWTH = 2
 """A step reads at most so many times the tokens of the one before: what few tokens cost says little about many."""
 
+SHARE = 0.9
+"""Of the time of decoding, for a prompt: measured times lag behind contexts that grow."""
+
 WEIGHT = 0.5
 """Of the latest step in the averages."""
 
@@ -48,7 +51,7 @@ class Pace:
         if self._token_seconds is None:
             return LEAST_TOKENS
         most = GROWTH * self._last
-        seconds = self._decode_seconds * max(1.0, prompts / decodes)
+        seconds = SHARE * self._decode_seconds * max(1.0, prompts / decodes)
         if seconds < most * self._token_seconds:
             most = int(seconds / self._token_seconds)
         return max(LEAST_TOKENS, most)

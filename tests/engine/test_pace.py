@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trivet.engine.pace import LEAST_TOKENS, REFRESH, SHARE, Pace
+from trivet.engine.pace import CROWD, LEAST_TOKENS, REFRESH, SHARE, Pace
 
 
 class Machine:
@@ -47,10 +47,10 @@ def test_a_prompt_at_most_doubles_the_time_between_tokens(step: float, decode: f
 
 def test_many_waiting_prompts_have_a_part_by_their_number() -> None:
     m = Machine(0.01, 0.0, 1e-4)
-    m.run(4, 0)
+    m.run(16, 0)
     for _ in range(REFRESH - 1):
-        tokens, _ = m.run(4, 12)
-    assert tokens == pytest.approx(300 * SHARE, abs=2)
+        tokens, _ = m.run(16, 7)
+    assert tokens == pytest.approx(100 * SHARE * CROWD * 6 / 16, abs=2)
 
 
 @pytest.mark.parametrize("decodes", [lambda i: 8, lambda i: 2**i % 1000 + 1, lambda i: 1])

@@ -14,6 +14,9 @@ GROWTH = 2
 SHARE = 0.9
 """Of the time of decoding, for a prompt: measured times lag behind contexts that grow."""
 
+CROWD = 8
+"""Streams that a prompt after the first counts for: while many wait, large batches are missed, and with them speed."""
+
 WEIGHT = 0.5
 """Of the latest step in the averages."""
 
@@ -24,9 +27,8 @@ REFRESH = 32
 class Pace:
     """Learns what decoding and reading take, and from that sizes the part that prompts have of a step.
 
-    Running streams and prompts share the time by their number, but prompts have at least as much of it as the streams:
-    one prompt at most doubles the time between a stream's tokens. Only the sizes of steps follow from the times
-    measured here, and no result depends on those.
+    One prompt at most doubles the time between a stream's tokens; where several wait, they share the time with the
+    streams by their number. Only the sizes of steps follow from what is measured here; no result depends on that.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -51,7 +53,7 @@ class Pace:
         if self._token_seconds is None:
             return LEAST_TOKENS
         most = GROWTH * self._last
-        seconds = SHARE * self._decode_seconds * max(1.0, prompts / decodes)
+        seconds = SHARE * self._decode_seconds * max(1.0, CROWD * (prompts - 1) / decodes)
         if seconds < most * self._token_seconds:
             most = int(seconds / self._token_seconds)
         return max(LEAST_TOKENS, most)

@@ -33,6 +33,10 @@ class OverloadedError(TrivetError):
         self.retry_after = retry_after
 
 
+class DeadlineError(TrivetError):
+    """The request took longer than its timeout."""
+
+
 class EngineError(TrivetError, RuntimeError):
     """The engine failed at this request, or is gone."""
 

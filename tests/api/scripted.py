@@ -64,6 +64,7 @@ class ScriptedClient:
             block_size=16,
             max_num_seqs=8,
             max_queue=1024,
+            scheduling_policy="priority",
             max_num_batched_tokens=8,
             weight_bytes=0,
             cache_bytes=0,

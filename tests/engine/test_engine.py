@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+from typing import Any
+
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,14 +13,22 @@ from hypothesis import strategies as st
 from tests.engine.fake import VOCAB, FakeRuntime, Options, Result, plain, request
 from trivet.engine.config import EngineConfig
 from trivet.engine.engine import Engine
+from trivet.engine.pace import Pace
+from trivet.engine.plan import StepPlan
 from trivet.engine.request import EngineRequest
+from trivet.engine.scheduler import Scheduler
 from trivet.errors import EngineError, RequestError
 
 MAX_LEN = 64
 
 
 def engine(options: Options | None = None, **config: object) -> Engine:
-    defaults: dict[str, object] = {"max_model_len": MAX_LEN, "block_size": 4, "num_blocks": 64}
+    defaults: dict[str, object] = {
+        "max_model_len": MAX_LEN,
+        "block_size": 4,
+        "num_blocks": 64,
+        "scheduling_policy": "priority",
+    }
     return Engine(EngineConfig(model="", **(defaults | config)), lambda _: FakeRuntime(options))
 
 
@@ -64,6 +76,7 @@ fields = st.fixed_dictionaries(
         "mirostat": st.just(2),
         "prompt_logprobs": st.just(0),
         "priority": st.integers(0, 1),
+        "tenant": st.sampled_from("tu"),
         "group": st.sampled_from("gh"),
         "cache_salt": st.just("s"),
     },
@@ -84,8 +97,18 @@ configs = st.fixed_dictionaries(
         "max_num_batched_tokens": st.integers(1, 50),
         "max_num_seqs": st.integers(1, 6),
         "enable_prefix_caching": st.booleans(),
+        "scheduling_policy": st.just("priority"),
     }
 )
+durations = st.lists(st.sampled_from([0.0, 1e-4, 1e-3, 0.1, 10.0]), min_size=1, max_size=8)
+"""Of steps, again and again: they decide how prompts are cut."""
+
+
+def paced(e: Engine, seconds: list[float]) -> Engine:
+    """Have the steps of an engine take these times, as far as its scheduler can tell."""
+    clock = itertools.accumulate(x for second in itertools.cycle(seconds) for x in (1.0, second))
+    e.scheduler.pace = Pace(lambda: next(clock))
+    return e
 
 
 @settings(max_examples=80, deadline=None)
@@ -93,12 +116,13 @@ configs = st.fixed_dictionaries(
     configs,
     st.integers(0, 64),
     st.lists(st.tuples(requests(), st.integers(0, 3), st.integers(0, 25)), min_size=1, max_size=10),
+    durations,
 )
 def test_a_request_gets_the_same_in_any_company(
-    config: dict, spare_tokens: int, mix: list[tuple[EngineRequest, int, int]]
+    config: dict, spare_tokens: int, mix: list[tuple[EngineRequest, int, int]], seconds: list[float]
 ) -> None:
     """Requests come a few steps apart; some are cancelled some steps after (where the third number is 1..6)."""
-    e = engine(num_blocks=-(-(MAX_LEN + spare_tokens) // config["block_size"]), **config)
+    e = paced(engine(num_blocks=-(-(MAX_LEN + spare_tokens) // config["block_size"]), **config), seconds)
     results: dict[str, Result] = {}
     cancels: dict[int, list[str]] = {}
     step = 0
@@ -144,6 +168,62 @@ def test_preemption_at_every_turn_changes_nothing(block_size: int, budget: int) 
     assert e.stats().preemptions > 1
     for r in many:
         assert results[r.request_id] == plain(r, MAX_LEN)
+
+
+class Preempting(Scheduler):
+    """Takes the blocks of some running sequence away before each step, as if the cache were full."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.turn = 0
+
+    def schedule(self) -> StepPlan | None:
+        # One at a time goes on undisturbed, for a while: without, nobody would ever get past a prompt of two steps.
+        self.turn += 1
+        for sequence in [q for q in self.running if (q.order[1] + self.turn // 40) % 4]:
+            self._preempt(sequence)
+        return super().schedule()
+
+
+@settings(max_examples=25, deadline=None)
+@given(configs, st.lists(requests(), min_size=1, max_size=6), durations)
+def test_preemption_before_every_step_changes_nothing(
+    config: dict, mix: list[EngineRequest], seconds: list[float]
+) -> None:
+    e = engine(num_blocks=-(-2 * MAX_LEN // config["block_size"]), **config)
+    e.scheduler = Preempting(e.scheduler.config, e.scheduler.pool.num_blocks)
+    paced(e, seconds)
+    for number, r in enumerate(mix):
+        r.request_id = str(number)
+    assert run(e, *mix) == {r.request_id: plain(r, MAX_LEN) for r in mix}
+
+
+@settings(max_examples=40, deadline=None)
+@given(configs, configs, st.lists(requests(), min_size=1, max_size=6), st.integers(0, 40))
+def test_a_restart_at_any_step_changes_nothing(config: dict, other: dict, mix: list[EngineRequest], steps: int) -> None:
+    """Another engine, set up otherwise, goes on with what the first had sent."""
+    results = {}
+    e = engine(num_blocks=-(-MAX_LEN // config["block_size"]), **config)
+    for number, r in enumerate(mix):
+        r.request_id = str(number)
+        results[r.request_id] = Result()
+        e.add(r)
+    states: dict[str, tuple[float, ...]] = {}
+    for _ in range(steps):
+        for chunk in e.step():
+            results[chunk.request_id].add(chunk)
+            states[chunk.request_id] = chunk.sampler_state
+    e = engine(num_blocks=-(-MAX_LEN // other["block_size"]), **other)
+    for r in mix:
+        result = results[r.request_id]
+        if result.finish_reason is None:
+            state = states.get(r.request_id, ())
+            e.add(msgspec.structs.replace(r, generated=list(result.tokens), sampler_state=state))
+    while e.busy:
+        for chunk in e.step():
+            results[chunk.request_id].add(chunk)
+        e.scheduler.check_integrity()
+    assert results == {r.request_id: plain(r, MAX_LEN) for r in mix}
 
 
 def test_a_resumed_request_continues_where_it_was() -> None:
@@ -204,6 +284,11 @@ def test_what_can_never_run_is_refused_with_the_numbers(r: EngineRequest, parame
         e.add(r)
     assert raised.value.parameter == parameter
     assert not e.busy
+
+
+def test_a_priority_is_refused_where_it_would_mean_nothing() -> None:
+    with pytest.raises(RequestError, match="Got priority 3 but Priority scheduling is not enabled"):
+        engine(scheduling_policy="fcfs").add(request([1], priority=3))
 
 
 @pytest.mark.parametrize("length", [63, 1])

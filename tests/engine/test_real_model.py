@@ -12,6 +12,7 @@ from tests.engine.fake import Result, request
 from tests.engine.test_clients import children, collect
 from trivet.engine.config import EngineConfig
 from trivet.engine.engine import Engine
+from trivet.engine.pace import Pace
 from trivet.engine.process import ProcessClient
 from trivet.engine.request import EngineRequest
 
@@ -107,3 +108,25 @@ async def test_streams_go_on_when_the_process_is_killed(alone: dict[str, Result]
     finally:
         await client.close()
     assert dict(zip([r.request_id for r in mix], results, strict=True)) == alone
+
+
+def test_another_engine_goes_on_from_the_files_of_the_first(alone: dict[str, Result], tmp_path: Path) -> None:
+    folder = str(tmp_path)
+    for fields in ({}, {"max_num_batched_tokens": 16, "threads": 2}):
+        engine = Engine(config(prefix_cache_dir=folder, **fields))
+        assert run(engine, requests()) == alone
+        engine.close()
+    asked = requests()
+    engine = Engine(config(prefix_cache_dir=folder))
+    story = next(r for r in asked if len(r.prompt) > 50 and r.params.prompt_logprobs is None)
+    assert run(engine, [story]) == {story.request_id: alone[story.request_id]}
+    assert engine.stats().cached_tokens == (len(story.prompt) - 1) // 16 * 16
+    engine.close()
+
+
+def test_the_times_that_steps_take_change_nothing(alone: dict[str, Result]) -> None:
+    rng = random.Random(2)
+    engine = Engine(config())
+    engine.scheduler.pace = Pace(lambda: rng.random())
+    assert run(engine, requests()) == alone
+    engine.close()

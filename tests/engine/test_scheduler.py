@@ -7,6 +7,7 @@ import pytest
 
 from tests.engine.fake import request
 from trivet.engine.config import EngineConfig
+from trivet.engine.pace import Pace
 from trivet.engine.plan import StepOutput, StepPlan
 from trivet.engine.request import EngineRequest, TokenChunk
 from trivet.engine.scheduler import Scheduler
@@ -15,9 +16,20 @@ from trivet.errors import RequestError
 EOS = 50
 
 
+class Unhurried(Pace):
+    """Bounds a step by its tokens only."""
+
+    def allowance(self, decodes: int, prompts: int) -> int:
+        return 10**6
+
+
 def scheduler(num_blocks: int = 1000, **config: object) -> Scheduler:
-    defaults: dict[str, object] = {"max_model_len": 4096, "max_num_batched_tokens": 1024}
-    return Scheduler(EngineConfig(model="", **(defaults | config)), num_blocks)
+    defaults: dict[str, object] = {
+        "max_model_len": 4096,
+        "max_num_batched_tokens": 1024,
+        "scheduling_policy": "priority",
+    }
+    return Scheduler(EngineConfig(model="", **(defaults | config)), num_blocks, pace=Unhurried())
 
 
 def prompt(length: int, first: int = 1) -> list[int]:
@@ -94,7 +106,7 @@ def test_rows_of_prompt_logprobs_are_limited_in_a_step() -> None:
     assert [counts(s) for _ in range(3)] == [[256, 600], [1, 128, 128], [1, 128, 128]]
 
 
-def test_prompts_take_a_quarter_of_a_step_while_others_decode() -> None:
+def test_prompts_take_a_quarter_of_a_step_at_most_while_others_decode() -> None:
     s = scheduler()
     s.add(request(prompt(5), "short"))
     step(s)
@@ -145,12 +157,56 @@ def test_the_less_urgent_is_preempted_though_it_came_first() -> None:
     assert [q.request.request_id for q in s.running] == ["high"]
 
 
-def test_served_by_priority_then_arrival() -> None:
-    s = scheduler(max_num_seqs=1)
+@pytest.mark.parametrize("policy", ["priority", "fcfs"])
+def test_served_by_priority_then_arrival(policy: str) -> None:
+    s = scheduler(max_num_seqs=1, scheduling_policy=policy)
     priorities = [5, 1, 8, 3, 1, 7, 4, 6]
-    add(s, *(request(prompt(4, i), f"{p}.{i}", priority=p, max_tokens=1) for i, p in enumerate(priorities)))
-    order = [step(s)[1][0].request_id for _ in priorities]
-    assert order == ["1.1", "1.4", "3.3", "4.6", "5.0", "6.7", "7.5", "8.2"]
+    add(s, *(request(prompt(4, i), f"{i}", priority=p, max_tokens=1) for i, p in enumerate(priorities)))
+    order = [int(step(s)[1][0].request_id) for _ in priorities]
+    assert order == ([1, 4, 3, 6, 0, 7, 5, 2] if policy == "priority" else list(range(8)))
+
+
+def served(s: Scheduler) -> str:
+    """The first letters of requests, in the order in which they end."""
+    order = ""
+    while s.busy:
+        order += "".join(chunk.request_id[0] for chunk in step(s)[1] if chunk.finish_reason)
+    return order
+
+
+def test_tenants_take_turns_however_many_requests_they_have() -> None:
+    s = scheduler(max_num_seqs=1)
+    add(s, *(request(prompt(10, i), f"a{i}", tenant="a", max_tokens=3) for i in range(6)))
+    add(s, *(request(prompt(10, i + 6), f"b{i}", tenant="b", max_tokens=3) for i in range(3)))
+    assert served(s) == "ababab" + "aaa"
+
+
+def test_turns_are_counted_in_tokens_computed() -> None:
+    s = scheduler(max_num_seqs=1)
+    add(s, *(request(prompt(40, i), f"a{i}", tenant="a", max_tokens=1) for i in range(3)))
+    add(s, *(request(prompt(10, i + 3), f"b{i}", tenant="b", max_tokens=1) for i in range(6)))
+    assert served(s) == "abbbbabba"
+
+
+def test_no_right_is_saved_up_and_priority_goes_before_turns() -> None:
+    s = scheduler(max_num_seqs=1)
+    add(s, *(request(prompt(10, i), f"a{i}", tenant="a", max_tokens=1) for i in range(9)))
+    for _ in range(5):
+        step(s)
+    add(s, *(request(prompt(10, i + 9), f"b{i}", tenant="b", max_tokens=1) for i in range(4)))
+    s.add(request(prompt(10, 20), "c", tenant="a", priority=-1, max_tokens=1))
+    assert served(s) == "c" + "bb" + "abab" + "aa"
+
+
+def test_a_newcomer_does_not_wait_for_the_long_prompts_of_another_tenant() -> None:
+    s = scheduler(4000, max_num_seqs=16)
+    add(s, *(request(prompt(4000, i), f"a{i}", tenant="a", max_tokens=1) for i in range(8)))
+    assert counts(s) == [256] * 4
+    s.add(request(prompt(100, 9), "b", tenant="b", max_tokens=1))
+    plan, chunks = step(s)
+    assert plan.token_ids.tolist().count(9) == 100
+    assert [chunk.request_id for chunk in chunks] == ["b"]
+    assert sum(counts(s)) == 1024
 
 
 def test_a_prefix_in_the_cache_is_not_computed_again() -> None:

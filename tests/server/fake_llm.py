@@ -84,6 +84,7 @@ class FakeEngine:
             block_size=16,
             max_num_seqs=8,
             max_queue=1024,
+            scheduling_policy="priority",
             max_num_batched_tokens=256,
             weight_bytes=1000,
             cache_bytes=4000,
@@ -117,6 +118,9 @@ class FakeEngine:
         def cancel() -> None:
             self.cancelled += 1
             task.cancel()
+            while not queue.empty():
+                queue.get_nowait()
+            queue.put_nowait(TokenChunk(request_id=request.request_id, finish_reason="abort"))
 
         return TokenStream(queue, cancel)
 

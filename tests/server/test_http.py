@@ -46,6 +46,53 @@ def test_keys(serve):
         assert get(url, path).status_code == 200
 
 
+def test_tenants_are_those_who_share_a_key(serve):
+    llm = FakeLLM()
+    url = serve(llm, api_keys=("one", "other"))
+    for key, path in (("one", "/generate"), ("one", "/v1/completions"), ("other", "/v1/completions")):
+        assert post(url, path, REQUESTS[path], headers={"X-Api-Key": key}).status_code == 200
+    first, second, third = (request.tenant for request in llm.requests)
+    assert first == second != third
+    assert "one" not in first
+    open_url, anybody = serve(everybody := FakeLLM()), {"Authorization": "Bearer one"}
+    assert post(open_url, "/generate", REQUESTS["/generate"], headers=anybody).status_code == 200
+    assert everybody.requests[0].tenant == ""
+
+
+LATE = "the request took longer than its timeout of 0.1 seconds"
+
+
+@pytest.mark.parametrize("path", [*REQUESTS, "/v1/messages"])
+@pytest.mark.parametrize("how", ["header", "option"])
+def test_an_answer_that_takes_too_long_is_given_up(serve, path, how):
+    llm = FakeLLM(delay=0.2)
+    url = serve(llm, request_timeout=0.1 if how == "option" else 60)
+    messages = {"model": "fake", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
+    headers = {"X-Request-Timeout": "0.1"} if how == "header" else {}
+    response = post(url, path, REQUESTS.get(path, messages), headers=headers)
+    assert response.status_code == 504
+    assert LATE in response.text
+    assert "timeout" in response.text.replace(LATE, "").lower()
+    until(lambda: llm.engine.cancelled == 1)
+
+
+@pytest.mark.parametrize("path", STREAMS)
+def test_a_stream_that_takes_too_long_ends_with_an_error(serve, path):
+    llm = FakeLLM(delay=0.04)
+    url = serve(llm, request_timeout=0.1)
+    response = post(url, path, STREAMS[path])
+    assert response.status_code == 200
+    assert response.text.count("data: ") > 1
+    assert LATE in response.text.strip().rpartition("data: {")[2]
+
+
+@pytest.mark.parametrize("timeout", ["0", "-1", "soon", "nan", "inf"])
+def test_a_timeout_is_a_number_of_seconds(url, timeout):
+    response = post(url, "/v1/completions", REQUESTS["/v1/completions"], headers={"X-Request-Timeout": timeout})
+    assert response.status_code == 400
+    assert f"X-Request-Timeout must be a number of seconds above 0, got '{timeout}'" in response.text
+
+
 def test_any_key_does_where_none_is_asked_for(url):
     headers = {"Authorization": "Bearer hf_abc"}
     assert post(url, "/", REQUESTS["/"], headers=headers).status_code == 200

@@ -34,6 +34,7 @@ CHOICES: dict[str, Iterable[Any]] = {
     "block_size": (16, 32, 64, 128),
     "logprobs_mode": ("raw_logprobs",),
     "performance_mode": ("balanced", "interactivity", "throughput"),
+    "scheduling_policy": ("fcfs", "priority"),
 }
 UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -82,11 +83,15 @@ class EngineArgs(VllmArgs):
     max_model_len: tokens of prompt and output together; None is the model's own context.
     max_num_seqs, max_num_batched_tokens: most sequences, and most tokens, of one step; None is 128 and 2048.
     performance_mode: "throughput" doubles what the two are by default.
+    scheduling_policy: "fcfs" serves who comes first, and refuses priorities; "priority" serves lower ones first.
     max_num_queued_reqs: more waiting requests than that are refused; None is 1024. `LLM` has no such limit.
     gpu_memory_utilization: the cache takes no more than this share of the free memory, if it is sized to need.
     kv_cache_memory_bytes, num_gpu_blocks_override: size of the cache, in bytes or in blocks of `block_size`
         tokens; left out, it is sized to need.
     enable_prefix_caching: reuse what is computed of prompts that begin alike; None is True.
+    prefix_cache_dir: a folder that keeps what is computed of prompts for later engines with the same model; it holds
+        prompts in all but plain text.
+    prefix_cache_size: most bytes of that folder.
     generation_config: "auto" takes defaults of sampling from the model's generation_config.json, "vllm" from none,
         else from that of another folder.
     override_generation_config: further defaults, by the keys of that file.
@@ -109,6 +114,7 @@ class EngineArgs(VllmArgs):
     max_model_len: int | str | None = None
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | str | None = None
+    scheduling_policy: str = "fcfs"
     max_num_queued_reqs: int | None = None
     block_size: int = 16
     kv_cache_dtype: str = "auto"
@@ -116,6 +122,8 @@ class EngineArgs(VllmArgs):
     num_gpu_blocks_override: int | None = None
     gpu_memory_utilization: float = 0.92
     enable_prefix_caching: bool | None = None
+    prefix_cache_dir: str | None = None
+    prefix_cache_size: int | str = "8G"
     revision: str | None = None
     download_dir: str | None = None
     hf_token: bool | str | None = None
@@ -139,7 +147,7 @@ class EngineArgs(VllmArgs):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < least):
                 raise RequestError(f"{name} must be a whole number, at least {least}, got {value!r}", name)
-        for name in ("max_model_len", "max_num_batched_tokens", "kv_cache_memory_bytes"):
+        for name in ("max_model_len", "max_num_batched_tokens", "kv_cache_memory_bytes", "prefix_cache_size"):
             size = self._size(name)
             if size is not None and size < 1:
                 raise RequestError(f"{name} must be at least 1, got {getattr(self, name)!r}", name)
@@ -184,7 +192,10 @@ class EngineArgs(VllmArgs):
             kv_cache_dtype=CACHE_DTYPES[cache_dtype],
             mlock=self.mlock,
             enable_prefix_caching=self.enable_prefix_caching is not False,
+            prefix_cache_dir=self.prefix_cache_dir,
+            prefix_cache_size=self._size("prefix_cache_size") or DEFAULT.prefix_cache_size,
             threads=self.threads,
+            scheduling_policy=self.scheduling_policy,
             max_queue=DEFAULT.max_queue if self.max_num_queued_reqs is None else self.max_num_queued_reqs,
         )
 

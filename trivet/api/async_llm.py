@@ -291,7 +291,7 @@ class AsyncLLM:
     async def stream(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput, None]:
         """Stream outputs, each with the sequences that changed; the last is `finished`. Closing it cancels.
 
-        Raises RequestError, OverloadedError, or EngineError when the engine fails at this request.
+        Raises RequestError, OverloadedError, DeadlineError, or EngineError when the engine fails at this request.
         """
         async with aclosing(self._outputs(await self.prepare(request))) as outputs:
             async for output in outputs:
@@ -353,6 +353,7 @@ class AsyncLLM:
                 piece_parents=parents,
                 group=name if params.n > 1 else None,
                 priority=request.priority,
+                tenant=request.tenant,
                 cache_salt=self._salt(request, name),
                 report_progress=request.report_progress and i == 0,
             )

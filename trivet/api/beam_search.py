@@ -56,7 +56,12 @@ async def beam_search(llm: AsyncLLM, request: GenerateRequest, params: BeamSearc
 
     async def extend(beam: BeamSearchSequence) -> list[BeamSearchSequence]:
         step = GenerateRequest(
-            beam.tokens, one_token, request.request_id, priority=request.priority, cache_salt=request.cache_salt
+            beam.tokens,
+            one_token,
+            request.request_id,
+            priority=request.priority,
+            tenant=request.tenant,
+            cache_salt=request.cache_salt,
         )
         output = await llm.complete(step)
         [choices] = output.outputs[0].logprobs or [{}]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
@@ -17,7 +17,7 @@ from trivet.api.request import GenerateRequest
 from trivet.engine.client import EngineClient
 from trivet.engine.request import EngineRequest, TokenChunk
 from trivet.engine.streams import TokenStream
-from trivet.errors import EngineError
+from trivet.errors import DeadlineError, EngineError
 
 if TYPE_CHECKING:
     from trivet.text.tokenizer import Tokenizer
@@ -39,6 +39,8 @@ class Job:
     cached_tokens: int = 0
     prompt_done: int = 0
     _streams: list[TokenStream] = field(default_factory=list)
+    _expired: asyncio.Task[None] | None = None
+    """What ends the streams because the time is up."""
 
     def output(self, completions: Sequence[Completion], deltas: bool) -> RequestOutput:
         text, prompt_logprobs = self.request.prompt, self.prompt_logprobs
@@ -59,39 +61,40 @@ class Job:
     async def run(self, client: EngineClient) -> AsyncGenerator[list[Completion], None]:
         """Yield the completions that changed, until all have ended; closing it cancels.
 
-        Raises OverloadedError, or EngineError when the engine fails at this request.
+        Raises OverloadedError, DeadlineError, or EngineError when the engine fails at this request.
         """
         self._streams += [client.submit(child) for child in self.children]
-        if len(self._streams) == 1:
-            async with aclosing(self._follow(0)) as steps:
-                async for _ in steps:
-                    yield self.completions
-            return
-        news = asyncio.Event()
+        with self._deadline():
+            if len(self._streams) == 1:
+                async with aclosing(self._follow(0)) as steps:
+                    async for _ in steps:
+                        yield self.completions
+                return
+            news = asyncio.Event()
 
-        async def follow(index: int) -> None:
-            async with aclosing(self._follow(index)) as steps:
-                async for _ in steps:
-                    news.set()
+            async def follow(index: int) -> None:
+                async with aclosing(self._follow(index)) as steps:
+                    async for _ in steps:
+                        news.set()
 
-        tasks = [asyncio.create_task(follow(index)) for index in range(len(self._streams))]
-        for task in tasks:
-            task.add_done_callback(lambda _: news.set())
-        try:
-            running = True
-            while running:
-                await news.wait()
-                news.clear()
-                running = not all(task.done() for task in tasks)
-                for task in tasks:
-                    if task.done():
-                        task.result()
-                if changed := [completion for completion in self.completions if completion.changed]:
-                    yield changed
-        finally:
+            tasks = [asyncio.create_task(follow(index)) for index in range(len(self._streams))]
             for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+                task.add_done_callback(lambda _: news.set())
+            try:
+                running = True
+                while running:
+                    await news.wait()
+                    news.clear()
+                    running = not all(task.done() for task in tasks)
+                    for task in tasks:
+                        if task.done():
+                            task.result()
+                    if changed := [completion for completion in self.completions if completion.changed]:
+                        yield changed
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
 
     def failed(self, error: EngineError) -> RequestOutput:
         """What there is of a request that the engine failed at, which must not cost others their work."""
@@ -112,13 +115,37 @@ class Job:
             async for chunk in stream:
                 if chunk.error is not None:
                     raise EngineError(chunk.error)
+                if self._expired is not None:
+                    break
                 self._note(chunk)
                 completion.extend(chunk)
                 yield
                 if completion.finish_reason is not None:
                     return
+        if self._expired is not None:
+            raise DeadlineError(
+                f"the request took longer than its timeout of {self.request.timeout:g} seconds;"
+                f" it has generated {self.metrics.num_generation_tokens} tokens"
+            )
         completion.extend(TokenChunk(request_id=self.children[index].request_id, finish_reason="abort"))
         yield
+
+    @contextmanager
+    def _deadline(self) -> Iterator[None]:
+        """End the streams when the request's time is up."""
+        if self.request.timeout is None:
+            yield
+            return
+
+        def expire() -> None:
+            self._expired = asyncio.ensure_future(self.abort())
+
+        left = self.request.timeout - (time.time() - self.metrics.arrival_time)
+        timer = asyncio.get_running_loop().call_later(left, expire)
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def _note(self, chunk: TokenChunk) -> None:
         metrics = self.metrics

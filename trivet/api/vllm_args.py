@@ -187,7 +187,6 @@ class VllmArgs:
     jit_monitor_mode: str = unused("warn", NO_GRAPHS)
     jit_monitor_verbose: bool = unused(False, NO_GRAPHS)
     # Scheduling.
-    scheduling_policy: str = only("fcfs", "priorities always count", "priority")
     enable_chunked_prefill: Any = only(None, "prompts are computed in pieces where they are long", True)
     max_num_scheduled_tokens: Any = only(None, NO)
     long_prefill_token_threshold: int = only(0, NO)

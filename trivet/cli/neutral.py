@@ -7,7 +7,7 @@ from typing import Any
 
 from trivet.logs import FORMATS
 from trivet.server.dialects.openai.flags import SETTINGS
-from trivet.server.flags import Flag, choice, flag, log_level, or_default, size, url_path, whole
+from trivet.server.flags import Flag, choice, flag, log_level, number, or_default, size, url_path, whole
 
 _VLLM = {row.spellings[0]: row for row in SETTINGS if row.names}
 
@@ -46,6 +46,7 @@ GROUPS: dict[str, list[Flag]] = {
     ],
     "Engine": [
         *[_vllm(name) for name in ("--max-model-len", "--max-num-seqs", "--max-num-batched-tokens")],
+        _vllm("--scheduling-policy"),
         _vllm("--max-num-queued-reqs"),
         flag(
             "--threads -t", "threads", or_default(whole(0, 1024), "-1"), "Threads; one for each core unless given.", "N"
@@ -53,6 +54,14 @@ GROUPS: dict[str, list[Flag]] = {
         _vllm("--kv-cache-dtype"),
         _vllm("--kv-cache-memory-bytes", "--kv-cache-memory"),
         *[_vllm(name) for name in ("--gpu-memory-utilization", "--block-size", "--enable-prefix-caching")],
+        flag(
+            "--prefix-cache-dir",
+            "prefix_cache_dir",
+            str,
+            "Folder that keeps what is computed of prompts, so that a server that is started again has it.",
+            "DIR",
+        ),
+        flag("--prefix-cache-size", "prefix_cache_size", size, "Most bytes of that folder: 8G unless given.", "SIZE"),
         _vllm("--seed", "-s", help=f"{_VLLM['--seed'].help} A new one unless given."),
         flag("--mlock", "mlock", None, "Keep weights and KV cache from being swapped out."),
     ],
@@ -62,6 +71,13 @@ GROUPS: dict[str, list[Flag]] = {
         flag("--log-format", "log_format", choice(*FORMATS), "text, or json: an object for each line.", "FORMAT"),
         flag("--log-file", "log_file", str, "Log there instead of on standard error.", "FILE"),
         _vllm("--otlp-traces-endpoint"),
+        flag(
+            "--request-timeout",
+            "request_timeout",
+            number(0),
+            "Seconds that an answer may take, its wait included; then it ends with an error. No limit unless given.",
+            "S",
+        ),
         _vllm("--shutdown-timeout", help=f"{_VLLM['--shutdown-timeout'].help} 30 unless given."),
     ],
 }

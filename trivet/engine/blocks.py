@@ -94,10 +94,12 @@ class BlockPool:
                 else:
                     self._cached[block] = None
 
-    def publish(self, block: int, key: bytes) -> None:
-        """Make a full, computed block findable. The first block of a key keeps it; doubles stay private."""
-        if self._index.setdefault(key, block) == block:
+    def publish(self, block: int, key: bytes) -> bool:
+        """Make a full, computed block findable. The first block of a key keeps it; doubles stay private (False)."""
+        first = self._index.setdefault(key, block) == block
+        if first:
             self._keys[block] = key
+        return first
 
     def drop(self, block: int) -> None:
         """Make a published block not findable any more; it is free unless it has users."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from trivet.engine.archive import BlockArchive
 from trivet.engine.blocks import salt_of
 from trivet.engine.config import EngineConfig
 from trivet.engine.memory import size_cache
@@ -43,7 +44,13 @@ class Engine:
         self.runtime.allocate_cache(num_blocks, config.block_size)
         if config.mlock:
             lock_memory()
-        self.scheduler = Scheduler(msgspec.structs.replace(config, max_model_len=max_model_len), num_blocks)
+        self._archive: BlockArchive | None = None
+        if config.prefix_cache_dir is not None and config.enable_prefix_caching:
+            self._archive = BlockArchive(
+                self.runtime, config.block_size, Path(config.prefix_cache_dir), config.prefix_cache_size
+            )
+        sized = msgspec.structs.replace(config, max_model_len=max_model_len)
+        self.scheduler = Scheduler(sized, num_blocks, self._archive)
         self._store = PrefixStore(self.runtime, self.scheduler.pool, config.block_size)
         self._histograms = StepHistograms(config.max_num_seqs)
         model = self.runtime.info
@@ -64,6 +71,7 @@ class Engine:
             context_length=model.context_length,
             hidden_size=model.hidden_size,
             num_parameters=model.num_parameters,
+            scheduling_policy=config.scheduling_policy,
         )
 
     @property
@@ -128,6 +136,8 @@ class Engine:
         return stats
 
     def close(self) -> None:
+        if self._archive is not None:
+            self._archive.close()
         self.runtime.close()
 
     def _run_apart(self, plan: StepPlan, failures: dict[int, str]) -> StepOutput:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
+from trivet.engine.archive import BlockArchive
 from trivet.engine.blocks import BlockPool
 from trivet.engine.sequence import Sequence
 
@@ -13,11 +15,14 @@ class Prefixes:
 
     A running sequence promises the full blocks that it will compute. A sequence that would compute the same
     ones is parked until they are there, or until the promise is broken: then `wake` is called with it, and it
-    is looked up again.
+    is looked up again. Where there is an archive, blocks go there too, and come back from there.
     """
 
-    def __init__(self, pool: BlockPool, block_size: int, wake: Callable[[Sequence], None]) -> None:
+    def __init__(
+        self, pool: BlockPool, block_size: int, wake: Callable[[Sequence], None], archive: BlockArchive | None = None
+    ) -> None:
         self.pool = pool
+        self._archive = archive
         self.block_size = block_size
         self._wake = wake
         self._promises: dict[bytes, Sequence] = {}
@@ -75,10 +80,30 @@ class Prefixes:
         sequence.extend_keys(stop, self.block_size)
         for index in range(start, stop):
             key = sequence.keys[index]
-            self.pool.publish(sequence.blocks[index], key)
-            sequence.promised.discard(key)
-            self._promises.pop(key, None)
-            self._awaken(key)
+            if self.pool.publish(sequence.blocks[index], key) and self._archive is not None:
+                self._archive.save(sequence.blocks[index], key)
+            self._keep(sequence, key)
+
+    def restore(self, sequence: Sequence, until: float) -> bool:
+        """Take what comes after a sequence's computed tokens from the archive; False if that has more.
+
+        until: the time (`time.monotonic`) to stop at, though not before the first block.
+        """
+        start = sequence.computed // self.block_size
+        if self._archive is None or sequence.keys is None or sequence.computed % self.block_size:
+            return True
+        for index, key in enumerate(sequence.keys[start : self._shareable(sequence)], start):
+            if key not in self._archive:
+                break
+            if time.monotonic() > until and index > start:
+                return False
+            block = sequence.blocks[index]
+            if not self._archive.load(block, key):
+                break
+            sequence.computed += self.block_size
+            self.pool.publish(block, key)
+            self._keep(sequence, key)
+        return True
 
     def retract(self, sequence: Sequence) -> None:
         """The sequence will not compute what it promised and has not yet published."""
@@ -87,6 +112,12 @@ class Prefixes:
                 del self._promises[key]
                 self._awaken(key)
         sequence.promised.clear()
+
+    def _keep(self, sequence: Sequence, key: bytes) -> None:
+        """A promise is kept."""
+        sequence.promised.discard(key)
+        self._promises.pop(key, None)
+        self._awaken(key)
 
     def _awaken(self, key: bytes) -> None:
         for sequence in self._parked.pop(key, ()):

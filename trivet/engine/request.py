@@ -15,7 +15,7 @@ class EngineRequest(msgspec.Struct, kw_only=True, omit_defaults=True, tag=True):
     with the same random numbers; `generated` holds the tokens it already has then, and `sampler_state` what their
     sampling left for the next. `bad_words`, `dry_breakers` and `piece_parents` are what the API knows of texts, as
     in `Chain`. `eos_token_ids` end it unless `params.ignore_eos`. Stop strings are the API's affair: it cancels. Lower
-    `priority` runs first.
+    `priority` runs first, where the policy heeds it. Tenants, by opaque names, have equal shares of the engine.
     """
 
     request_id: str
@@ -30,6 +30,7 @@ class EngineRequest(msgspec.Struct, kw_only=True, omit_defaults=True, tag=True):
     piece_parents: bytes = b""
     group: str | None = None
     priority: int = 0
+    tenant: str = ""
     cache_salt: str = ""
     report_progress: bool = False
     """Send a chunk without tokens, but with `prompt_done`, for each step of the prompt."""
@@ -112,6 +113,7 @@ class ModelInfo(msgspec.Struct, kw_only=True):
     """Tokens that the model was made for."""
     hidden_size: int = 0
     num_parameters: int = 0
+    scheduling_policy: str = "fcfs"
 
     def check(self, request: EngineRequest) -> None:
         """Raises RequestError when this engine can never serve the request."""
@@ -142,6 +144,12 @@ class ModelInfo(msgspec.Struct, kw_only=True):
             if ids and not 0 <= min(ids) <= max(ids) < self.vocab_size:
                 wrong = next(i for i in ids if not 0 <= i < self.vocab_size)
                 raise RequestError(f"{name} holds {wrong}; token ids go from 0 to {self.vocab_size - 1}", name)
+        if request.priority and self.scheduling_policy != "priority":
+            raise RequestError(
+                f"Got priority {request.priority} but Priority scheduling is not enabled; it is with"
+                " scheduling_policy priority",
+                "priority",
+            )
         if not -(2**63) <= request.priority < 2**63:
             raise RequestError(f"priority must be a 64-bit integer, got {request.priority}", "priority")
         if not request.cache_salt.isascii() and any(0xD800 <= ord(c) < 0xE000 for c in request.cache_salt):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from bisect import insort
 from collections.abc import Iterator, Mapping
@@ -12,18 +13,24 @@ from operator import attrgetter
 import msgspec
 import numpy as np
 
+from trivet.engine.archive import BlockArchive
 from trivet.engine.blocks import BlockPool, salt_of
 from trivet.engine.config import EngineConfig
+from trivet.engine.pace import Pace
 from trivet.engine.plan import SampleRow, StepOutput, StepPlan
 from trivet.engine.prefixes import Prefixes
 from trivet.engine.request import EngineRequest, EngineStats, TokenChunk, TokenLogprob
 from trivet.engine.sequence import Sequence
 from trivet.engine.tables import BlockTables
+from trivet.engine.waiting import WaitingQueue
 from trivet.errors import RequestError
 
 PROMPT_SHARES = 4
-"""While sequences decode, prompts take at most one part in this many of a step, so that streams do not stall
-for long; and so many prompts progress side by side, so that a short one does not wait for a long one."""
+"""While sequences decode, prompts take at most one part in this many of a step; and so many prompts progress side by
+side, so that a short one does not wait for a long one."""
+
+RESTORE_SECONDS = 0.02
+"""Of a step, for blocks that come from files while sequences decode, which wait for them."""
 
 PROMPT_LOGIT_ROWS = 256
 """Prompt log-probabilities in a step: each takes a row of logits, which for a large vocabulary is half a megabyte."""
@@ -45,21 +52,24 @@ class Scheduler:
     `schedule`. `config.max_model_len` must be set.
     """
 
-    def __init__(self, config: EngineConfig, num_blocks: int) -> None:
+    def __init__(
+        self, config: EngineConfig, num_blocks: int, archive: BlockArchive | None = None, pace: Pace | None = None
+    ) -> None:
         assert config.max_model_len is not None
         self.config = config
         self.block_size = config.block_size
         self.max_len = min(config.max_model_len, num_blocks * config.block_size)
         self.max_running = min(config.max_num_seqs, config.max_num_batched_tokens)
         self.pool = BlockPool(num_blocks)
-        self.prefixes = Prefixes(self.pool, config.block_size, self._enqueue)
+        self.waiting = WaitingQueue()
+        self.prefixes = Prefixes(self.pool, config.block_size, self.waiting.push, archive)
         self.tables = BlockTables(self.max_running)
-        self.waiting: list[Sequence] = []
-        """By `Sequence.order`, like `running`. Parked sequences are in neither."""
         self.running: list[Sequence] = []
+        """By `Sequence.order`. Parked sequences are neither here nor waiting."""
         self._sequences: dict[str, Sequence] = {}
         self._arrivals = itertools.count()
         self._parts: list[_Part] = []
+        self.pace = pace or Pace()
         self._counts = EngineStats(blocks_total=num_blocks)
         self.admitted = 0
         """Sequences that the last `schedule` began, or took up again."""
@@ -96,9 +106,11 @@ class Scheduler:
         salt: str | None = salt_of(request.cache_salt)
         if not self.config.enable_prefix_caching:
             salt = None if request.group is None else f"group:{request.group}"
-        sequence = Sequence(request, next(self._arrivals), max_len, salt)
+        priority = request.priority if self.config.scheduling_policy == "priority" else 0
+        sequence = Sequence(request, (priority, next(self._arrivals)), max_len, salt)
         self._sequences[request.request_id] = sequence
-        self._enqueue(sequence)
+        self.waiting.join(sequence.tenant)
+        self.waiting.push(sequence)
 
     def cancel(self, request_id: str) -> TokenChunk | None:
         """End a request and free its blocks; returns its last chunk, or None if it is not there."""
@@ -123,15 +135,18 @@ class Scheduler:
             elif computed < len(sequence.blocks) * self.block_size or self._make_room(sequence):
                 parts.append(_Part(sequence, 1))
             index += 1
-        budget = self.config.max_num_batched_tokens - len(parts)
-        if parts:
-            budget = min(budget, max(1, self.config.max_num_batched_tokens // PROMPT_SHARES))
-        parts += self._share(budget, prompts, admit=self._counts.preemptions == preemptions)
+        decodes = len(parts)
+        parts += self._share(decodes, prompts, admit=self._counts.preemptions == preemptions)
+        if not parts:
+            return None
         self._parts = parts
-        return self._plan(parts) if parts else None
+        plan = self._plan(parts)
+        self.pace.start(decodes, len(plan.token_ids) - decodes)
+        return plan
 
     def commit(self, output: StepOutput, failures: Mapping[int, str] | None = None) -> list[TokenChunk]:
         """Take in what the scheduled step brought; `failures` says why, for each sequence of the plan it failed for."""
+        self.pace.stop()
         errors = dict(failures or {})
         if any(output.errors):
             owners = [index for index, part in enumerate(self._parts) for _ in range(part.rows)]
@@ -169,9 +184,6 @@ class Scheduler:
         """Raises EngineError when the blocks in use are not those of the running sequences."""
         self.pool.check_integrity(sequence.blocks for sequence in self.running)
 
-    def _enqueue(self, sequence: Sequence) -> None:
-        insort(self.waiting, sequence, key=attrgetter("order"))
-
     def _make_room(self, sequence: Sequence) -> bool:
         """Give the sequence a block more; False if it had to give way itself."""
         while not self.pool.available:
@@ -185,17 +197,37 @@ class Scheduler:
     def _preempt(self, sequence: Sequence) -> None:
         """Free the blocks of a running sequence; it waits, with its tokens, to compute them again."""
         self._stop(sequence)
-        self._enqueue(sequence)
+        self.waiting.push(sequence)
         sequence.preemptions += 1
         self._counts.preemptions += 1
 
-    def _share(self, budget: int, prompts: list[Sequence], admit: bool) -> list[_Part]:
-        """Divide the budget among running prompts and new ones; what short ones leave goes to the first."""
+    def _budget(self, decodes: int, prompts: list[Sequence]) -> int:
+        """Tokens of prompts in a step."""
+        budget = self.config.max_num_batched_tokens
+        waiting = len(prompts) + len(self.waiting)
+        if not decodes or not waiting:
+            return budget - decodes
+        budget = min(budget - decodes, max(1, budget // PROMPT_SHARES))
+        return min(budget, self.pace.allowance(decodes, waiting))
+
+    def _share(self, decodes: int, prompts: list[Sequence], admit: bool) -> list[_Part]:
+        """Divide a budget among running prompts and new ones; what short ones leave goes to the first."""
+        budget = self._budget(decodes, prompts)
+        if budget == 0:
+            return []
+        if len(prompts) >= PROMPT_SHARES and admit:
+            prompts.sort(key=self.waiting.rank)
+            first = self.waiting.first
+            if first is not None and self.waiting.rank(first) < self.waiting.rank(prompts[PROMPT_SHARES - 1]):
+                prompts = prompts[: PROMPT_SHARES - 1]
         places = min(len(self.waiting), self.max_running - len(self.running)) if admit else 0
         share = -(-budget // min(max(len(prompts) + places, 1), PROMPT_SHARES))
         parts: list[_Part] = []
+        until = time.monotonic() + RESTORE_SECONDS if decodes else math.inf
         rows = PROMPT_LOGIT_ROWS
         for sequence in itertools.chain(prompts, self._admissions() if admit else ()):
+            if not self._restore(sequence, until):
+                continue
             tokens = min(share, sequence.remaining, budget)
             if sequence.prompt_logprobs is not None:
                 tokens = min(tokens, rows)
@@ -214,18 +246,17 @@ class Scheduler:
 
     def _admissions(self) -> Iterator[Sequence]:
         """Start waiting sequences, in order, while there is room for the whole of the next one."""
-        while self.waiting and len(self.running) < self.max_running:
-            sequence = self.waiting[0]
+        while len(self.running) < self.max_running and (sequence := self.waiting.first) is not None:
             hits = self.prefixes.lookup(sequence)
             if self.prefixes.park(sequence, len(hits)):
-                del self.waiting[0]
+                self.waiting.remove(sequence)
                 continue
             missing = -(-sequence.num_tokens // self.block_size) - len(hits)
             unused = sum(not self.pool.is_used(block) for block in hits)
             # A block to spare for each of the running: or else the newcomer would soon be preempted again.
             if missing + unused + len(self.running) > self.pool.available:
                 return
-            del self.waiting[0]
+            self.waiting.remove(sequence)
             self._start(sequence, hits, missing)
             yield sequence
 
@@ -241,8 +272,18 @@ class Scheduler:
         if sequence.scheduled_at == 0.0:
             sequence.scheduled_at = time.monotonic()
             sequence.cached_tokens = sequence.computed
+            self.waiting.start(sequence.tenant, sequence.remaining)
             self._counts.queried_tokens += sequence.num_tokens
             self._counts.cached_tokens += sequence.computed
+
+    def _restore(self, sequence: Sequence, until: float) -> bool:
+        """Whether the sequence has what the archive has of it, and is to be computed from there on."""
+        computed = sequence.computed
+        whole = self.prefixes.restore(sequence, until)
+        if not sequence.reported:
+            sequence.cached_tokens += sequence.computed - computed
+            self._counts.cached_tokens += sequence.computed - computed
+        return whole
 
     def _append_blocks(self, sequence: Sequence, blocks: list[int]) -> None:
         self.tables.put(sequence.row, len(sequence.blocks), blocks)
@@ -265,6 +306,7 @@ class Scheduler:
             self.prefixes.unpark(sequence)
         else:
             self.waiting.remove(sequence)
+        self.waiting.leave(sequence.tenant)
         del self._sequences[sequence.request.request_id]
 
     def _fail(self, sequence: Sequence, error: str, now: float) -> TokenChunk:
@@ -285,6 +327,7 @@ class Scheduler:
         """Append a drawn token, and end the sequence where it is the last."""
         sequence.append(token)
         self._counts.generated_tokens += 1
+        self.waiting.served[sequence.tenant] += 1
         chunk = TokenChunk(request_id=sequence.request.request_id, tokens=[token], emitted_at=now)
         if sequence.params.logprobs is not None and logprob is not None:
             chunk.logprobs = [logprob]

@@ -20,16 +20,17 @@ class Sequence:
     where nothing may be shared.
     """
 
-    def __init__(self, request: EngineRequest, arrival: int, max_len: int, salt: str | None) -> None:
+    def __init__(self, request: EngineRequest, order: tuple[int, int], max_len: int, salt: str | None) -> None:
         params = request.params
         self.request = request
+        self.tenant = request.tenant
         self.params = params
         self.chain = Chain(
             params, request.bad_words, request.dry_breakers, request.eos_token_ids, request.piece_parents
         )
         self.sampler_state = request.sampler_state
-        self.order = (request.priority, arrival)
-        """Least first: what is served first, and preempted last."""
+        self.order = order
+        """Priority and arrival, least first: what is served first, and preempted last."""
         self.prompt_len = len(request.prompt)
         self.num_tokens = self.prompt_len + len(request.generated)
         self.max_len = max_len

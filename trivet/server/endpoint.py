@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from trivet.server.auth import check_key
+from trivet.server.caller import note_caller
 from trivet.server.errors import SHUTTING_DOWN, ClientGone, Problem, problem_of
 from trivet.server.service import Service
 
@@ -56,7 +57,7 @@ def endpoint(service: Service, dialect: Dialect, operation: Operation) -> Endpoi
     async def run(request: Request) -> Response:
         try:
             if not operation.public:
-                check_key(request, service.options.api_keys)
+                note_caller(request, check_key(request, service.options.api_keys))
             if operation.generates:
                 service.metrics.count("requests")
             return await operation.handler(service, request)

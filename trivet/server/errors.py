@@ -6,7 +6,7 @@ import logging
 import math
 from enum import StrEnum
 
-from trivet.errors import EngineError, OverloadedError, RequestError
+from trivet.errors import DeadlineError, EngineError, OverloadedError, RequestError
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,8 @@ class Kind(StrEnum):
     METHOD = "method"
     OVERLOADED = "overloaded"
     UNAVAILABLE = "unavailable"
+    TIMEOUT = "timeout"
+    """The answer took longer than it may."""
     ENGINE = "engine"
     """The engine failed at this request."""
     INTERNAL = "internal"
@@ -85,6 +87,8 @@ def problem_of(error: Exception) -> Problem:
             return Problem(Kind.INVALID, str(error), error.parameter)
         case OverloadedError():
             return Problem(Kind.OVERLOADED, str(error), retry_after=error.retry_after)
+        case DeadlineError():
+            return Problem(Kind.TIMEOUT, str(error))
         case EngineError():
             return Problem(Kind.ENGINE, str(error))
     logger.error("a request failed on an unforeseen error", exc_info=error)

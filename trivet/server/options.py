@@ -15,6 +15,8 @@ class ServerOptions:
     allowed_origins: pages of these origins may call from a browser ("*" = all, "localhost" = those of this machine);
         empty turns CORS off. allowed_methods, allowed_headers, allow_credentials: what they may then send.
     payload_limit: bytes of a request body.
+    request_timeout: seconds that an answer may take, the wait for its turn included; None or 0 is no limit. A request
+        may have less, by the header X-Request-Timeout.
     max_logprobs: most of `logprobs` and `top_logprobs` (OpenAI).
     max_stop_strings: most stop strings of one request (OpenAI and TGI).
     max_prompts: most prompts of one completions request (OpenAI).
@@ -40,6 +42,7 @@ class ServerOptions:
     allowed_headers: tuple[str, ...] = ("*",)
     allow_credentials: bool = False
     payload_limit: int = 16 * 2**20
+    request_timeout: float | None = None
     max_logprobs: int = 20
     max_stop_strings: int = 4
     max_prompts: int = 1024

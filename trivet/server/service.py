@@ -14,6 +14,7 @@ from trivet.api.request import GenerateRequest
 from trivet.errors import EngineError
 from trivet.metrics.metrics import Metrics
 from trivet.server import exchange, tracing
+from trivet.server.caller import current_caller
 from trivet.server.errors import Kind, Problem
 from trivet.server.options import ServerOptions
 
@@ -118,14 +119,19 @@ class Service:
 
     def count_refusal(self, problem: Problem) -> None:
         """Count a request that was refused as invalid; what the engine refused or failed at, `generate` counts."""
-        if problem.kind not in (Kind.OVERLOADED, Kind.ENGINE, Kind.INTERNAL, Kind.UNAUTHORIZED):
+        if problem.kind not in (Kind.OVERLOADED, Kind.TIMEOUT, Kind.ENGINE, Kind.INTERNAL, Kind.UNAUTHORIZED):
             self.metrics.count("failure", label=problem.failure)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput, None]:
         """Run a request, counting what happens to it; closing the generator cancels it.
 
-        `request.request_id` may repeat, as clients can choose it. Raises OverloadedError, RequestError, EngineError.
+        `request.request_id` may repeat, as clients can choose it. Raises OverloadedError, RequestError, EngineError,
+        DeadlineError.
         """
+        caller = current_caller()
+        request.tenant = caller.tenant
+        limits = [each for each in (request.timeout, caller.timeout, self.options.request_timeout) if each]
+        request.timeout = min(limits, default=None)
         request.request_id = f"{request.request_id}-{secrets.token_hex(4)}"
         with self.metrics.watch(request) as watch:
             if (current := exchange.current.get()) is not None:

@@ -23,6 +23,7 @@ _STATUS = {
     Kind.METHOD: (405, "invalid_request_error"),
     Kind.OVERLOADED: (429, "rate_limit_error"),
     Kind.UNAVAILABLE: (503, "overloaded_error"),
+    Kind.TIMEOUT: (504, "timeout_error"),
     Kind.ENGINE: (500, "api_error"),
     Kind.INTERNAL: (500, "api_error"),
 }

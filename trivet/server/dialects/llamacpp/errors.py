@@ -23,6 +23,7 @@ _STATUS = {
     Kind.METHOD: (405, "invalid_request_error"),
     Kind.OVERLOADED: (429, "unavailable_error"),
     Kind.UNAVAILABLE: (503, "unavailable_error"),
+    Kind.TIMEOUT: (504, "timeout_error"),
     Kind.ENGINE: (500, "server_error"),
     Kind.INTERNAL: (500, "server_error"),
 }

@@ -22,6 +22,7 @@ _STATUS = {
     Kind.METHOD: (405, "Method Not Allowed"),
     Kind.OVERLOADED: (429, "RateLimitError"),
     Kind.UNAVAILABLE: (503, "ServiceUnavailableError"),
+    Kind.TIMEOUT: (504, "GatewayTimeoutError"),
     Kind.ENGINE: (500, "InternalServerError"),
     Kind.INTERNAL: (500, "InternalServerError"),
 }

@@ -13,6 +13,7 @@ _JSON = {
     Kind.INVALID: (422, "validation"),
     Kind.PROMPT_TOO_LONG: (422, "validation"),
     Kind.OVERLOADED: (429, "overloaded"),
+    Kind.TIMEOUT: (504, "timeout"),
     Kind.ENGINE: (424, "generation"),
     Kind.INTERNAL: (424, "generation"),
     Kind.UNAVAILABLE: (503, "healthcheck"),

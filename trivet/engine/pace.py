@@ -1,0 +1,87 @@
+"""How much of a prompt a step reads while other sequences wait for their next token."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+LEAST_TOKENS = 4
+"""Of prompts in a step, however long they take: prompts must get on."""
+
+GROWTH = 2
+"""A step reads at most so many times the tokens of the one before: what few tokens cost says little about many."""
+
+SHARE = 0.9
+"""Of the time of decoding, for a prompt: measured times lag behind contexts that grow."""
+
+CROWD = 8
+"""Streams that a prompt after the first counts for: while many wait, large batches are missed, and with them speed."""
+
+WEIGHT = 0.5
+"""Of the latest step in the averages."""
+
+REFRESH = 32
+"""After so many steps with prompts one goes without, to see what decoding takes by now."""
+
+
+class Pace:
+    """Learns what decoding and reading take, and from that sizes the part that prompts have of a step.
+
+    One prompt at most doubles the time between a stream's tokens; where several wait, they share the time with the
+    streams by their number. Only the sizes of steps follow from what is measured here; no result depends on that.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._started = 0.0
+        self._decodes = 0
+        self._prompt_tokens = 1
+        """With `_decodes`: of the latest step."""
+        self._decoders = 0
+        self._decode_seconds = 0.0
+        """Of a step in which nothing but `_decoders` sequences decode."""
+        self._token_seconds: float | None = None
+        """Of a prompt's token beside that."""
+        self._last = LEAST_TOKENS
+        self._mixed = 0
+        """Steps since one without prompts."""
+
+    def allowance(self, decodes: int, prompts: int) -> int:
+        """Tokens of `prompts` waiting prompts that a step with `decodes` (> 0) decoding sequences may read."""
+        if self._outdated(decodes):
+            return 0
+        if self._token_seconds is None:
+            return LEAST_TOKENS
+        most = GROWTH * self._last
+        seconds = SHARE * self._decode_seconds * max(1.0, CROWD * (prompts - 1) / decodes)
+        if seconds < most * self._token_seconds:
+            most = int(seconds / self._token_seconds)
+        return max(LEAST_TOKENS, most)
+
+    def start(self, decodes: int, prompt_tokens: int) -> None:
+        """A step begins."""
+        self._decodes, self._prompt_tokens = decodes, prompt_tokens
+        self._started = self._clock()
+
+    def stop(self) -> None:
+        """The step has ended."""
+        seconds = self._clock() - self._started
+        if not self._prompt_tokens:
+            self._decode_seconds = _average(self._decode_seconds if self._decodes == self._decoders else None, seconds)
+            self._decoders = self._decodes
+            self._mixed = 0
+        elif self._decodes:
+            beside = max(0.0, seconds - self._decode_seconds)
+            self._token_seconds = _average(self._token_seconds, beside / self._prompt_tokens)
+            self._last = max(LEAST_TOKENS, self._prompt_tokens)
+            self._mixed += 1
+
+    def _outdated(self, decodes: int) -> bool:
+        """Whether a step without prompts is due; there are no two of these in a row."""
+        if not self._prompt_tokens:
+            return False
+        return self._mixed >= REFRESH or not 0.75 * self._decoders <= decodes <= 1.25 * self._decoders
+
+
+def _average(known: float | None, latest: float) -> float:
+    return latest if known is None else known + WEIGHT * (latest - known)

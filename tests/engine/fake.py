@@ -33,6 +33,7 @@ class Options(msgspec.Struct, kw_only=True, omit_defaults=True):
     """
 
     step_seconds: float = 0.0
+    load_seconds: float = 0.0
     crash: int = -1
     hang: int = -1
     fail: int = -1
@@ -130,6 +131,7 @@ def make(config: EngineConfig) -> FakeRuntime:
     options = msgspec.json.decode(config.model, type=Options)
     if options.damaged or (options.damaged_if and Path(options.damaged_if).exists()):
         raise ModelError(f"{options.damaged_if or 'model'}: wrong magic b'XXXX', expected b'GGUF'")
+    time.sleep(options.load_seconds)
     return FakeRuntime(options)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import resource
 import signal
 import subprocess
@@ -222,6 +223,34 @@ async def test_streams_go_on_when_the_process_is_killed(start_process: Start) ->
         assert await asyncio.gather(*tasks) == [plain(r, MAX_LEN) for r in requests]
         await settled(c)
         assert c.stats().generated_tokens >= sum(len(plain(r, MAX_LEN).tokens) for r in requests)
+
+
+async def test_kills_at_random_moments_cost_no_token(start_process: Start) -> None:
+    """While it steps, while it loads, while it recomputes; `bench/kills.py` has the long run."""
+    moments = random.Random(1)
+    async with start_process(Options(step_seconds=0.01, load_seconds=0.3), max_num_seqs=24, num_blocks=300) as c:
+        requests = many(32, max_tokens=150, logprobs=0, temperature=1)
+        tasks = [asyncio.create_task(collect(c, r)) for r in requests]
+        for _ in range(4):
+            await asyncio.sleep(moments.uniform(0, 0.8))
+            for child in children():
+                child.kill()
+        assert await asyncio.gather(*tasks) == [plain(r, MAX_LEN) for r in requests]
+        await settled(c)
+
+
+async def test_who_is_killed_while_it_is_tried_alone_is_not_guilty(start_process: Start) -> None:
+    """Two kills make suspects of all, the third comes while the first of them is tried."""
+    async with start_process(Options(step_seconds=0.05), max_num_seqs=5) as c:
+        requests = many(3, max_tokens=12)
+        tasks = [asyncio.create_task(collect(c, r)) for r in requests]
+        for _ in range(3):
+            while not c.healthy():
+                await asyncio.sleep(0.001)
+            children()[0].kill()
+            while c.healthy():
+                await asyncio.sleep(0.001)
+        assert await asyncio.gather(*tasks) == [plain(r, MAX_LEN) for r in requests]
 
 
 @pytest.mark.parametrize("alone", [True, False])

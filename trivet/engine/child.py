@@ -21,6 +21,10 @@ from trivet.logs import LogOptions
 CLOSE_SECONDS = 5.0
 
 
+class Died(EngineError):
+    """The process ended before its model was loaded."""
+
+
 class Child:
     """One run of the worker program, with the socket to it. It ends when its standard input does."""
 
@@ -102,7 +106,7 @@ class Child:
             if not message.done():
                 await asyncio.wait({message}, timeout=0.1)
             if not message.done():
-                raise EngineError(f"the engine's process {ended.result()} while loading the model")
+                raise Died(f"the engine's process {ended.result()} while loading the model")
             report = decode_report(message.result())
         finally:
             message.cancel()

@@ -12,7 +12,7 @@ from time import monotonic
 import msgspec
 import zmq.asyncio
 
-from trivet.engine.child import Child
+from trivet.engine.child import Child, Died
 from trivet.engine.config import EngineConfig
 from trivet.engine.engine import LOAD_RUNTIME
 from trivet.engine.messages import Command, StoreCommand, Stored, Update
@@ -26,7 +26,10 @@ from trivet.logs import LogOptions
 logger = logging.getLogger(__name__)
 
 PROOF_TOKENS = 4
-"""A suspect that has brought so many tokens since the crash is not what caused it."""
+"""A request that has brought so many tokens since the last crash is not what caused it."""
+
+LAUNCHES = 8
+"""How often in a row the process is started again when it dies before its model is loaded."""
 
 COUNTERS = (
     "steps",
@@ -47,17 +50,20 @@ class _Open:
     inside: bool = False
     """Whether the child has it."""
     crashes: int = 0
-    """How often the child died while it had this."""
+    """How often the child died while it had this, without proof in between."""
+    crashes_apart: int = 0
+    """How often of these nothing else can have been the cause."""
     proof: int = 0
-    """Tokens brought since it became the suspect."""
+    """Tokens brought since the child was last given it."""
 
 
 class ProcessClient:
     """An `EngineClient` whose streams outlive the engine's process.
 
     When the process dies or hangs, it is started again and the unfinished requests are resubmitted with the
-    tokens they have. Of several that were there at two deaths, each is then tried apart from the others until
-    it has shown that it is innocent, or has killed the process again and fails alone.
+    tokens they have. Those that were there at two deaths, and brought nothing in between, are suspects: the next
+    process gets one of them at a time, and no other request, until it has shown that it is innocent, or has killed
+    two processes so and fails alone. (Two, as one may be killed from outside just then.)
     """
 
     info: ModelInfo
@@ -98,9 +104,8 @@ class ProcessClient:
         if not self._open:
             self._progress = monotonic()
         self._open[own.request_id] = opened = _Open(own)
-        if self._child is not None:
-            opened.inside = True
-            self._send(own)
+        if self._child is not None and self._suspect is None:
+            self._give(opened)
         return stream
 
     async def store(self, command: StoreCommand) -> Stored:
@@ -157,17 +162,25 @@ class ProcessClient:
         self._child = child
         self._progress = monotonic()
 
+    async def _launch_again(self) -> None:
+        """Raises what the engine raises, and EngineError when the process dies again and again while it loads."""
+        for _ in range(LAUNCHES - 1):
+            try:
+                return await self._launch()
+            except Died as error:
+                logger.error("%s; starting it again", error)
+        await self._launch()
+
     async def _supervise(self) -> None:
         try:
             while self._child is not None:
                 child = self._child
                 reason = await self._run(child)
                 logger.error("the engine's process %s; starting it again", reason)
-                self._child = None
                 self._replies.fail(f"the engine's process {reason}")
                 self._blame(reason)
                 await child.close()
-                await self._launch()
+                await self._launch_again()
                 self._admit()
         except Exception as error:
             logger.error("the engine is gone: %s", error, exc_info=not isinstance(error, TrivetError))
@@ -187,10 +200,12 @@ class ProcessClient:
             if reader.done():
                 reader.result()
             if not ended.done():
+                self._child = None
                 child.kill()
                 await ended
                 return hung.result()
             reader.cancel()
+            self._child = None
             for report in await child.received():
                 self._take(report)
             return ended.result()
@@ -231,43 +246,40 @@ class ProcessClient:
         self._streams.deliver(update.chunks)
 
     def _clear(self, opened: _Open) -> None:
-        """If this was the suspect, it is not guilty, and the next may be tried."""
+        """This one is not guilty; if it was the suspect, the next may be tried."""
+        opened.crashes = opened.crashes_apart = 0
         if opened is self._suspect:
-            opened.crashes = 0
             self._suspect = None
             self._admit()
 
     def _admit(self) -> None:
-        """Give the child what it does not have yet, of those that may have killed it one only."""
-        if self._child is None:
+        """Give the child what it does not have yet; if some of it are suspects, only one of these."""
+        if self._child is None or self._suspect is not None:
             return
-        for opened in self._open.values():
-            if opened.inside:
-                continue
-            if opened.crashes > 1:
-                if self._suspect is not None:
-                    continue
-                self._suspect = opened
-            opened.inside = True
-            opened.proof = 0
-            self._send(opened.request)
+        absent = [opened for opened in self._open.values() if not opened.inside]
+        self._suspect = next((opened for opened in absent if opened.crashes > 1), None)
+        for opened in absent if self._suspect is None else [self._suspect]:
+            self._give(opened)
+
+    def _give(self, opened: _Open) -> None:
+        opened.inside = True
+        opened.proof = 0
+        self._send(opened.request)
 
     def _blame(self, reason: str) -> None:
-        """The child has died: what it had is to be submitted again, but for the one that killed it twice."""
+        """The child has died: what it had is to be submitted again, but for a suspect that killed two."""
         self._earlier = self.stats()
         self._stats = EngineStats(blocks_total=self._stats.blocks_total)
         inside = [opened for opened in self._open.values() if opened.inside]
-        suspects = inside
-        if self._suspect is not None:
-            suspects = [self._suspect]
-            self._suspect = None
+        suspects = inside if self._suspect is None else [self._suspect]
+        self._suspect = None
         for opened in inside:
             opened.inside = False
         for opened in suspects:
             opened.crashes += 1
-        guilty = [opened for opened in suspects if opened.crashes > 1]
-        if len(guilty) == 1:
-            request_id = guilty[0].request.request_id
-            del self._open[request_id]
-            error = f"the engine's process {reason} whenever it had this request"
-            self._streams.deliver([TokenChunk(request_id=request_id, finish_reason="error", error=error)])
+            opened.crashes_apart += len(suspects) == 1
+            if opened.crashes_apart == 2:
+                request_id = opened.request.request_id
+                del self._open[request_id]
+                error = f"the engine's process {reason} whenever it had this request"
+                self._streams.deliver([TokenChunk(request_id=request_id, finish_reason="error", error=error)])

@@ -14,7 +14,7 @@ from trivet.api.request import GenerateRequest
 from trivet.errors import EngineError
 from trivet.metrics.metrics import Metrics
 from trivet.server import exchange, tracing
-from trivet.server.errors import Kind, Problem
+from trivet.server.errors import SHUTTING_DOWN, Kind, Problem
 from trivet.server.options import ServerOptions
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ class Service:
         self.options = options
         self.names = llm.model_names
         self.started = int(time.time())
+        self.draining = False
+        """The server is about to end: what runs may finish, nothing is begun."""
         cache_config = vars(llm.args) | {
             "cache_dtype": llm.args.kv_cache_dtype,
             "enable_prefix_caching": llm.args.enable_prefix_caching is not False,
@@ -50,6 +52,11 @@ class Service:
             self._kept[kind] = make()
         kept: T = self._kept[kind]
         return kept
+
+    def check_open(self) -> None:
+        """Refuse a request, before its body is read, where none can be taken. Raises Problem."""
+        if self.draining:
+            raise SHUTTING_DOWN
 
     @property
     def name(self) -> str:
@@ -118,7 +125,7 @@ class Service:
 
     def count_refusal(self, problem: Problem) -> None:
         """Count a request that was refused as invalid; what the engine refused or failed at, `generate` counts."""
-        if problem.kind not in (Kind.OVERLOADED, Kind.ENGINE, Kind.INTERNAL, Kind.UNAUTHORIZED):
+        if problem.kind not in (Kind.OVERLOADED, Kind.UNAVAILABLE, Kind.ENGINE, Kind.INTERNAL, Kind.UNAUTHORIZED):
             self.metrics.count("failure", label=problem.failure)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput, None]:

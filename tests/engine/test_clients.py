@@ -142,6 +142,22 @@ async def test_a_full_queue_refuses_at_once_and_says_when_to_come_again(start: S
         assert await collect(c, request([1], "x")) == plain(request([1], "x"), MAX_LEN)
 
 
+async def test_many_waiting_tokens_refuse_at_once(start: Start) -> None:
+    """Those of a prompt count until its first token; one prompt may always wait, however long."""
+    async with start(Options(step_seconds=0.02), max_queued_tokens=100) as c:
+        for _ in range(2):
+            streams = [c.submit(request([i] * 60, max_tokens=2)) for i in range(1)]
+            with pytest.raises(OverloadedError, match=r"prompts of 60 tokens wait \(this one has 41\)"):
+                c.submit(request([1] * 41))
+            c.check_room()
+            streams.append(c.submit(request([1] * 40, max_tokens=2)))
+            with pytest.raises(OverloadedError):
+                c.check_room()
+            for stream in streams:
+                assert len([chunk async for chunk in stream]) == 2
+            await anext(c.submit(request([2] * 120)))
+
+
 @pytest.mark.parametrize(
     ("r", "error"),
     [

@@ -15,9 +15,7 @@ from trivet.server.options import ListenOptions, ServerOptions
 
 
 @contextmanager
-def running(
-    llm: AsyncLLM, options: ServerOptions | None = None, listen: ListenOptions | None = None
-) -> Iterator[str]:
+def running(llm: AsyncLLM, options: ServerOptions | None = None, listen: ListenOptions | None = None) -> Iterator[str]:
     """Start an engine and serve it, all in a thread; yields the URL."""
     listener = bind("127.0.0.1", 0)
     listener.listen()

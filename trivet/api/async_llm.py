@@ -140,6 +140,10 @@ class AsyncLLM:
     def stats(self) -> EngineStats:
         return self._client.stats()
 
+    def check_room(self) -> None:
+        """Raises OverloadedError where every request is refused for now."""
+        self._client.check_room()
+
     def healthy(self) -> bool:
         return self._client.healthy()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from trivet.logs import FORMATS
 from trivet.server.dialects.openai.flags import SETTINGS
-from trivet.server.flags import Flag, choice, flag, log_level, or_default, size, url_path, whole
+from trivet.server.flags import Flag, choice, flag, log_level, number, or_default, size, url_path, whole
 
 _VLLM = {row.spellings[0]: row for row in SETTINGS if row.names}
 
@@ -46,7 +46,7 @@ GROUPS: dict[str, list[Flag]] = {
     ],
     "Engine": [
         *[_vllm(name) for name in ("--max-model-len", "--max-num-seqs", "--max-num-batched-tokens")],
-        _vllm("--max-num-queued-reqs"),
+        *[_vllm(name) for name in ("--max-num-queued-reqs", "--max-num-queued-tokens")],
         flag(
             "--threads -t", "threads", or_default(whole(0, 1024), "-1"), "Threads; one for each core unless given.", "N"
         ),
@@ -62,7 +62,15 @@ GROUPS: dict[str, list[Flag]] = {
         flag("--log-format", "log_format", choice(*FORMATS), "text, or json: an object for each line.", "FORMAT"),
         flag("--log-file", "log_file", str, "Log there instead of on standard error.", "FILE"),
         _vllm("--otlp-traces-endpoint"),
-        _vllm("--shutdown-timeout", help=f"{_VLLM['--shutdown-timeout'].help} 30 unless given."),
+        flag(
+            "--step-timeout",
+            "step_timeout",
+            number(0.1),
+            "Seconds without a step after which the engine's process is started again: 600 unless given.",
+            "S",
+        ),
+        flag("--read-timeout", "read_timeout", number(0.1), "Seconds that a client has to send a request: 30.", "S"),
+        _vllm("--shutdown-timeout", "--drain-timeout", help=f"{_VLLM['--shutdown-timeout'].help} 30 unless given."),
     ],
 }
 FLAGS = [row for rows in GROUPS.values() for row in rows]

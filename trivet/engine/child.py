@@ -33,6 +33,7 @@ class Child:
     def __init__(self, context: zmq.asyncio.Context, endpoint: str) -> None:
         self._endpoint = endpoint
         self._process: asyncio.subprocess.Process | None = None
+        self._stopped = False
         self._socket = context.socket(zmq.PAIR)
         self._socket.set_hwm(0)
 
@@ -79,8 +80,15 @@ class Child:
         code = await self._process.wait()
         return f"ended with exit code {code}" if code >= 0 else f"died of signal {-code} ({signal.strsignal(-code)})"
 
+    @property
+    def killed(self) -> bool:
+        """Whether somebody else than `kill` sent it SIGKILL."""
+        assert self._process is not None
+        return self._process.returncode == -signal.SIGKILL and not self._stopped
+
     def kill(self) -> None:
         assert self._process is not None
+        self._stopped = True
         with suppress(ProcessLookupError):
             self._process.kill()
 

@@ -12,8 +12,9 @@ class EngineConfig(msgspec.Struct, kw_only=True, omit_defaults=True):
     memory_share of the free memory, as steps and others need some too) size the cache. mlock keeps the process's
     memory from being swapped out. threads 0 = one per usable core. kv_cache_dtype: "auto" (f32 for a float32
     model, else bf16), "f32", "f16" or "bf16". max_queue bounds the requests waiting beside the max_num_seqs that
-    run; past it, submissions are refused. A child engine whose step takes longer than step_timeout seconds is
-    taken for hung and started again.
+    run; past it, submissions are refused, and so they are past max_queued_tokens tokens of prompts that wait (one
+    prompt may always wait). A child engine that has requests and ends no step in step_timeout seconds is taken for
+    hung and started again.
     """
 
     model: str
@@ -29,4 +30,5 @@ class EngineConfig(msgspec.Struct, kw_only=True, omit_defaults=True):
     enable_prefix_caching: bool = True
     threads: int = 0
     max_queue: int = 1024
+    max_queued_tokens: int | None = None
     step_timeout: float = 600.0

@@ -25,7 +25,12 @@ from trivet.logs import LogOptions
 
 logger = logging.getLogger(__name__)
 
-PROOF_TOKENS = 4
+DEATHS_APART = 2
+DEATHS_APART_KILLED = 3
+"""So many deaths, with nothing else that can have been the cause, make a request guilty. One more where they are
+SIGKILL's, which comes from outside: from an operator, or where memory is short."""
+
+PROOF_TOKENS = 3
 """A request that has brought so many tokens since the last crash is not what caused it."""
 
 LAUNCHES = 8
@@ -62,8 +67,8 @@ class ProcessClient:
 
     When the process dies or hangs, it is started again and the unfinished requests are resubmitted with the
     tokens they have. Those that were there at two deaths, and brought nothing in between, are suspects: the next
-    process gets one of them at a time, and no other request, until it has shown that it is innocent, or has killed
-    two processes so and fails alone. (Two, as one may be killed from outside just then.)
+    process gets one of them at a time, and no other request, until it has shown that it is innocent, or the process
+    has died again and again and it fails alone. (Not at once, as a process may be killed from outside just then.)
     """
 
     info: ModelInfo
@@ -72,7 +77,7 @@ class ProcessClient:
         self._config = config
         self._load = load
         self._log = log or LogOptions()
-        self._streams = Streams(config.max_num_seqs + config.max_queue, self._cancel)
+        self._streams = Streams(config, self._cancel)
         self._context = zmq.asyncio.Context()
         self._directory = TemporaryDirectory(prefix="trivet-", ignore_cleanup_errors=True)
         self._child: Child | None = None
@@ -95,6 +100,9 @@ class ProcessClient:
             await self.close()
             raise
         self._supervisor = asyncio.create_task(self._supervise())
+
+    def check_room(self) -> None:
+        self._streams.check_room()
 
     def submit(self, request: EngineRequest) -> TokenStream:
         if self._supervisor is None or self._supervisor.done():
@@ -164,12 +172,14 @@ class ProcessClient:
 
     async def _launch_again(self) -> None:
         """Raises what the engine raises, and EngineError when the process dies again and again while it loads."""
-        for _ in range(LAUNCHES - 1):
+        for left in reversed(range(LAUNCHES)):
             try:
-                return await self._launch()
+                await self._launch()
+                break
             except Died as error:
+                if left == 0:
+                    raise
                 logger.error("%s; starting it again", error)
-        await self._launch()
 
     async def _supervise(self) -> None:
         try:
@@ -178,7 +188,7 @@ class ProcessClient:
                 reason = await self._run(child)
                 logger.error("the engine's process %s; starting it again", reason)
                 self._replies.fail(f"the engine's process {reason}")
-                self._blame(reason)
+                self._blame(reason, child.killed)
                 await child.close()
                 await self._launch_again()
                 self._admit()
@@ -266,8 +276,8 @@ class ProcessClient:
         opened.proof = 0
         self._send(opened.request)
 
-    def _blame(self, reason: str) -> None:
-        """The child has died: what it had is to be submitted again, but for a suspect that killed two."""
+    def _blame(self, reason: str, killed: bool) -> None:
+        """The child has died: what it had is to be submitted again, but for a suspect that is guilty."""
         self._earlier = self.stats()
         self._stats = EngineStats(blocks_total=self._stats.blocks_total)
         inside = [opened for opened in self._open.values() if opened.inside]
@@ -277,9 +287,14 @@ class ProcessClient:
             opened.inside = False
         for opened in suspects:
             opened.crashes += 1
-            opened.crashes_apart += len(suspects) == 1
-            if opened.crashes_apart == 2:
-                request_id = opened.request.request_id
-                del self._open[request_id]
-                error = f"the engine's process {reason} whenever it had this request"
-                self._streams.deliver([TokenChunk(request_id=request_id, finish_reason="error", error=error)])
+        if len(suspects) != 1:
+            return
+        # To the end, so that what kills from outside does not meet the same one again and again.
+        request_id = suspects[0].request.request_id
+        opened = self._open.pop(request_id)
+        opened.crashes_apart += 1
+        if opened.crashes_apart < (DEATHS_APART_KILLED if killed else DEATHS_APART):
+            self._open[request_id] = opened
+            return
+        error = f"the engine's process {reason} whenever it had this request"
+        self._streams.deliver([TokenChunk(request_id=request_id, finish_reason="error", error=error)])

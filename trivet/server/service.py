@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from trivet.api.outputs import RequestOutput
 from trivet.api.request import GenerateRequest
-from trivet.errors import EngineError
+from trivet.errors import EngineError, OverloadedError
 from trivet.metrics.metrics import Metrics
 from trivet.server import exchange, tracing
 from trivet.server.errors import SHUTTING_DOWN, Kind, Problem
@@ -54,9 +54,14 @@ class Service:
         return kept
 
     def check_open(self) -> None:
-        """Refuse a request, before its body is read, where none can be taken. Raises Problem."""
+        """Refuse a request before work is done for it, where none can be taken. Raises Problem, OverloadedError."""
         if self.draining:
             raise SHUTTING_DOWN
+        try:
+            self.llm.check_room()
+        except OverloadedError:
+            self.metrics.count("failure", label="overloaded")
+            raise
 
     @property
     def name(self) -> str:

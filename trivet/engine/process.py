@@ -226,6 +226,8 @@ class ProcessClient:
     async def _read(self, child: Child) -> None:
         while True:
             self._take(await child.receive())
+            # A message that is there already is received without giving way to others, who may have waited long.
+            await asyncio.sleep(0)
 
     async def _hung(self) -> str:
         while not (self._open and self._overdue() >= 0):

@@ -16,17 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn
-from starlette.applications import Starlette
-from starlette.routing import Mount
 
 from trivet.errors import TrivetError
-from trivet.server.app import create_app
 from trivet.server.options import ListenOptions, ServerOptions
 from trivet.server.protocol import Protocol
-from trivet.server.service import Service
 
 if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
     from trivet.api.async_llm import AsyncLLM
+    from trivet.server.service import Service
 
 logger = logging.getLogger(__name__)
 
@@ -144,6 +143,10 @@ async def run(
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
     try:
+        # The dialects are imported while the engine's process imports and loads what it needs.
+        await asyncio.sleep(0.01)
+        from trivet.server.app import create_app
+
         try:
             await loading
         except asyncio.CancelledError:
@@ -161,6 +164,9 @@ async def run(
 
 def _prefixed(app: Starlette, prefix: str) -> Starlette:
     """The application under a path."""
+    from starlette.applications import Starlette
+    from starlette.routing import Mount
+
     if not prefix:
         return app
 

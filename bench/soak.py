@@ -38,7 +38,7 @@ from trivet.server.app import create_app
 from trivet.server.launch import Server, bind
 from trivet.server.options import ListenOptions
 
-BLOCKS = 60
+BLOCKS = 200
 KINDS = 200
 
 
@@ -85,7 +85,7 @@ def measure(processes: list[psutil.Process]) -> list[tuple[int, int]]:
 async def serve_and_ask(options: argparse.Namespace) -> list[str]:
     """What went wrong."""
     runtime = msgspec.json.encode(Options(keep_plans=False)).decode()
-    config = EngineConfig(model=runtime, num_blocks=BLOCKS, max_num_seqs=24)
+    config = EngineConfig(model=runtime, num_blocks=BLOCKS, block_size=4, max_num_seqs=24)
     thread = options.engine == "thread"
     engine = InProcessClient(config, make) if thread else ProcessClient(config, "tests.engine.fake:make")
     llm = AsyncLLM(EngineArgs(byte_model(), served_model_name="hash"), engine)
@@ -95,32 +95,17 @@ async def serve_and_ask(options: argparse.Namespace) -> list[str]:
     serving = asyncio.create_task(server.serve([listener]))
     own = psutil.Process()
     processes = [own, *own.children()]
-    chance = random.Random(options.seed)
-    first: dict[int, bytes] = {}
     wrong: list[str] = []
-    left = options.requests
-    cancelled = 0
-
-    async def client_of_many(client: httpx.AsyncClient, until: int) -> None:
-        nonlocal left, cancelled
-        while left > until:
-            left -= 1
-            kind = chance.randrange(KINDS)
-            patience = chance.uniform(0, 0.2) if chance.random() < 0.33 else 60
-            try:
-                answer = await ask(client, body(kind), patience)
-            except Exception as error:
-                wrong.append(f"a request failed: {error!r}")
-                continue
-            if answer is None:
-                cancelled += 1
-            elif first.setdefault(kind, answer) != answer:
-                wrong.append(f"request {kind} had another text than the first time")
+    client = await asyncio.create_subprocess_exec(
+        *(sys.executable, *sys.argv, "--url", f"http://127.0.0.1:{listener.getsockname()[1]}"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert client.stdin is not None and client.stdout is not None
 
     async def ask_until(until: int) -> list[tuple[int, int]]:
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        async with httpx.AsyncClient(base_url=url, timeout=60) as client:
-            await asyncio.gather(*(client_of_many(client, until) for _ in range(options.clients)))
+        client.stdin.write(f"{until}\n".encode())
+        wrong.extend(msgspec.json.decode(await client.stdout.readline()))
         for _ in range(100):
             await asyncio.sleep(0.05)
             stats = llm.stats()
@@ -153,13 +138,46 @@ async def serve_and_ask(options: argparse.Namespace) -> list[str]:
             wrong.append(f"the {which} has {after[1] - before[1]} more open files")
     stats = llm.stats()
     print(
-        f"{options.requests} requests in {seconds:.0f} s, {cancelled} cancelled; {stats.steps} steps, "
+        f"{options.requests} requests in {seconds:.0f} s; {stats.steps} steps, "
         f"{stats.preemptions} preemptions, {stats.cached_tokens} of {stats.queried_tokens} tokens from the cache"
     )
+    client.stdin.close()
+    await client.wait()
     server.should_exit = True
     await serving
     await llm.close()
     return wrong
+
+
+async def ask_all(options: argparse.Namespace) -> None:
+    """The client, a process of its own: asks until as many requests are left as a line says."""
+    chance = random.Random(options.seed)
+    first: dict[int, bytes] = {}
+    left = options.requests
+    cancelled = 0
+
+    async def client_of_many(client: httpx.AsyncClient, until: int, wrong: list[str]) -> None:
+        nonlocal left, cancelled
+        while left > until:
+            left -= 1
+            kind = chance.randrange(KINDS)
+            patience = chance.uniform(0, 0.2) if chance.random() < 0.33 else 60
+            try:
+                answer = await ask(client, body(kind), patience)
+            except Exception as error:
+                wrong.append(f"a request failed: {error!r}")
+                continue
+            if answer is None:
+                cancelled += 1
+            elif first.setdefault(kind, answer) != answer:
+                wrong.append(f"request {kind} had another text than the first time")
+
+    for line in sys.stdin:
+        wrong: list[str] = []
+        async with httpx.AsyncClient(base_url=options.url, timeout=60) as client:
+            await asyncio.gather(*(client_of_many(client, int(line), wrong) for _ in range(options.clients)))
+        print(msgspec.json.encode(wrong).decode(), flush=True)
+    print(f"{cancelled} requests were cancelled", file=sys.stderr)
 
 
 def main() -> int:
@@ -168,7 +186,12 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--engine", choices=["process", "thread"], default="process")
-    wrong = asyncio.run(serve_and_ask(parser.parse_args()))
+    parser.add_argument("--url", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.url:
+        asyncio.run(ask_all(options))
+        return 0
+    wrong = asyncio.run(serve_and_ask(options))
     for text in wrong[:20]:
         print(f"WRONG: {text}")
     print("failed" if wrong else "nothing was left behind")

@@ -114,7 +114,8 @@ class Child:
             if not message.done():
                 await asyncio.wait({message}, timeout=0.1)
             if not message.done():
-                raise Died(f"the engine's process {ended.result()} while loading the model")
+                hint = "; is there enough memory?" if self.killed else ""
+                raise Died(f"the engine's process {ended.result()} while loading the model{hint}")
             report = decode_report(message.result())
         finally:
             message.cancel()

@@ -353,7 +353,7 @@ class AsyncLLM:
         if params.dry_multiplier > 0 and "dry" in params.stages:
             breakers = await asyncio.to_thread(self._phrases.breakers, params.dry_sequence_breakers)
         parents = await asyncio.to_thread(self._phrases.parents) if "infill" in params.stages else b""
-        bad_words = self._phrases.bad_words(params.bad_words) if params.bad_words else []
+        bad_words = await asyncio.to_thread(self._phrases.bad_words, params.bad_words) if params.bad_words else []
         name = f"{request.request_id}-{next(self._ids)}"
         children = [
             EngineRequest(

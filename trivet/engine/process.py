@@ -30,6 +30,8 @@ DEATHS_APART_KILLED = 3
 """So many deaths, with nothing else that can have been the cause, make a request guilty. One more where they are
 SIGKILL's, which comes from outside: from an operator, or where memory is short."""
 
+STREAMS_A_TURN = 8
+
 PROOF_TOKENS = 3
 """A request that has brought so many tokens since the last crash is not what caused it."""
 
@@ -146,7 +148,10 @@ class ProcessClient:
         self._directory.cleanup()
 
     def _cancel(self, request_id: str) -> None:
-        opened = self._open.pop(request_id)
+        # Its last chunk may be here, and not delivered yet.
+        opened = self._open.pop(request_id, None)
+        if opened is None:
+            return
         if opened.inside:
             self._send(request_id)
         self._clear(opened)
@@ -214,19 +219,29 @@ class ProcessClient:
                 child.kill()
                 await ended
                 return hung.result()
-            reader.cancel()
             self._child = None
+            reader.cancel()
+            await asyncio.wait({reader})
             for report in await child.received():
-                self._take(report)
+                self._streams.deliver(self._take(report))
             return ended.result()
         finally:
             for task in (ended, hung, reader):
                 task.cancel()
 
     async def _read(self, child: Child) -> None:
+        """Take in what comes, a few streams in each turn of the event loop: who only wants to be refused waits for
+        some turns.
+        """
         while True:
-            self._take(await child.receive())
-            # A message that is there already is received without giving way to others, who may have waited long.
+            chunks = self._take(await child.receive())
+            try:
+                while len(chunks) > STREAMS_A_TURN:
+                    self._streams.deliver(chunks[:STREAMS_A_TURN])
+                    del chunks[:STREAMS_A_TURN]
+                    await asyncio.sleep(0)
+            finally:
+                self._streams.deliver(chunks)
             await asyncio.sleep(0)
 
     async def _hung(self) -> str:
@@ -238,11 +253,12 @@ class ProcessClient:
         """Seconds since the child should have shown progress."""
         return monotonic() - self._progress - self._config.step_timeout
 
-    def _take(self, update: Update | Stored) -> None:
+    def _take(self, update: Update | Stored) -> list[TokenChunk]:
+        """Returns the chunks that are to be delivered."""
         self._progress = monotonic()
         if isinstance(update, Stored):
             self._replies.deliver(update)
-            return
+            return []
         self._stats = update.stats
         for chunk in update.chunks:
             opened = self._open.get(chunk.request_id)
@@ -255,7 +271,7 @@ class ProcessClient:
                 del self._open[chunk.request_id]
             if chunk.finish_reason is not None or opened.proof >= PROOF_TOKENS:
                 self._clear(opened)
-        self._streams.deliver(update.chunks)
+        return update.chunks
 
     def _clear(self, opened: _Open) -> None:
         """This one is not guilty; if it was the suspect, the next may be tried."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import ctypes
 import gc
 import os
 import random
@@ -79,6 +80,8 @@ async def ask(client: httpx.AsyncClient, asked: dict[str, object], patience: flo
 def measure(processes: list[psutil.Process]) -> list[tuple[int, int]]:
     """Of each process: resident bytes of its own (USS), open files."""
     gc.collect()
+    # What the C library keeps of freed memory for later is not growth.
+    ctypes.CDLL(None).malloc_trim(0)
     return [(process.memory_full_info().uss, process.num_fds()) for process in processes]
 
 
@@ -125,6 +128,7 @@ async def serve_and_ask(options: argparse.Namespace) -> list[str]:
     tasks = max(tasks, len(asyncio.all_tasks()))
     began = time.monotonic()
     tenth = options.requests // 10
+    objects = len(gc.get_objects())
     marks = [await ask_until(options.requests - step * tenth) for step in range(1, 11)]
     seconds = time.monotonic() - began
     for index, which in enumerate(("server", "engine")[: len(processes)]):
@@ -137,6 +141,7 @@ async def serve_and_ask(options: argparse.Namespace) -> list[str]:
         if after[1] > before[1]:
             wrong.append(f"the {which} has {after[1] - before[1]} more open files")
     stats = llm.stats()
+    print(f"Python objects of the server: {objects} at the start, {len(gc.get_objects())} at the end")
     print(
         f"{options.requests} requests in {seconds:.0f} s; {stats.steps} steps, "
         f"{stats.preemptions} preemptions, {stats.cached_tokens} of {stats.queried_tokens} tokens from the cache"

@@ -53,6 +53,8 @@ def test_defaults_are_the_engine_s():
         ({"num_gpu_blocks_override": 9}, {"num_blocks": 9}),
         ({"max_num_queued_reqs": 3}, {"max_queue": 3}),
         ({"max_num_queued_reqs": 0}, {"max_queue": 0}),
+        ({"max_num_queued_tokens": 9}, {"max_queued_tokens": 9}),
+        ({"step_timeout": 2.5}, {"step_timeout": 2.5}),
         ({"max_num_batched_tokens": "1K"}, {"max_num_batched_tokens": 1024}),
         ({"enable_prefix_caching": False}, {"enable_prefix_caching": False}),
         ({"enable_prefix_caching": None}, {"enable_prefix_caching": True}),

@@ -71,6 +71,8 @@ def outcome(trivet, monkeypatch):
         ("serve m --dtype half --kv-cache-dtype bfloat16", {"dtype": "half", "kv_cache_dtype": "bf16"}),
         ("serve m --gpu-memory-utilization 0.85 --max-logprobs 5", {"gpu_memory_utilization": 0.85, "max_logprobs": 5}),
         ("serve m --chat-template-kwargs '{\"a\": 1}'", {"default_chat_template_kwargs": {"a": 1}}),
+        ("serve m --drain-timeout 5 --step-timeout 9", {"shutdown_timeout": 5.0, "step_timeout": 9.0}),
+        ("serve m --max-num-queued-tokens 4k --read-timeout 3", {"max_num_queued_tokens": 4000, "read_timeout": 3.0}),
         ("serve m --shutdown-timeout 5 --revision r", {"shutdown_timeout": 5.0, "revision": "r"}),
         ("serve m --override-generation-config.top_k 5", {"override_generation_config": {"top_k": 5}}),
         ("serve m --watermark 0 --hf-overrides {} --enable-chunked-prefill --node-rank 0", {}),
@@ -339,7 +341,7 @@ def test_a_peer_s_flag_is_in_its_table_once(peer):
     assert len(spellings) == len(set(spellings))
 
 
-OURS = ("mlock", "threads", "prefix_cache_dir", "prefix_cache_size")
+OURS = ("step_timeout", "mlock", "threads", "prefix_cache_dir", "prefix_cache_size")
 
 
 def test_every_engine_argument_is_a_flag():

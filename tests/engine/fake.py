@@ -33,6 +33,7 @@ class Options(msgspec.Struct, kw_only=True, omit_defaults=True):
     """
 
     step_seconds: float = 0.0
+    load_seconds: float = 0.0
     crash: int = -1
     hang: int = -1
     fail: int = -1
@@ -40,6 +41,7 @@ class Options(msgspec.Struct, kw_only=True, omit_defaults=True):
     damaged: bool = False
     damaged_if: str = ""
     """A path; the model is damaged once there is a file."""
+    keep_plans: bool = True
     context_length: int = 256
     memory: int = 1 << 20
     weights: str = "hash"
@@ -72,7 +74,8 @@ class FakeRuntime:
 
     def run(self, plan: StepPlan) -> StepOutput:
         self._misbehave(plan)
-        self.plans.append(plan)
+        if self.options.keep_plans:
+            self.plans.append(plan)
         assert len(plan.token_ids) == plan.query_starts[-1] == len(plan.positions)
         for name in ("token_ids", "positions", "query_starts", "context_lens", "block_tables", "logit_rows"):
             array = getattr(plan, name)
@@ -130,6 +133,7 @@ def make(config: EngineConfig) -> FakeRuntime:
     options = msgspec.json.decode(config.model, type=Options)
     if options.damaged or (options.damaged_if and Path(options.damaged_if).exists()):
         raise ModelError(f"{options.damaged_if or 'model'}: wrong magic b'XXXX', expected b'GGUF'")
+    time.sleep(options.load_seconds)
     return FakeRuntime(options)
 
 

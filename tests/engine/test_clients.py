@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import resource
 import signal
 import subprocess
@@ -141,6 +142,22 @@ async def test_a_full_queue_refuses_at_once_and_says_when_to_come_again(start: S
         assert await collect(c, request([1], "x")) == plain(request([1], "x"), MAX_LEN)
 
 
+async def test_many_waiting_tokens_refuse_at_once(start: Start) -> None:
+    """Those of a prompt count until its first token; one prompt may always wait, however long."""
+    async with start(Options(step_seconds=0.02), max_queued_tokens=100) as c:
+        for _ in range(2):
+            streams = [c.submit(request([i] * 60, max_tokens=2)) for i in range(1)]
+            with pytest.raises(OverloadedError, match=r"prompts of 60 tokens wait \(this one has 41\)"):
+                c.submit(request([1] * 41))
+            c.check_room()
+            streams.append(c.submit(request([1] * 40, max_tokens=2)))
+            with pytest.raises(OverloadedError):
+                c.check_room()
+            for stream in streams:
+                assert len([chunk async for chunk in stream]) == 2
+            await anext(c.submit(request([2] * 120)))
+
+
 @pytest.mark.parametrize(
     ("r", "error"),
     [
@@ -222,6 +239,34 @@ async def test_streams_go_on_when_the_process_is_killed(start_process: Start) ->
         assert await asyncio.gather(*tasks) == [plain(r, MAX_LEN) for r in requests]
         await settled(c)
         assert c.stats().generated_tokens >= sum(len(plain(r, MAX_LEN).tokens) for r in requests)
+
+
+async def test_kills_at_random_moments_cost_no_token(start_process: Start) -> None:
+    """While it steps, while it loads, while it recomputes; `bench/kills.py` has the long run."""
+    moments = random.Random(1)
+    async with start_process(Options(step_seconds=0.01, load_seconds=0.3), max_num_seqs=24, num_blocks=300) as c:
+        requests = many(32, max_tokens=150, logprobs=0, temperature=1)
+        tasks = [asyncio.create_task(collect(c, r)) for r in requests]
+        for _ in range(4):
+            await asyncio.sleep(moments.uniform(0, 0.8))
+            for child in children():
+                child.kill()
+        assert await asyncio.gather(*tasks) == [plain(r, MAX_LEN) for r in requests]
+        await settled(c)
+
+
+async def test_who_is_killed_while_it_is_tried_alone_is_not_guilty(start_process: Start) -> None:
+    """Two kills make suspects of all, the third comes while the first of them is tried."""
+    async with start_process(Options(step_seconds=0.05), max_num_seqs=5) as c:
+        requests = many(3, max_tokens=12)
+        tasks = [asyncio.create_task(collect(c, r)) for r in requests]
+        for _ in range(3):
+            while not c.healthy():
+                await asyncio.sleep(0.001)
+            children()[0].kill()
+            while c.healthy():
+                await asyncio.sleep(0.001)
+        assert await asyncio.gather(*tasks) == [plain(r, MAX_LEN) for r in requests]
 
 
 @pytest.mark.parametrize("alone", [True, False])

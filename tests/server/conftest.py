@@ -6,28 +6,26 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
-import uvicorn
 
 from tests.server.fake_llm import FakeLLM
 from trivet.api.async_llm import AsyncLLM
 from trivet.server.app import create_app
-from trivet.server.launch import bind
-from trivet.server.options import ServerOptions
+from trivet.server.launch import Server, bind
+from trivet.server.options import ListenOptions, ServerOptions
 
 
 @contextmanager
-def running(llm: AsyncLLM, options: ServerOptions | None = None) -> Iterator[str]:
+def running(llm: AsyncLLM, options: ServerOptions | None = None, listen: ListenOptions | None = None) -> Iterator[str]:
     """Start an engine and serve it, all in a thread; yields the URL."""
     listener = bind("127.0.0.1", 0)
     listener.listen()
-    servers: list[uvicorn.Server] = []
+    servers: list[Server] = []
     started = threading.Event()
 
     async def serve() -> None:
         try:
             await llm.start()
-            app = create_app(llm, options)
-            servers.append(uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)))
+            servers.append(Server(create_app(llm, options), listen or ListenOptions(), lambda: None))
         finally:
             started.set()
         await servers[0].serve([listener])

@@ -106,9 +106,11 @@ class FakeEngine:
     def stats(self) -> EngineStats:
         return EngineStats(running=self.running, blocks_total=64, blocks_used=self.running)
 
-    def submit(self, request: EngineRequest) -> TokenStream:
+    def check_room(self) -> None:
         if self.overloaded:
             raise OverloadedError("1024 requests are waiting", retry_after=2.5)
+
+    def submit(self, request: EngineRequest) -> TokenStream:
         self.info.check(request)
         queue: asyncio.Queue[TokenChunk] = asyncio.Queue(1)
         task = asyncio.create_task(self._answer(request, queue))

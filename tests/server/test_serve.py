@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from tests.server.fake_llm import FakeEngine, byte_model
-from tests.server.wire import chat, client, get, post
+from tests.server.wire import chat, client, get, post, until
 from trivet.cli.main import main
 
 FAKED = (
@@ -98,6 +98,26 @@ def test_a_stream_may_finish(trivet_serve):
         served.signal()
         rest = [line for line in lines if line]
     assert "generated_text" in rest[-1] and "She ran home." in rest[-1]
+    assert served.end()[0] == 0
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/generate", "/completion", "/v1/messages"])
+def test_what_comes_while_it_drains(trivet_serve, path):
+    """The dialect's 503, and probes that say so; what runs goes on to its end."""
+    served = trivet_serve("--drain-timeout", "20", behaviour="delay=0.06")
+    url = served.url()
+    with client.stream("POST", url + "/completion", json={"prompt": "hi", "stream": True}) as response:
+        lines = response.iter_lines()
+        next(lines)
+        served.signal()
+        until(lambda: get(url, "/health").status_code == 503)
+        assert "draining" in get(url, "/health").json()["error"]["message"]
+        body = {"prompt": "hi", "inputs": "hi", "max_tokens": 3, "messages": [{"role": "user", "content": "hi"}]}
+        refused = post(url, path, body)
+        rest = [line for line in lines if line]
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+    assert "the server is shutting down" in refused.text and "error" in refused.json()
+    assert '"stop":true' in rest[-1]
     assert served.end()[0] == 0
 
 

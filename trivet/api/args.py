@@ -27,7 +27,13 @@ CACHE_DTYPES = {
     "bfloat16": "bf16",
     "bf16": "bf16",
 }
-LEAST = {"max_num_seqs": 1, "max_num_queued_reqs": 0, "num_gpu_blocks_override": 1, "stream_interval": 1}
+LEAST = {
+    "max_num_seqs": 1,
+    "max_num_queued_reqs": 0,
+    "max_num_queued_tokens": 0,
+    "num_gpu_blocks_override": 1,
+    "stream_interval": 1,
+}
 CHOICES: dict[str, Iterable[Any]] = {
     "dtype": CACHE_DTYPES,
     "kv_cache_dtype": CACHE_DTYPES,
@@ -85,6 +91,7 @@ class EngineArgs(VllmArgs):
     performance_mode: "throughput" doubles what the two are by default.
     scheduling_policy: "fcfs" serves who comes first, and refuses priorities; "priority" serves lower ones first.
     max_num_queued_reqs: more waiting requests than that are refused; None is 1024. `LLM` has no such limit.
+    max_num_queued_tokens: and so are those that come when prompts of so many tokens wait; None is no limit.
     gpu_memory_utilization: the cache takes no more than this share of the free memory, if it is sized to need.
     kv_cache_memory_bytes, num_gpu_blocks_override: size of the cache, in bytes or in blocks of `block_size`
         tokens; left out, it is sized to need.
@@ -101,6 +108,7 @@ class EngineArgs(VllmArgs):
     mlock: keep weights and cache from being swapped out.
     seed: requests without a seed get theirs from this one; None makes every run different.
     threads: 0 is one for each usable core.
+    step_timeout: seconds after which an engine in a process of its own that ends no step is started again.
 
     Sizes may be strings with a unit, see `parse_size`.
     """
@@ -116,6 +124,7 @@ class EngineArgs(VllmArgs):
     max_num_batched_tokens: int | str | None = None
     scheduling_policy: str = "fcfs"
     max_num_queued_reqs: int | None = None
+    max_num_queued_tokens: int | None = None
     block_size: int = 16
     kv_cache_dtype: str = "auto"
     kv_cache_memory_bytes: int | str | None = None
@@ -136,6 +145,7 @@ class EngineArgs(VllmArgs):
     mlock: bool = False
     seed: int | None = 0
     threads: int = 0
+    step_timeout: float = DEFAULT.step_timeout
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -196,6 +206,8 @@ class EngineArgs(VllmArgs):
             prefix_cache_size=self._size("prefix_cache_size") or DEFAULT.prefix_cache_size,
             threads=self.threads,
             scheduling_policy=self.scheduling_policy,
+            max_queued_tokens=self.max_num_queued_tokens,
+            step_timeout=self.step_timeout,
             max_queue=DEFAULT.max_queue if self.max_num_queued_reqs is None else self.max_num_queued_reqs,
         )
 

@@ -116,7 +116,20 @@ class AsyncLLM:
         return ModelConfig.of(self.args, self.info)
 
     async def start(self) -> None:
-        """Load tokenizer and model. Raises ModelError or EngineError."""
+        """Load tokenizer and model, side by side. Raises ModelError or EngineError."""
+        engine = asyncio.ensure_future(self._client.start())
+        try:
+            await self._load_text()
+            await engine
+        except BaseException:
+            engine.cancel()
+            await asyncio.gather(engine, return_exceptions=True)
+            await self._client.close()
+            raise
+        self.tokenizer.widen(self.info.vocab_size)
+        self._eos_ids = [token for token in self.tokenizer.eos_ids if token < self.info.vocab_size]
+
+    async def _load_text(self) -> None:
         args = self.args
         self.tokenizer = await asyncio.to_thread(Tokenizer.load, args.tokenizer or self._config.model)
         self._phrases = Phrases(self.tokenizer)
@@ -126,9 +139,6 @@ class AsyncLLM:
         self.chat_template = ChatTemplate(
             read_template(args.chat_template), self.tokenizer, args.default_chat_template_kwargs
         )
-        await self._client.start()
-        self.tokenizer.widen(self.info.vocab_size)
-        self._eos_ids = [token for token in self.tokenizer.eos_ids if token < self.info.vocab_size]
 
     async def close(self) -> None:
         await self._client.close()
@@ -139,6 +149,10 @@ class AsyncLLM:
 
     def stats(self) -> EngineStats:
         return self._client.stats()
+
+    def check_room(self) -> None:
+        """Raises OverloadedError where every request is refused for now."""
+        self._client.check_room()
 
     def healthy(self) -> bool:
         return self._client.healthy()
@@ -339,7 +353,7 @@ class AsyncLLM:
         if params.dry_multiplier > 0 and "dry" in params.stages:
             breakers = await asyncio.to_thread(self._phrases.breakers, params.dry_sequence_breakers)
         parents = await asyncio.to_thread(self._phrases.parents) if "infill" in params.stages else b""
-        bad_words = self._phrases.bad_words(params.bad_words) if params.bad_words else []
+        bad_words = await asyncio.to_thread(self._phrases.bad_words, params.bad_words) if params.bad_words else []
         name = f"{request.request_id}-{next(self._ids)}"
         children = [
             EngineRequest(

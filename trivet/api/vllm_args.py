@@ -192,7 +192,6 @@ class VllmArgs:
     long_prefill_token_threshold: int = only(0, NO)
     long_prefill_token_threshold_adaptive: bool = only(False, NO)
     max_num_active_seqs: Any = only(None, NO)
-    max_num_queued_tokens: Any = only(None, NO)
     watermark: float = only(0.0, NO)
     prefill_schedule_interval: int = only(1, NO)
     scheduler_cls: Any = only(None, NO)

@@ -46,8 +46,7 @@ GROUPS: dict[str, list[Flag]] = {
     ],
     "Engine": [
         *[_vllm(name) for name in ("--max-model-len", "--max-num-seqs", "--max-num-batched-tokens")],
-        _vllm("--scheduling-policy"),
-        _vllm("--max-num-queued-reqs"),
+        *[_vllm(name) for name in ("--scheduling-policy", "--max-num-queued-reqs", "--max-num-queued-tokens")],
         flag(
             "--threads -t", "threads", or_default(whole(0, 1024), "-1"), "Threads; one for each core unless given.", "N"
         ),
@@ -78,7 +77,15 @@ GROUPS: dict[str, list[Flag]] = {
             "Seconds that an answer may take, its wait included; then it ends with an error. No limit unless given.",
             "S",
         ),
-        _vllm("--shutdown-timeout", help=f"{_VLLM['--shutdown-timeout'].help} 30 unless given."),
+        flag(
+            "--step-timeout",
+            "step_timeout",
+            number(0.1),
+            "Seconds without a step after which the engine's process is started again: 600 unless given.",
+            "S",
+        ),
+        flag("--read-timeout", "read_timeout", number(0.1), "Seconds that a client has to send a request: 30.", "S"),
+        _vllm("--shutdown-timeout", "--drain-timeout", help=f"{_VLLM['--shutdown-timeout'].help} 30 unless given."),
     ],
 }
 FLAGS = [row for rows in GROUPS.values() for row in rows]

@@ -21,6 +21,10 @@ from trivet.logs import LogOptions
 CLOSE_SECONDS = 5.0
 
 
+class Died(EngineError):
+    """The process ended before its model was loaded."""
+
+
 class Child:
     """One run of the worker program, with the socket to it. It ends when its standard input does."""
 
@@ -29,6 +33,7 @@ class Child:
     def __init__(self, context: zmq.asyncio.Context, endpoint: str) -> None:
         self._endpoint = endpoint
         self._process: asyncio.subprocess.Process | None = None
+        self._stopped = False
         self._socket = context.socket(zmq.PAIR)
         self._socket.set_hwm(0)
 
@@ -75,8 +80,15 @@ class Child:
         code = await self._process.wait()
         return f"ended with exit code {code}" if code >= 0 else f"died of signal {-code} ({signal.strsignal(-code)})"
 
+    @property
+    def killed(self) -> bool:
+        """Whether somebody else than `kill` sent it SIGKILL."""
+        assert self._process is not None
+        return self._process.returncode == -signal.SIGKILL and not self._stopped
+
     def kill(self) -> None:
         assert self._process is not None
+        self._stopped = True
         with suppress(ProcessLookupError):
             self._process.kill()
 
@@ -102,7 +114,8 @@ class Child:
             if not message.done():
                 await asyncio.wait({message}, timeout=0.1)
             if not message.done():
-                raise EngineError(f"the engine's process {ended.result()} while loading the model")
+                hint = "; is there enough memory?" if self.killed else ""
+                raise Died(f"the engine's process {ended.result()} while loading the model{hint}")
             report = decode_report(message.result())
         finally:
             message.cancel()

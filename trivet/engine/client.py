@@ -21,11 +21,15 @@ class EngineClient(Protocol):
         """Load the model and set `info`. Raises ModelError or EngineError, as the engine does."""
         ...
 
+    def check_room(self) -> None:
+        """Raises OverloadedError where `submit` would for any request: so that no work is done for it."""
+        ...
+
     def submit(self, request: EngineRequest) -> TokenStream:
         """Queue a request and stream its chunks.
 
-        Raises at once: OverloadedError when the queue is full, RequestError when the request can never run
-        here.
+        Raises at once: OverloadedError when too many requests or tokens wait, RequestError when the request can never
+        run here.
         """
         ...
 

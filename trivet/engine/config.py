@@ -14,7 +14,8 @@ class EngineConfig(msgspec.Struct, kw_only=True, omit_defaults=True):
     model, else bf16), "f32", "f16" or "bf16". prefix_cache_dir: a folder that keeps cached blocks for
     later engines, prefix_cache_size bytes of them at most. scheduling_policy: "fcfs" (who comes first is served
     first) or "priority" (of lower number first). max_queue bounds the requests waiting beside the max_num_seqs that
-    run; past it, submissions are refused. A child engine whose step takes longer than step_timeout seconds is taken for
+    run; past it, submissions are refused, and so they are past max_queued_tokens tokens of prompts that wait (one
+    prompt may always wait). A child engine that has requests and ends no step in step_timeout seconds is taken for
     hung and started again.
     """
 
@@ -34,4 +35,5 @@ class EngineConfig(msgspec.Struct, kw_only=True, omit_defaults=True):
     threads: int = 0
     scheduling_policy: str = "fcfs"
     max_queue: int = 1024
+    max_queued_tokens: int | None = None
     step_timeout: float = 600.0

@@ -34,7 +34,7 @@ class InProcessClient:
     def __init__(self, config: EngineConfig, load: RuntimeLoader | str = LOAD_RUNTIME) -> None:
         self._config = config
         self._load = load
-        self._streams = Streams(config.max_num_seqs + config.max_queue, self._send)
+        self._streams = Streams(config, self._send)
         self._changed = threading.Condition()
         self._replies = Replies()
         self._inbox: list[Command] = []
@@ -52,6 +52,9 @@ class InProcessClient:
         self._thread.start()
         self._engine = await asyncio.shield(asyncio.wrap_future(self._loaded))
         self.info = self._engine.info
+
+    def check_room(self) -> None:
+        self._streams.check_room()
 
     def submit(self, request: EngineRequest) -> TokenStream:
         if not self.healthy():

@@ -12,7 +12,7 @@ from time import monotonic
 import msgspec
 import zmq.asyncio
 
-from trivet.engine.child import Child
+from trivet.engine.child import Child, Died
 from trivet.engine.config import EngineConfig
 from trivet.engine.engine import LOAD_RUNTIME
 from trivet.engine.messages import Command, StoreCommand, Stored, Update
@@ -25,8 +25,18 @@ from trivet.logs import LogOptions
 
 logger = logging.getLogger(__name__)
 
-PROOF_TOKENS = 4
-"""A suspect that has brought so many tokens since the crash is not what caused it."""
+DEATHS_APART = 2
+DEATHS_APART_KILLED = 3
+"""So many deaths, with nothing else that can have been the cause, make a request guilty. One more where they are
+SIGKILL's, which comes from outside: from an operator, or where memory is short."""
+
+STREAMS_A_TURN = 8
+
+PROOF_TOKENS = 3
+"""A request that has brought so many tokens since the last crash is not what caused it."""
+
+LAUNCHES = 8
+"""How often in a row the process is started again when it dies before its model is loaded."""
 
 COUNTERS = (
     "steps",
@@ -47,17 +57,20 @@ class _Open:
     inside: bool = False
     """Whether the child has it."""
     crashes: int = 0
-    """How often the child died while it had this."""
+    """How often the child died while it had this, without proof in between."""
+    crashes_apart: int = 0
+    """How often of these nothing else can have been the cause."""
     proof: int = 0
-    """Tokens brought since it became the suspect."""
+    """Tokens brought since the child was last given it."""
 
 
 class ProcessClient:
     """An `EngineClient` whose streams outlive the engine's process.
 
     When the process dies or hangs, it is started again and the unfinished requests are resubmitted with the
-    tokens they have. Of several that were there at two deaths, each is then tried apart from the others until
-    it has shown that it is innocent, or has killed the process again and fails alone.
+    tokens they have. Those that were there at two deaths, and brought nothing in between, are suspects: the next
+    process gets one of them at a time, and no other request, until it has shown that it is innocent, or the process
+    has died again and again and it fails alone. (Not at once, as a process may be killed from outside just then.)
     """
 
     info: ModelInfo
@@ -66,7 +79,7 @@ class ProcessClient:
         self._config = config
         self._load = load
         self._log = log or LogOptions()
-        self._streams = Streams(config.max_num_seqs + config.max_queue, self._cancel)
+        self._streams = Streams(config, self._cancel)
         self._context = zmq.asyncio.Context()
         self._directory = TemporaryDirectory(prefix="trivet-", ignore_cleanup_errors=True)
         self._child: Child | None = None
@@ -90,6 +103,9 @@ class ProcessClient:
             raise
         self._supervisor = asyncio.create_task(self._supervise())
 
+    def check_room(self) -> None:
+        self._streams.check_room()
+
     def submit(self, request: EngineRequest) -> TokenStream:
         if self._supervisor is None or self._supervisor.done():
             raise EngineError("the engine is not running")
@@ -98,9 +114,8 @@ class ProcessClient:
         if not self._open:
             self._progress = monotonic()
         self._open[own.request_id] = opened = _Open(own)
-        if self._child is not None:
-            opened.inside = True
-            self._send(own)
+        if self._child is not None and self._suspect is None:
+            self._give(opened)
         return stream
 
     async def store(self, command: StoreCommand) -> Stored:
@@ -133,7 +148,10 @@ class ProcessClient:
         self._directory.cleanup()
 
     def _cancel(self, request_id: str) -> None:
-        opened = self._open.pop(request_id)
+        # Its last chunk may be here, and not delivered yet.
+        opened = self._open.pop(request_id, None)
+        if opened is None:
+            return
         if opened.inside:
             self._send(request_id)
         self._clear(opened)
@@ -157,17 +175,27 @@ class ProcessClient:
         self._child = child
         self._progress = monotonic()
 
+    async def _launch_again(self) -> None:
+        """Raises what the engine raises, and EngineError when the process dies again and again while it loads."""
+        for left in reversed(range(LAUNCHES)):
+            try:
+                await self._launch()
+                break
+            except Died as error:
+                if left == 0:
+                    raise
+                logger.error("%s; starting it again", error)
+
     async def _supervise(self) -> None:
         try:
             while self._child is not None:
                 child = self._child
                 reason = await self._run(child)
                 logger.error("the engine's process %s; starting it again", reason)
-                self._child = None
                 self._replies.fail(f"the engine's process {reason}")
-                self._blame(reason)
+                self._blame(reason, child.killed)
                 await child.close()
-                await self._launch()
+                await self._launch_again()
                 self._admit()
         except Exception as error:
             logger.error("the engine is gone: %s", error, exc_info=not isinstance(error, TrivetError))
@@ -187,20 +215,34 @@ class ProcessClient:
             if reader.done():
                 reader.result()
             if not ended.done():
+                self._child = None
                 child.kill()
                 await ended
                 return hung.result()
+            self._child = None
             reader.cancel()
+            await asyncio.wait({reader})
             for report in await child.received():
-                self._take(report)
+                self._streams.deliver(self._take(report))
             return ended.result()
         finally:
             for task in (ended, hung, reader):
                 task.cancel()
 
     async def _read(self, child: Child) -> None:
+        """Take in what comes, a few streams in each turn of the event loop: who only wants to be refused waits for
+        some turns.
+        """
         while True:
-            self._take(await child.receive())
+            chunks = self._take(await child.receive())
+            try:
+                while len(chunks) > STREAMS_A_TURN:
+                    self._streams.deliver(chunks[:STREAMS_A_TURN])
+                    del chunks[:STREAMS_A_TURN]
+                    await asyncio.sleep(0)
+            finally:
+                self._streams.deliver(chunks)
+            await asyncio.sleep(0)
 
     async def _hung(self) -> str:
         while not (self._open and self._overdue() >= 0):
@@ -211,11 +253,12 @@ class ProcessClient:
         """Seconds since the child should have shown progress."""
         return monotonic() - self._progress - self._config.step_timeout
 
-    def _take(self, update: Update | Stored) -> None:
+    def _take(self, update: Update | Stored) -> list[TokenChunk]:
+        """Returns the chunks that are to be delivered."""
         self._progress = monotonic()
         if isinstance(update, Stored):
             self._replies.deliver(update)
-            return
+            return []
         self._stats = update.stats
         for chunk in update.chunks:
             opened = self._open.get(chunk.request_id)
@@ -228,46 +271,48 @@ class ProcessClient:
                 del self._open[chunk.request_id]
             if chunk.finish_reason is not None or opened.proof >= PROOF_TOKENS:
                 self._clear(opened)
-        self._streams.deliver(update.chunks)
+        return update.chunks
 
     def _clear(self, opened: _Open) -> None:
-        """If this was the suspect, it is not guilty, and the next may be tried."""
+        """This one is not guilty; if it was the suspect, the next may be tried."""
+        opened.crashes = opened.crashes_apart = 0
         if opened is self._suspect:
-            opened.crashes = 0
             self._suspect = None
             self._admit()
 
     def _admit(self) -> None:
-        """Give the child what it does not have yet, of those that may have killed it one only."""
-        if self._child is None:
+        """Give the child what it does not have yet; if some of it are suspects, only one of these."""
+        if self._child is None or self._suspect is not None:
             return
-        for opened in self._open.values():
-            if opened.inside:
-                continue
-            if opened.crashes > 1:
-                if self._suspect is not None:
-                    continue
-                self._suspect = opened
-            opened.inside = True
-            opened.proof = 0
-            self._send(opened.request)
+        absent = [opened for opened in self._open.values() if not opened.inside]
+        self._suspect = next((opened for opened in absent if opened.crashes > 1), None)
+        for opened in absent if self._suspect is None else [self._suspect]:
+            self._give(opened)
 
-    def _blame(self, reason: str) -> None:
-        """The child has died: what it had is to be submitted again, but for the one that killed it twice."""
+    def _give(self, opened: _Open) -> None:
+        opened.inside = True
+        opened.proof = 0
+        self._send(opened.request)
+
+    def _blame(self, reason: str, killed: bool) -> None:
+        """The child has died: what it had is to be submitted again, but for a suspect that is guilty."""
         self._earlier = self.stats()
         self._stats = EngineStats(blocks_total=self._stats.blocks_total)
         inside = [opened for opened in self._open.values() if opened.inside]
-        suspects = inside
-        if self._suspect is not None:
-            suspects = [self._suspect]
-            self._suspect = None
+        suspects = inside if self._suspect is None else [self._suspect]
+        self._suspect = None
         for opened in inside:
             opened.inside = False
         for opened in suspects:
             opened.crashes += 1
-        guilty = [opened for opened in suspects if opened.crashes > 1]
-        if len(guilty) == 1:
-            request_id = guilty[0].request.request_id
-            del self._open[request_id]
-            error = f"the engine's process {reason} whenever it had this request"
-            self._streams.deliver([TokenChunk(request_id=request_id, finish_reason="error", error=error)])
+        if len(suspects) != 1:
+            return
+        # To the end, so that what kills from outside does not meet the same one again and again.
+        request_id = suspects[0].request.request_id
+        opened = self._open.pop(request_id)
+        opened.crashes_apart += 1
+        if opened.crashes_apart < (DEATHS_APART_KILLED if killed else DEATHS_APART):
+            self._open[request_id] = opened
+            return
+        error = f"the engine's process {reason} whenever it had this request"
+        self._streams.deliver([TokenChunk(request_id=request_id, finish_reason="error", error=error)])

@@ -6,12 +6,14 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from time import monotonic
 
 import msgspec
 
+from trivet.engine.config import EngineConfig
 from trivet.engine.request import EngineRequest, TokenChunk
 from trivet.errors import OverloadedError
 
@@ -46,6 +48,15 @@ class TokenStream(AsyncIterator[TokenChunk]):
         self._close()
 
 
+@dataclass(slots=True, eq=False)
+class _Open:
+    """An open stream: the caller's id, where its chunks go, and the tokens of the prompt until the first of them."""
+
+    name: str
+    queue: asyncio.Queue[TokenChunk]
+    queued_tokens: int
+
+
 class Streams:
     """Leads chunks to the streams of a client; `cancel` gets the id of a stream closed early.
 
@@ -53,56 +64,68 @@ class Streams:
     may still be on its way when the next of the same name comes.
     """
 
-    def __init__(self, limit: int, cancel: Callable[[str], None]) -> None:
-        self.limit = limit
+    def __init__(self, config: EngineConfig, cancel: Callable[[str], None]) -> None:
+        self._limit = config.max_num_seqs + config.max_queue
+        self._token_limit = config.max_queued_tokens
         self._cancel = cancel
         self._ids = count()
-        self._queues: dict[str, tuple[str, asyncio.Queue[TokenChunk]]] = {}
-        """By our id: the caller's, and where its chunks go."""
+        self._open: dict[str, _Open] = {}
+        """By our id."""
+        self._queued_tokens = 0
         self._endings: deque[float] = deque(maxlen=32)
 
     def __len__(self) -> int:
         """How many are open."""
-        return len(self._queues)
+        return len(self._open)
+
+    def check_room(self, tokens: int = 1) -> None:
+        """Raises OverloadedError where there is no room for another request with a prompt of so many tokens."""
+        queued = self._queued_tokens
+        if len(self._open) >= self._limit:
+            reason = f"{len(self._open)} requests run or wait"
+        elif queued and self._token_limit is not None and queued + tokens > self._token_limit:
+            reason = f"prompts of {queued} tokens wait (this one has {tokens})"
+        else:
+            return
+        raise OverloadedError(f"{reason}, the most this engine takes; try again later", self._retry_after())
 
     def open(self, request: EngineRequest) -> tuple[TokenStream, EngineRequest]:
-        """Returns the stream and the request for the engine. Raises OverloadedError when `limit` streams are open."""
-        if len(self._queues) >= self.limit:
-            raise OverloadedError(
-                f"{len(self._queues)} requests run or wait, the most this engine takes; try again later",
-                self._retry_after(),
-            )
+        """Returns the stream and the request for the engine. Raises OverloadedError."""
+        self.check_room(len(request.prompt))
         request_id = str(next(self._ids))
         queue: asyncio.Queue[TokenChunk] = asyncio.Queue()
-        self._queues[request_id] = request.request_id, queue
+        self._open[request_id] = _Open(request.request_id, queue, len(request.prompt))
+        self._queued_tokens += len(request.prompt)
         close = partial(_call_soon, asyncio.get_running_loop(), self._close, request_id)
         own = msgspec.structs.replace(request, request_id=request_id, generated=list(request.generated))
         return TokenStream(queue, close), own
 
     def deliver(self, chunks: list[TokenChunk]) -> None:
         for chunk in chunks:
-            if chunk.request_id not in self._queues:
+            opened = self._open.get(chunk.request_id)
+            if opened is None:
                 continue
             if chunk.finish_reason is not None:
-                name, queue = self._queues.pop(chunk.request_id)
+                del self._open[chunk.request_id]
                 self._endings.append(monotonic())
-            else:
-                name, queue = self._queues[chunk.request_id]
-            chunk.request_id = name
-            queue.put_nowait(chunk)
+            self._queued_tokens -= opened.queued_tokens
+            opened.queued_tokens = 0
+            chunk.request_id = opened.name
+            opened.queue.put_nowait(chunk)
 
     def end(self, finish_reason: str, error: str | None = None) -> None:
         """End all streams alike."""
-        self.deliver([TokenChunk(request_id=i, finish_reason=finish_reason, error=error) for i in list(self._queues)])
+        self.deliver([TokenChunk(request_id=i, finish_reason=finish_reason, error=error) for i in list(self._open)])
 
     def drop(self) -> None:
         """Cancel all, where there is no event loop any more in which somebody could read them."""
-        for request_id in list(self._queues):
-            del self._queues[request_id]
+        for request_id in list(self._open):
+            del self._open[request_id]
             self._cancel(request_id)
+        self._queued_tokens = 0
 
     def _close(self, request_id: str) -> None:
-        if request_id in self._queues:
+        if request_id in self._open:
             self.deliver([TokenChunk(request_id=request_id, finish_reason="abort")])
             self._cancel(request_id)
 

@@ -25,6 +25,8 @@ from trivet.engine.request import TokenChunk
 from trivet.errors import EngineError, RequestError, TrivetError
 from trivet.logs import LogOptions, configure
 
+NO_MEMORY = "there is not enough memory for the model and its KV cache; a smaller max_model_len needs less"
+
 
 def main() -> int:
     endpoint, loader, log = sys.argv[1:4]
@@ -40,6 +42,9 @@ def main() -> int:
         socket.connect(endpoint)
         try:
             engine = Engine(config, loader)
+        except MemoryError:
+            socket.send(encode(Failed(EngineError.__name__, NO_MEMORY)))
+            return 1
         except Exception as error:
             known = isinstance(error, TrivetError)
             if not known:
@@ -81,7 +86,9 @@ def _receive(engine: Engine, socket: zmq.Socket[bytes]) -> list[TokenChunk]:
 
 
 def _end_with_parent(endpoint: str) -> None:
-    sys.stdin.buffer.read()
+    # Not sys.stdin, whose lock an ending interpreter wants.
+    while os.read(0, 1):
+        pass
     shutil.rmtree(Path(endpoint.removeprefix("ipc://")).parent, ignore_errors=True)
     os._exit(0)
 

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
 
 def create_app(llm: AsyncLLM, options: ServerOptions | None = None) -> Starlette:
-    """An ASGI application that serves `llm`, which must have been started; closing it is the caller's."""
+    """An ASGI application that serves `llm`, which must have been started; closing it is the caller's.
+
+    Its `state.service` is the Service.
+    """
     options = options or ServerOptions()
     service = Service(llm, options)
     middleware = [Middleware(Exchanges, service)]
@@ -44,7 +47,7 @@ def create_app(llm: AsyncLLM, options: ServerOptions | None = None) -> Starlette
         if service.tracer is not None:
             await asyncio.to_thread(service.tracer.close)
 
-    return Starlette(
+    app = Starlette(
         lifespan=lifespan,
         routes=[
             *routing.routes(service),
@@ -55,6 +58,8 @@ def create_app(llm: AsyncLLM, options: ServerOptions | None = None) -> Starlette
         middleware=middleware,
         exception_handlers=_unrouted(routing.DIALECTS[options.dialect or "openai"][0]),
     )
+    app.state.service = service
+    return app
 
 
 def _unrouted(dialect: Dialect) -> dict[Any, ExceptionHandler]:

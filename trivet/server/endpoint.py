@@ -60,6 +60,7 @@ def endpoint(service: Service, dialect: Dialect, operation: Operation) -> Endpoi
                 note_caller(request, check_key(request, service.options.api_keys))
             if operation.generates:
                 service.metrics.count("requests")
+                service.check_open()
             return await operation.handler(service, request)
         except ClientGone:
             return Response(status_code=CLIENT_GONE)

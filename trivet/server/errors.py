@@ -70,8 +70,8 @@ class Problem(Exception):
         return {"Retry-After": str(max(1, math.ceil(self.retry_after)))}
 
 
-SHUTTING_DOWN = Problem(Kind.UNAVAILABLE, "the server is shutting down")
-"""What requests are told that are cut off because the server could not wait for them any longer."""
+SHUTTING_DOWN = Problem(Kind.UNAVAILABLE, "the server is shutting down", retry_after=5)
+"""What requests are told that come when the server is about to end, and those it cannot wait for any longer."""
 
 
 class ClientGone(Exception):

@@ -11,19 +11,21 @@ import ssl
 import stat
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn
-from starlette.applications import Starlette
-from starlette.routing import Mount
 
 from trivet.errors import TrivetError
-from trivet.server.app import create_app
 from trivet.server.options import ListenOptions, ServerOptions
+from trivet.server.protocol import Protocol
 
 if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
     from trivet.api.async_llm import AsyncLLM
+    from trivet.server.service import Service
 
 logger = logging.getLogger(__name__)
 
@@ -123,26 +125,28 @@ async def run(
     listeners: Sequence[socket.socket],
     on_ready: Callable[[], None],
 ) -> None:
-    """Load the model and serve it until SIGINT or SIGTERM; then finish what is running, within `shutdown_timeout`.
+    """Load the model and serve it until SIGINT or SIGTERM; then finish what is running, within `shutdown_timeout`,
+    and refuse what comes meanwhile. A second signal does not wait.
 
-    A second signal does not wait. Raises ModelError, EngineError, and KeyboardInterrupt for a signal while loading.
+    Raises ModelError, EngineError, and KeyboardInterrupt for a signal while loading.
     """
     loop = asyncio.get_running_loop()
     loading = asyncio.ensure_future(llm.start())
-    server: _Server | None = None
+    server: Server | None = None
 
     def stop() -> None:
         if server is None:
             loading.cancel()
-        elif server.should_exit:
-            for task in server.server_state.tasks:
-                task.cancel()
         else:
-            server.should_exit = True
+            server.drain(listen.shutdown_timeout)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
     try:
+        # The dialects are imported while the engine's process imports and loads what it needs.
+        await asyncio.sleep(0.01)
+        from trivet.server.app import create_app
+
         try:
             await loading
         except asyncio.CancelledError:
@@ -152,22 +156,7 @@ async def run(
                 "prompts may have %d tokens, not %d: the context is %d",
                 *(llm.info.max_model_len - 1, options.max_input_tokens, llm.info.max_model_len),
             )
-        config = uvicorn.Config(
-            _prefixed(create_app(llm, options), listen.api_prefix),
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            root_path=listen.root_path,
-            timeout_keep_alive=listen.keep_alive,
-            timeout_graceful_shutdown=max(1, round(listen.shutdown_timeout)),
-            ssl_certfile=listen.ssl_certfile,
-            ssl_keyfile=listen.ssl_keyfile,
-            ssl_keyfile_password=listen.ssl_keyfile_password,
-            ssl_ca_certs=listen.ssl_ca_certs,
-            ssl_cert_reqs=listen.ssl_cert_reqs,
-            ssl_ciphers=listen.ssl_ciphers,
-        )
-        server = _Server(config, on_ready)
+        server = Server(create_app(llm, options), listen, on_ready)
         await server.serve(sockets=list(listeners))
     finally:
         await llm.close()
@@ -175,6 +164,9 @@ async def run(
 
 def _prefixed(app: Starlette, prefix: str) -> Starlette:
     """The application under a path."""
+    from starlette.applications import Starlette
+    from starlette.routing import Mount
+
     if not prefix:
         return app
 
@@ -186,12 +178,51 @@ def _prefixed(app: Starlette, prefix: str) -> Starlette:
     return Starlette(routes=[Mount(prefix, app)], lifespan=lifespan)
 
 
-class _Server(uvicorn.Server):
-    """Says when it accepts connections, and leaves signals alone."""
+class Server(uvicorn.Server):
+    """Serves what `create_app` made. Says when it accepts connections, leaves signals alone and can be drained."""
 
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+    def __init__(self, app: Starlette, listen: ListenOptions, on_ready: Callable[[], None]) -> None:
+        config = uvicorn.Config(
+            _prefixed(app, listen.api_prefix),
+            http=cast(Any, partial(Protocol, listen.read_timeout)),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            root_path=listen.root_path,
+            timeout_keep_alive=listen.keep_alive,
+            timeout_graceful_shutdown=1,
+            ssl_certfile=listen.ssl_certfile,
+            ssl_keyfile=listen.ssl_keyfile,
+            ssl_keyfile_password=listen.ssl_keyfile_password,
+            ssl_ca_certs=listen.ssl_ca_certs,
+            ssl_cert_reqs=listen.ssl_cert_reqs,
+            ssl_ciphers=listen.ssl_ciphers,
+        )
         super().__init__(config)
+        self._service: Service = app.state.service
         self._on_ready = on_ready
+        self._draining: asyncio.Task[None] | None = None
+
+    def drain(self, timeout: float) -> None:
+        """Take nothing new, and end when what runs has finished; it is cut off after `timeout` seconds, or by a second
+        call.
+        """
+        if self._draining is not None:
+            self._draining.cancel()
+            return
+        self._service.draining = True
+        self._draining = asyncio.create_task(self._drain(timeout))
+
+    async def _drain(self, timeout: float) -> None:
+        tasks = self.server_state.tasks
+        try:
+            async with asyncio.timeout(timeout):
+                while tasks:
+                    await asyncio.wait(tasks)
+        except (TimeoutError, asyncio.CancelledError):
+            for task in tasks:
+                task.cancel()
+        self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

@@ -77,6 +77,7 @@ class ListenOptions:
     root_path: the path under which a proxy, which takes it off, shows this server.
     api_prefix: the path under which everything is served.
     keep_alive: seconds that an idle connection stays open, longer than the minute that proxies keep theirs.
+    read_timeout: seconds that a client has to send a request; one that comes fast has more, see `Protocol`.
     shutdown_timeout: seconds that running requests have at the end.
     log_level, log_format, log_file: as in LogOptions.
     """
@@ -94,6 +95,7 @@ class ListenOptions:
     root_path: str = ""
     api_prefix: str = ""
     keep_alive: int = 75
+    read_timeout: float = 30.0
     shutdown_timeout: float = 30.0
     log_level: str = "INFO"
     log_format: str = "text"

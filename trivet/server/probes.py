@@ -13,6 +13,7 @@ from trivet import __version__
 from trivet.server.service import Service
 
 UNHEALTHY = "the engine is not running or makes no progress"
+DRAINING = "draining: the server finishes what it has, and takes nothing new"
 NO_METRICS = {
     "code": 501,
     "message": "This server does not support metrics endpoint. Start it with `--metrics`",
@@ -24,9 +25,10 @@ NO_METRICS = {
 def routes(service: Service) -> list[Route]:
     async def health(request: Request) -> Response:
         """200 is what vLLM and TGI look at, the body is llama.cpp's."""
-        if service.llm.healthy():
+        if service.llm.healthy() and not service.draining:
             return JSONResponse({"status": "ok"})
-        error = {"code": 503, "message": UNHEALTHY, "type": "unavailable_error"}
+        message = DRAINING if service.draining else UNHEALTHY
+        error = {"code": 503, "message": message, "type": "unavailable_error"}
         return JSONResponse({"error": error, "error_type": "healthcheck"}, status_code=503)
 
     async def version(request: Request) -> Response:

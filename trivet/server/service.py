@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from trivet.api.outputs import RequestOutput
 from trivet.api.request import GenerateRequest
-from trivet.errors import EngineError
+from trivet.errors import EngineError, OverloadedError
 from trivet.metrics.metrics import Metrics
 from trivet.server import exchange, tracing
 from trivet.server.caller import current_caller
-from trivet.server.errors import Kind, Problem
+from trivet.server.errors import SHUTTING_DOWN, Kind, Problem
 from trivet.server.options import ServerOptions
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ class Service:
         self.options = options
         self.names = llm.model_names
         self.started = int(time.time())
+        self.draining = False
+        """The server is about to end: what runs may finish, nothing is begun."""
         cache_config = vars(llm.args) | {
             "cache_dtype": llm.args.kv_cache_dtype,
             "enable_prefix_caching": llm.args.enable_prefix_caching is not False,
@@ -51,6 +53,16 @@ class Service:
             self._kept[kind] = make()
         kept: T = self._kept[kind]
         return kept
+
+    def check_open(self) -> None:
+        """Refuse a request before work is done for it, where none can be taken. Raises Problem, OverloadedError."""
+        if self.draining:
+            raise SHUTTING_DOWN
+        try:
+            self.llm.check_room()
+        except OverloadedError:
+            self.metrics.count("failure", label="overloaded")
+            raise
 
     @property
     def name(self) -> str:
@@ -119,7 +131,8 @@ class Service:
 
     def count_refusal(self, problem: Problem) -> None:
         """Count a request that was refused as invalid; what the engine refused or failed at, `generate` counts."""
-        if problem.kind not in (Kind.OVERLOADED, Kind.TIMEOUT, Kind.ENGINE, Kind.INTERNAL, Kind.UNAUTHORIZED):
+        counted = (Kind.OVERLOADED, Kind.UNAVAILABLE, Kind.TIMEOUT, Kind.ENGINE, Kind.INTERNAL, Kind.UNAUTHORIZED)
+        if problem.kind not in counted:
             self.metrics.count("failure", label=problem.failure)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[RequestOutput, None]:

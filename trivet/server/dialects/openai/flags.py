@@ -74,6 +74,7 @@ SETTINGS: list[Flag] = [
         "POLICY",
     ),
     flag("--max-num-queued-reqs", "max_num_queued_reqs", whole(0), "Refuse requests when so many wait: 1024."),
+    flag("--max-num-queued-tokens", "max_num_queued_tokens", size, "Refuse requests when so many prompt tokens wait."),
     flag("--block-size", "block_size", whole(1), "Tokens of a cache block: 16, 32, 64 or 128."),
     flag("--kv-cache-dtype", "kv_cache_dtype", cache_dtype, "auto, f32, f16 or bf16.", "TYPE", remarks=UNQUANTIZED),
     flag(

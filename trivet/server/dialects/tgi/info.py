@@ -39,7 +39,7 @@ async def info(service: Service, request: Request) -> Response:
 
 async def health(service: Service, request: Request) -> Response:
     """Tell by the status alone whether the engine works."""
-    return Response() if service.llm.healthy() else error_response(UNHEALTHY)
+    return Response() if service.llm.healthy() and not service.draining else error_response(UNHEALTHY)
 
 
 async def models(service: Service, request: Request) -> Response:

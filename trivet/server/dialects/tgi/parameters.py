@@ -120,7 +120,8 @@ def samples(given: Parameters) -> bool:
 def _special_tokens(service: Service, stops: list[str]) -> list[int]:
     """Those that are stop strings: they have no text in the answer, where stop strings are looked for."""
     tokenizer = service.llm.tokenizer
-    encoded = [tokenizer.encode(stop, add_special=False) for stop in stops]
+    # Longer texts are no token's, and would take long to encode.
+    encoded = [tokenizer.encode(stop, add_special=False) for stop in stops if len(stop) <= 256]
     single = [ids[0] for ids in encoded if len(ids) == 1]
     return [token for token in single if tokenizer.is_special(token) and token not in tokenizer.eos_ids]
 

@@ -1,0 +1,59 @@
+"""HTTP on a connection, with a limit to how long a client may take to say what it wants."""
+
+from __future__ import annotations
+
+import asyncio
+
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+SLOWEST = 1000
+"""Bytes a second that a request must bring which has not come at once."""
+
+
+class Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+    """uvicorn's, which waits for ever for the head and the body of a request.
+
+    A request must be there within `read_timeout` seconds, or else bring SLOWEST bytes for each second of them, and
+    again so until it is there: a long one may come over a slow line, but none by drops. A connection on which nothing
+    comes ends likewise, and one that still sends what has already been answered.
+    """
+
+    def __init__(self, read_timeout: float, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)
+        self._read_timeout = read_timeout
+        self._received = 0
+        """Bytes since the timer was started."""
+        self._timer: asyncio.TimerHandle | None = None
+        """Runs while a request is to come, or the rest of it."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._start()
+
+    def data_received(self, data: bytes) -> None:
+        self._received += len(data)
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.more_body:
+            self._stop()
+        elif self._timer is None:
+            self._start()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop()
+        super().connection_lost(exc)
+
+    def _start(self) -> None:
+        self._received = 0
+        self._timer = self.loop.call_later(self._read_timeout, self._check)
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _check(self) -> None:
+        answered = self.cycle is not None and self.cycle.response_complete
+        if answered or self._received < SLOWEST * self._read_timeout:
+            self.transport.abort()
+        else:
+            self._start()

@@ -69,6 +69,16 @@ class TokenChunk(msgspec.Struct, kw_only=True, omit_defaults=True):
     prompt_done: int = 0
     """Tokens of the prompt that are in the cache; 0 does not say."""
 
+    def join(self, following: TokenChunk) -> None:
+        """Take in the request's next chunk."""
+        self.tokens += following.tokens
+        if following.logprobs is not None:
+            self.logprobs = (self.logprobs or []) + following.logprobs
+        self.sampler_state = following.sampler_state
+        self.preemptions += following.preemptions
+        self.finish_reason, self.stop_token = following.finish_reason, following.stop_token
+        self.emitted_at = following.emitted_at
+
 
 class EngineStats(msgspec.Struct, kw_only=True):
     """A snapshot of the engine. Counters (from `steps` on) never decrease.

@@ -35,7 +35,7 @@ class EngineRequest(msgspec.Struct, kw_only=True, omit_defaults=True, tag=True):
     """Send a chunk without tokens, but with `prompt_done`, for each step of the prompt."""
 
 
-class TokenLogprob(msgspec.Struct, array_like=True):
+class TokenLogprob(msgspec.Struct, array_like=True, gc=False):
     """Natural log-probabilities at one position: the token's own with its 1-based rank; `top`, best first."""
 
     token: int
@@ -44,7 +44,7 @@ class TokenLogprob(msgspec.Struct, array_like=True):
     top: list[tuple[int, float]]
 
 
-class TokenChunk(msgspec.Struct, kw_only=True, omit_defaults=True):
+class TokenChunk(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """New tokens of one request; exactly one chunk, the last, carries a `finish_reason`.
 
     finish_reason: "stop" (`stop_token` is the EOS or stop id, the last of `tokens`), "length", "abort"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import logging
 import signal
 import socket
@@ -168,6 +169,7 @@ async def run(
             ssl_ciphers=listen.ssl_ciphers,
         )
         server = _Server(config, on_ready)
+        gc.freeze()  # What is loaded stays: the collector would stop all streams to look at it.
         await server.serve(sockets=list(listeners))
     finally:
         await llm.close()

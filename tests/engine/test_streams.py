@@ -10,6 +10,7 @@ from trivet.engine.request import TokenChunk, TokenLogprob
 from trivet.engine.streams import TokenStream
 
 FIRST = {"tokens": [1], "cached_tokens": 3, "queued_at": 1.0, "scheduled_at": 2.0}
+PROGRESS = [{"prompt_done": 4}, {"prompt_done": 8}, {"tokens": [1]}]
 ERROR = {"finish_reason": "error", "error": "no"}
 
 
@@ -34,7 +35,7 @@ def logprobs(*tokens: int) -> list[TokenLogprob]:
                 {"tokens": [1], "logprobs": logprobs(1)},
                 {"tokens": [2], "logprobs": logprobs(2), "sampler_state": (1.0,)},
             ],
-            [{"tokens": [1, 2], "logprobs": logprobs(1, 2), "sampler_state": (1.0,)}],
+            [{"tokens": [1, 2], "logprobs": logprobs(1, 2), "sampler_state": (1,)}],
         ),
         (
             [{"tokens": [1]}, {"tokens": [2], "finish_reason": "stop", "stop_token": 2, "preemptions": 4}],

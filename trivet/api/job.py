@@ -52,7 +52,7 @@ class Job:
             prompt_token_ids=self.prompt,
             prompt_logprobs=prompt_logprobs,
             outputs=[completion.output(deltas) for completion in completions],
-            finished=all(completion.finish_reason is not None for completion in self.completions),
+            finished=None not in [completion.finish_reason for completion in self.completions],
             metrics=self.metrics,
             num_cached_tokens=self.cached_tokens,
             prompt_tokens_done=self.prompt_done,

@@ -1,19 +1,22 @@
-"""What generation returns: vLLM's `RequestOutput` family."""
+"""What generation returns: vLLM's `RequestOutput` family.
+
+What there is of each token is kept from the garbage collector, which would stop all streams to look at it.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
 
-@dataclass(slots=True)
-class Logprob:
+
+class Logprob(msgspec.Struct, gc=False):
     logprob: float
     rank: int | None = None
     decoded_token: str | None = None
 
 
-@dataclass(slots=True)
-class TokenText:
+class TokenText(msgspec.Struct, gc=False):
     """One generated token with the text it released ("" while a character is incomplete or may begin a stop).
 
     `special` tokens have their text here also when `skip_special_tokens` keeps it out of the output's text.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 
 from trivet.engine.request import TokenLogprob
 from trivet.sampling.chain import Chain
 
 
-@dataclass(slots=True)
-class SampleRow:
+class SampleRow(msgspec.Struct, gc=False):
     """How the logits of one row become a token.
 
     `history` (int32) is prompt then output tokens, up to and with the row's own token; `prompt_len` of them

@@ -30,13 +30,14 @@ DEATHS_APART_KILLED = 3
 """So many deaths, with nothing else that can have been the cause, make a request guilty. One more where they are
 SIGKILL's, which comes from outside: from an operator, or where memory is short."""
 
-STREAMS_A_TURN = 8
-
 PROOF_TOKENS = 3
 """A request that has brought so many tokens since the last crash is not what caused it."""
 
 LAUNCHES = 8
 """How often in a row the process is started again when it dies before its model is loaded."""
+
+BURST = 8
+"""Steps of an engine that is ahead that are taken in at once, before the streams go on with what they brought."""
 
 COUNTERS = (
     "steps",
@@ -230,18 +231,10 @@ class ProcessClient:
                 task.cancel()
 
     async def _read(self, child: Child) -> None:
-        """Take in what comes, a few streams in each turn of the event loop: who only wants to be refused waits for
-        some turns.
-        """
         while True:
-            chunks = self._take(await child.receive())
-            try:
-                while len(chunks) > STREAMS_A_TURN:
-                    self._streams.deliver(chunks[:STREAMS_A_TURN])
-                    del chunks[:STREAMS_A_TURN]
-                    await asyncio.sleep(0)
-            finally:
-                self._streams.deliver(chunks)
+            for _ in range(BURST):
+                self._streams.deliver(self._take(await child.receive()))
+            # What is there already is received without a pause, however much there is.
             await asyncio.sleep(0)
 
     async def _hung(self) -> str:

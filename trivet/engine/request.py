@@ -36,7 +36,7 @@ class EngineRequest(msgspec.Struct, kw_only=True, omit_defaults=True, tag=True):
     """Send a chunk without tokens, but with `prompt_done`, for each step of the prompt."""
 
 
-class TokenLogprob(msgspec.Struct, array_like=True):
+class TokenLogprob(msgspec.Struct, array_like=True, gc=False):
     """Natural log-probabilities at one position: the token's own with its 1-based rank; `top`, best first."""
 
     token: int
@@ -45,7 +45,7 @@ class TokenLogprob(msgspec.Struct, array_like=True):
     top: list[tuple[int, float]]
 
 
-class TokenChunk(msgspec.Struct, kw_only=True, omit_defaults=True):
+class TokenChunk(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """New tokens of one request; exactly one chunk, the last, carries a `finish_reason`.
 
     finish_reason: "stop" (`stop_token` is the EOS or stop id, the last of `tokens`), "length", "abort"
@@ -69,6 +69,16 @@ class TokenChunk(msgspec.Struct, kw_only=True, omit_defaults=True):
     emitted_at: float = 0.0
     prompt_done: int = 0
     """Tokens of the prompt that are in the cache; 0 does not say."""
+
+    def join(self, following: TokenChunk) -> None:
+        """Take in the request's next chunk."""
+        self.tokens += following.tokens
+        if following.logprobs is not None:
+            self.logprobs = (self.logprobs or []) + following.logprobs
+        self.sampler_state = following.sampler_state
+        self.preemptions += following.preemptions
+        self.finish_reason, self.stop_token = following.finish_reason, following.stop_token
+        self.emitted_at = following.emitted_at
 
 
 class EngineStats(msgspec.Struct, kw_only=True):

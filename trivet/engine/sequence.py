@@ -73,21 +73,23 @@ class Sequence:
         return self.num_tokens - self.computed
 
     def append(self, token: int) -> None:
-        if self.num_tokens == len(self.tokens):
-            self.tokens = np.concatenate([self.tokens, np.empty_like(self.tokens)])
-        self.tokens[self.num_tokens] = token
-        self.num_tokens += 1
+        length, tokens = self.num_tokens, self.tokens
+        if length == len(tokens):
+            tokens = self.tokens = np.concatenate([tokens, np.empty_like(tokens)])
+        tokens[length] = token
+        self.num_tokens = length + 1
 
     def sample_row(self) -> SampleRow:
         """Draw the next token."""
+        length = self.num_tokens
         return SampleRow(
             self.chain,
             self.request.seed,
-            self.num_tokens,
+            length,
             self.prompt_len,
-            self.tokens[: self.num_tokens],
+            self.tokens[:length],
             -1,
-            self.suppressed if self.num_tokens < self.min_len else (),
+            self.suppressed if length < self.min_len else (),
             self.sampler_state,
         )
 

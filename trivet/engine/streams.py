@@ -22,16 +22,26 @@ class TokenStream(AsyncIterator[TokenChunk]):
     """The chunks of one request, ending after the one with a finish reason.
 
     Closing it before that, or dropping it, cancels the request. The client keeps the queue, never the stream.
+
+    Tokens that have piled up while the reader was busy come as one chunk, so that it has less to do for each when it
+    has fallen behind; an error comes alone.
     """
 
     def __init__(self, queue: asyncio.Queue[TokenChunk], cancel: Callable[[], None]) -> None:
         self._queue = queue
         self._cancel: Callable[[], None] | None = cancel
+        self._error: TokenChunk | None = None
 
     async def __anext__(self) -> TokenChunk:
         if self._cancel is None:
             raise StopAsyncIteration
-        chunk = await self._queue.get()
+        chunk = self._error or await self._queue.get()
+        while chunk.tokens and chunk.finish_reason is None and not self._queue.empty():
+            following = self._queue.get_nowait()
+            if following.error is not None:
+                self._error = following
+                break
+            chunk.join(following)
         if chunk.finish_reason is not None:
             self._cancel = None
         return chunk

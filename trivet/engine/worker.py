@@ -7,6 +7,7 @@ has gone.
 from __future__ import annotations
 
 import faulthandler
+import gc
 import logging
 import os
 import shutil
@@ -52,6 +53,7 @@ def main() -> int:
             kind = type(error).__name__ if known else EngineError.__name__
             socket.send(encode(Failed(kind, str(error) if known else f"{type(error).__name__}: {error}")))
             return 1
+        gc.freeze()  # What is loaded stays: the collector would only look at it again and again.
         socket.send(encode(Ready(engine.info)))
         serve(engine, socket)
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import logging
 import signal
 import socket
@@ -157,6 +158,7 @@ async def run(
                 *(llm.info.max_model_len - 1, options.max_input_tokens, llm.info.max_model_len),
             )
         server = Server(create_app(llm, options), listen, on_ready)
+        gc.freeze()  # What is loaded stays: the collector would stop all streams to look at it.
         await server.serve(sockets=list(listeners))
     finally:
         await llm.close()

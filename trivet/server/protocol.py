@@ -6,6 +6,8 @@ import asyncio
 
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
+MAX_HEAD = 64 * 2**10
+"""Bytes of a request's head; the parser has no limit of its own."""
 SLOWEST = 1000
 """Bytes a second that a request must bring which has not come at once."""
 
@@ -32,8 +34,15 @@ class Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
     def data_received(self, data: bytes) -> None:
         self._received += len(data)
+        before = self.cycle
+        in_head = before is None or not before.more_body
         super().data_received(data)
-        if self.cycle is not None and not self.cycle.more_body:
+        if in_head and self.cycle is before:
+            if self._timer is None:
+                self._start(len(data))
+            if self._received > MAX_HEAD:
+                self.transport.abort()
+        elif not self.cycle.more_body:
             self._stop()
         elif self._timer is None:
             self._start()
@@ -42,8 +51,8 @@ class Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         self._stop()
         super().connection_lost(exc)
 
-    def _start(self) -> None:
-        self._received = 0
+    def _start(self, received: int = 0) -> None:
+        self._received = received
         self._timer = self.loop.call_later(self._read_timeout, self._check)
 
     def _stop(self) -> None:
@@ -53,7 +62,9 @@ class Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
     def _check(self) -> None:
         answered = self.cycle is not None and self.cycle.response_complete
-        if answered or self._received < SLOWEST * self._read_timeout:
+        if self.cycle is not None and not answered and not self.cycle.more_body:
+            self._timer = None  # A request is being answered; what came since is at most the beginning of the next.
+        elif answered or self._received < SLOWEST * self._read_timeout:
             self.transport.abort()
         else:
             self._start()

@@ -151,7 +151,8 @@ class Service:
                 current.runs.append(watch)
             async with aclosing(self.llm.stream(request)) as outputs:
                 async for output in outputs:
-                    if any(sequence.finish_reason in ("abort", "error") for sequence in output.outputs):
-                        raise EngineError("the engine stopped before the request was finished")
+                    for sequence in output.outputs:
+                        if sequence.finish_reason in ("abort", "error"):
+                            raise EngineError("the engine stopped before the request was finished")
                     watch.output(output)
                     yield output

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from trivet.api.outputs import CompletionOutput, Logprob, RequestOutput, RequestStateStats
 from trivet.api.request import GenerateRequest
@@ -126,11 +126,12 @@ class Generation:
         try:
             async with aclosing(merged([self._service.generate(one) for one in self._requests])) as outputs:
                 async for prompt_index, output in outputs:
-                    for change in output.outputs:
-                        sequence = self.sequences[prompt_index * self._n + change.index]
-                        if not sequence.ended:
-                            for step in self._take(sequence, output, change):
-                                yield step
+                    for whole in output.outputs:
+                        sequence = self.sequences[prompt_index * self._n + whole.index]
+                        for change in _token_by_token(whole) if self.settings.n_probs else [whole]:
+                            if not sequence.ended:
+                                for step in self._take(sequence, output, change):
+                                    yield step
                     if all(sequence.ended for sequence in self.sequences):
                         return
         finally:
@@ -182,3 +183,20 @@ class Generation:
                 seconds = time.monotonic() - sequence.metrics.scheduled_ts if processed == done else 0.0
                 progress = PromptProgress(len(sequence.prompt), sequence.cached, processed, round(1000 * seconds))
                 yield Step(sequence, progress=progress)
+
+
+def _token_by_token(change: CompletionOutput) -> Iterator[CompletionOutput]:
+    """A change as one for each of its tokens; their texts add up to its own. The last of them has how it ended."""
+    text, logprobs = change.text, change.logprobs or []
+    for i, token in enumerate(change.tokens[:-1]):
+        piece = token.text if text.startswith(token.text) else ""
+        text = text[len(piece) :]
+        yield CompletionOutput(change.index, piece, [token.id], logprobs=logprobs[i : i + 1], tokens=[token])
+    last = len(change.tokens) - 1
+    yield replace(
+        change,
+        text=text,
+        token_ids=change.token_ids[-1:],
+        logprobs=logprobs[max(last, 0) :],
+        tokens=change.tokens[-1:],
+    )

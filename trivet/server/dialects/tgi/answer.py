@@ -68,6 +68,7 @@ class Answer:
         index = 0
         async with aclosing(outputs):
             async for output in outputs:
+                events = bytearray()
                 for sequence in output.outputs:
                     text += sequence.text
                     for step in self._writer.steps(sequence):
@@ -79,7 +80,9 @@ class Answer:
                             generated_text=self._prefix + text if step.last else None,
                             details=self._stream_details(sequence, index, output) if step.last else None,
                         )
-                        yield sse.event(msgspec.json.encode(event))
+                        events += sse.event(msgspec.json.encode(event))
+                if events:
+                    yield bytes(events)
 
     def _stream_details(
         self, sequence: CompletionOutput, generated: int, output: RequestOutput

@@ -96,7 +96,14 @@ def test_metrics_have_vllm_s_names(engine):
     llm, _ = engine(HELLO)
     names = {metric.name: metric for metric in llm.get_metrics()}
     expected = {"num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "prefix_cache_queries"}
-    expected |= {"prefix_cache_hits", "num_preemptions", "prompt_tokens", "generation_tokens"}
+    expected |= {
+        "num_requests_waiting_by_reason",
+        "engine_sleep_state",
+        "prefix_cache_hits",
+        "num_preemptions",
+        "prompt_tokens",
+        "generation_tokens",
+    }
     assert names.keys() == {f"vllm:{name}" for name in expected}
     assert all(metric.labels["engine"] == "0" for metric in names.values())
 

@@ -253,7 +253,7 @@ def test_what_clients_choose_is_no_label(serve):
     url = serve(FakeLLM())
     for path in ("/no/such/1", "/no/such/2", "/v1/models/fake", "/health"):
         get(url, path)
-    for method in ("BREW", "STEEP"):
+    for method in ("PROPFIND", "SEARCH"):
         client.request(method, url + "/v1/models")
     counts = {key[1:]: value for key, value in scrape(url).items() if key[0] == "http_requests_total"}
     assert counts == {

@@ -59,6 +59,11 @@ class Metrics:
         """Add to a row of `table.COUNTERS`."""
         self._counts[key][label] += amount
 
+    def count_overload(self) -> None:
+        """Count a request that was refused for want of room."""
+        self.count("failure", label="overloaded")
+        self.count("rejections", label="queue_full")
+
     def at_least(self, key: str, value: float) -> None:
         """Raise a row of `table.COUNTERS` that is the greatest of some values."""
         counts = self._counts[key]

@@ -82,8 +82,7 @@ class RequestWatch:
             case RequestError():
                 return
             case OverloadedError():
-                self._metrics.count("failure", label="overloaded")
-                self._metrics.count("rejections", label="queue_full")
+                self._metrics.count_overload()
             case Exception():
                 self._metrics.count("failure", label="generation")
                 self._end_sequence("error")

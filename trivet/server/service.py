@@ -61,7 +61,7 @@ class Service:
         try:
             self.llm.check_room()
         except OverloadedError:
-            self.metrics.count("failure", label="overloaded")
+            self.metrics.count_overload()
             raise
 
     @property

@@ -143,7 +143,7 @@ class ChatAnswer:
         self._logprobs = LogprobsWriter(
             service.llm.tokenizer,
             -1 if body.logprob_token_ids else body.top_logprobs or 0,
-            bool(body.return_tokens_as_token_ids),
+            as_ids=service.options.tokens_as_ids or bool(body.return_tokens_as_token_ids),
         )
         self._counts = [0] * self._n
 

@@ -127,7 +127,7 @@ class CompletionAnswer:
         self._logprobs = LogprobsWriter(
             service.llm.tokenizer,
             -1 if body.logprob_token_ids else body.logprobs or 0,
-            bool(body.return_tokens_as_token_ids),
+            as_ids=service.options.tokens_as_ids or bool(body.return_tokens_as_token_ids),
         )
         self._offsets: dict[int, int] = {}
         self._prompt_entries: dict[int, list[dict[int, Logprob] | None]] = {}

@@ -55,7 +55,8 @@ class Reply:
     @classmethod
     def to(cls, service: Service, request: Request, body: GenerationBody, prefix: str) -> Reply:
         options = body.stream_options
-        at_end = bool(options and options.include_usage)
+        forced = service.options.force_include_usage
+        at_end = forced or bool(options and options.include_usage)
         return cls(
             id=f"{prefix}-{_request_id(request, body)}",
             model=model_name(service, body.model),
@@ -63,7 +64,7 @@ class Reply:
             show_cached=service.options.prompt_tokens_details,
             show_metrics=service.options.request_metrics and (body.n or 1) == 1,
             usage_at_end=at_end,
-            usage_always=at_end and bool(options and options.continuous_usage_stats),
+            usage_always=forced or (at_end and bool(options and options.continuous_usage_stats)),
         )
 
     @property

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from trivet.server.dialects.anthropic.schemas import Model, ModelPage
-from trivet.server.dialects.openai.requests import check_model
+from trivet.server.dialects.openai.requests import check_name
 from trivet.server.query import page_limit
 from trivet.server.service import Service
 
@@ -34,12 +34,12 @@ async def models(service: Service, request: Request) -> Response:
 async def model(service: Service, request: Request) -> Response:
     """Describe the model under one of its names."""
     name = request.path_params["name"]
-    check_model(service, name)
+    check_name(service, name)
     return Response(msgspec.json.encode(_model(service, name)), media_type="application/json")
 
 
 def _place(service: Service, name: str) -> int:
-    check_model(service, name)
+    check_name(service, name)
     return service.names.index(name) if name in service.names else 0
 
 

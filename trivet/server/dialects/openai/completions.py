@@ -27,7 +27,7 @@ from trivet.server.dialects.openai.answers import (
 from trivet.server.dialects.openai.errors import DIALECT
 from trivet.server.dialects.openai.load import load_header
 from trivet.server.dialects.openai.logprobs import LogprobsWriter, prompt_logprobs
-from trivet.server.dialects.openai.reply import Reply, json_response
+from trivet.server.dialects.openai.reply import Reply
 from trivet.server.dialects.openai.requests import (
     check_logprobs,
     check_request,
@@ -38,6 +38,7 @@ from trivet.server.dialects.openai.requests import (
 )
 from trivet.server.dialects.openai.schemas import CompletionBody
 from trivet.server.errors import Kind, Problem
+from trivet.server.json_response import json_response
 from trivet.server.service import Service
 from trivet.server.streams import merged
 

@@ -6,8 +6,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from trivet.server.dialects.openai.answers import ModelCard, ModelList, ModelPermission
-from trivet.server.dialects.openai.reply import json_response
 from trivet.server.dialects.openai.requests import check_name
+from trivet.server.json_response import json_response
 from trivet.server.service import Service
 
 

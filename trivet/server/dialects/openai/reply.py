@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType
 from starlette.requests import Request
-from starlette.responses import Response
 
 from trivet import __version__
 from trivet.api.outputs import RequestOutput, RequestStateStats
@@ -18,10 +17,6 @@ from trivet.server.dialects.openai.answers import PromptTokensDetails, RequestMe
 from trivet.server.dialects.openai.requests import model_name
 from trivet.server.dialects.openai.schemas import GenerationBody
 from trivet.server.service import Service
-
-
-def json_response(body: msgspec.Struct, headers: dict[str, str] | None = None) -> Response:
-    return Response(msgspec.json.encode(body), headers=headers, media_type="application/json")
 
 
 def fingerprint(service: Service) -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from tests.server.conftest import running
 from tests.server.fake_llm import ANSWER, TOKENS, FakeLLM
-from tests.server.wire import get, named_events, post, until
+from tests.server.wire import client, get, named_events, post, until
 from trivet.api.args import EngineArgs
 from trivet.api.async_llm import AsyncLLM
 
@@ -52,6 +52,18 @@ def test_message(url):
         "usage": usage(len(PROMPT), len(TOKENS)),
     }
     assert response.headers["request-id"] == "r1"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "kind"),
+    [("GET", PATH, 405, "invalid_request_error"), ("POST", PATH + "/batches", 404, "not_found_error")],
+)
+def test_what_is_not_there(url, method, path, status, kind):
+    """Its clients get its errors on all paths: their header tells them."""
+    response = client.request(method, url + path, headers={"anthropic-version": "2023-06-01"})
+    assert (response.status_code, response.json()["error"]["type"]) == (status, kind)
+    assert response.json()["request_id"] == response.headers["request-id"]
+    assert "code" in client.request(method, url + path).json()["error"]
 
 
 def test_events(url):

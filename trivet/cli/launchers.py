@@ -33,7 +33,7 @@ class Launcher:
 
 LAUNCHERS = {
     "serve": Launcher(
-        "Serve a model over HTTP: the APIs of OpenAI, TGI and llama.cpp on one port, and a page to try it at /.",
+        "Serve a model over HTTP: the APIs of OpenAI, TGI, llama.cpp and Anthropic on one port, and a page at /.",
         "[OPTIONS] [MODEL]",
         [
             *neutral.FLAGS,

@@ -17,7 +17,6 @@ from starlette.types import ExceptionHandler
 from trivet.server import openapi, probes, routing
 from trivet.server.activity import log_activity
 from trivet.server.cors import cors
-from trivet.server.endpoint import Dialect
 from trivet.server.errors import Kind, Problem
 from trivet.server.exchange import Exchanges
 from trivet.server.options import ServerOptions
@@ -56,22 +55,22 @@ def create_app(llm: AsyncLLM, options: ServerOptions | None = None) -> Starlette
             *web.routes(service),
         ],
         middleware=middleware,
-        exception_handlers=_unrouted(routing.DIALECTS[options.dialect or "openai"][0]),
+        exception_handlers=_unrouted(options.dialect),
     )
     app.state.service = service
     return app
 
 
-def _unrouted(dialect: Dialect) -> dict[Any, ExceptionHandler]:
+def _unrouted(pinned: str | None) -> dict[Any, ExceptionHandler]:
     """What is told where there is no such path, or no such method of it."""
 
     async def not_found(request: Request, error: Exception) -> Response:
         problem = Problem(Kind.NOT_FOUND, f"there is nothing at {request.method} {request.url.path}")
-        return dialect.error_response(problem)
+        return routing.dialect_of(request, pinned).error_response(problem)
 
     async def wrong_method(request: Request, error: Exception) -> Response:
         problem = Problem(Kind.METHOD, f"{request.url.path} does not answer {request.method}")
-        response = dialect.error_response(problem)
+        response = routing.dialect_of(request, pinned).error_response(problem)
         if isinstance(error, HTTPException) and error.headers:
             response.headers.update(error.headers)
         return response

@@ -24,6 +24,8 @@ class ServerOptions:
     max_input_tokens: most tokens of a prompt; None is all that leave room for one more (TGI).
     max_client_batch_size: most prompts of one completions request (TGI).
     prompt_tokens_details, request_metrics: report cached prompt tokens in `usage`, and times in `metrics` (OpenAI).
+    force_include_usage: report `usage` in every chunk of every stream, and at its end (OpenAI).
+    tokens_as_ids: call tokens `token_id:N` in every request's logprobs (OpenAI).
     log_requests: a line for each request, without its text.
     otlp_traces_endpoint: where traces are sent; None sends none. otlp_service_name: what they call this server.
     dialect: "openai", "tgi", "llamacpp" or "anthropic": whose every path is where several have the same one; None
@@ -52,6 +54,8 @@ class ServerOptions:
     max_client_batch_size: int = 4
     prompt_tokens_details: bool = False
     request_metrics: bool = False
+    force_include_usage: bool = False
+    tokens_as_ids: bool = False
     log_requests: bool = False
     otlp_traces_endpoint: str | None = None
     otlp_service_name: str | None = None

@@ -46,6 +46,13 @@ def routes(service: Service) -> list[Route]:
     return table
 
 
+def dialect_of(request: Request, pinned: str | None) -> Dialect:
+    """Whose client sent a request that no operation is for: the pinned one's, or the one's that its headers tell."""
+    marks = {operation.header: name for name, (_, own) in DIALECTS.items() for operation in own if operation.header}
+    told = next((name for header, name in marks.items() if header in request.headers), "openai")
+    return DIALECTS[pinned or told][0]
+
+
 def _shared(service: Service, endpoints: list[tuple[Operation, Endpoint]]) -> Endpoint:
     """The one endpoint, or one that looks at the headers and the body's keys to choose."""
     plain = (run for operation, run in endpoints if not operation.keys and not operation.header)

@@ -16,8 +16,9 @@ def test_models(url):
     assert list(card) == ["id", "object", "created", "owned_by", "root", "parent", "max_model_len", "permission"]
     assert (card["id"], card["max_model_len"]) == ("fake", 256)
     assert get(url, "/v1/models/fake").json() == card
-    missing = get(url, "/v1/models/org/other")
-    assert missing.status_code == 404 and missing.json()["error"]["type"] == "NotFoundError"
+    for name in ["org/other", "", "tgi"]:
+        missing = get(url, f"/v1/models/{name}")
+        assert missing.status_code == 404 and missing.json()["error"]["type"] == "NotFoundError"
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,27 @@ def test_cached_tokens(serve, path):
     assert golden.CACHED_IN_STREAM in post(url, path, body | USAGE).text
 
 
+def test_usage_by_force(serve):
+    url = serve(FakeLLM(), force_include_usage=True)
+    for path, asked, expected in [
+        (CHAT, chat(max_tokens=2), golden.CHAT_STREAM_CONTINUOUS),
+        (TEXT, {"model": "fake", "prompt": "hi", "max_tokens": 2}, golden.COMPLETION_STREAM_CONTINUOUS),
+    ]:
+        assert golden.plain(post(url, path, asked | {"stream": True}).text) == expected
+        assert post(url, path, asked | {"stream_options": {"include_usage": True}}).status_code == 400
+
+
+def test_tokens_as_ids_of_all_requests(serve):
+    url, other = serve(FakeLLM(), tokens_as_ids=True), serve(FakeLLM())
+    for path, asked in [
+        (CHAT, chat(max_tokens=2, logprobs=True, top_logprobs=1)),
+        (TEXT, {"prompt": "hi", "max_tokens": 2, "logprobs": 1}),
+    ]:
+        answers = post(url, path, asked), post(other, path, asked | {"return_tokens_as_token_ids": True})
+        here, there = (answer.json()["choices"] for answer in answers)
+        assert here == there and '"token_id:' in answers[0].text
+
+
 def test_request_ids(url):
     """The header's goes before the body's."""
     response = post(url, CHAT, chat(max_tokens=1, request_id="mine"), headers={"X-Request-Id": "abc-1"})

@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -39,6 +38,7 @@ from trivet.server.dialects.anthropic.schemas import (
 from trivet.server.dialects.openai.requests import check_model, model_name
 from trivet.server.errors import Kind, Problem
 from trivet.server.fields import refuse_unsupported
+from trivet.server.json_response import json_response
 from trivet.server.service import Service
 
 PING = sse.named_event(Ping())
@@ -61,7 +61,7 @@ async def messages(service: Service, request: Request) -> Response:
     if body.stream:
         return await sse.event_stream(request, answer.events(outputs), DIALECT.error_event, keep_alive=PING)
     whole = await while_connected(request.receive, collect(outputs))
-    return Response(msgspec.json.encode(answer.whole(whole)), media_type="application/json")
+    return json_response(answer.whole(whole))
 
 
 async def count_tokens(service: Service, request: Request) -> Response:
@@ -70,7 +70,7 @@ async def count_tokens(service: Service, request: Request) -> Response:
     check_model(service, body.model)
     refuse_unsupported(body)
     prompt = await prompt_tokens(service, body)
-    return Response(msgspec.json.encode(TokenCount(len(prompt))), media_type="application/json")
+    return json_response(TokenCount(len(prompt)))
 
 
 def check_options(service: Service, body: MessagesBody) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from trivet.server.dialects.anthropic.schemas import Model, ModelPage
-from trivet.server.dialects.openai.requests import check_model
+from trivet.server.dialects.openai.requests import check_name
+from trivet.server.json_response import json_response
 from trivet.server.query import page_limit
 from trivet.server.service import Service
 
@@ -28,18 +28,18 @@ async def models(service: Service, request: Request) -> Response:
     data = [_model(service, name) for name in page]
     first, last = (page[0], page[-1]) if page else (None, None)
     body = ModelPage(data, first, last, len(page) < len(names))
-    return Response(msgspec.json.encode(body), media_type="application/json")
+    return json_response(body)
 
 
 async def model(service: Service, request: Request) -> Response:
     """Describe the model under one of its names."""
     name = request.path_params["name"]
-    check_model(service, name)
-    return Response(msgspec.json.encode(_model(service, name)), media_type="application/json")
+    check_name(service, name)
+    return json_response(_model(service, name))
 
 
 def _place(service: Service, name: str) -> int:
-    check_model(service, name)
+    check_name(service, name)
     return service.names.index(name) if name in service.names else 0
 
 

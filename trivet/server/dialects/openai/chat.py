@@ -31,7 +31,7 @@ from trivet.server.dialects.openai.conversation import Message, last_text, rende
 from trivet.server.dialects.openai.errors import DIALECT
 from trivet.server.dialects.openai.load import load_header
 from trivet.server.dialects.openai.logprobs import LogprobsWriter, prompt_logprobs
-from trivet.server.dialects.openai.reply import Reply, json_response
+from trivet.server.dialects.openai.reply import Reply
 from trivet.server.dialects.openai.requests import (
     check_logprobs,
     check_request,
@@ -42,6 +42,7 @@ from trivet.server.dialects.openai.requests import (
 )
 from trivet.server.dialects.openai.schemas import ChatBatchBody, ChatBody, ChatOptions
 from trivet.server.errors import Kind, Problem
+from trivet.server.json_response import json_response
 from trivet.server.service import Service
 from trivet.server.streams import merged
 
@@ -143,7 +144,7 @@ class ChatAnswer:
         self._logprobs = LogprobsWriter(
             service.llm.tokenizer,
             -1 if body.logprob_token_ids else body.top_logprobs or 0,
-            bool(body.return_tokens_as_token_ids),
+            as_ids=service.options.tokens_as_ids or bool(body.return_tokens_as_token_ids),
         )
         self._counts = [0] * self._n
 

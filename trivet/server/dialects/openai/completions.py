@@ -27,7 +27,7 @@ from trivet.server.dialects.openai.answers import (
 from trivet.server.dialects.openai.errors import DIALECT
 from trivet.server.dialects.openai.load import load_header
 from trivet.server.dialects.openai.logprobs import LogprobsWriter, prompt_logprobs
-from trivet.server.dialects.openai.reply import Reply, json_response
+from trivet.server.dialects.openai.reply import Reply
 from trivet.server.dialects.openai.requests import (
     check_logprobs,
     check_request,
@@ -38,6 +38,7 @@ from trivet.server.dialects.openai.requests import (
 )
 from trivet.server.dialects.openai.schemas import CompletionBody
 from trivet.server.errors import Kind, Problem
+from trivet.server.json_response import json_response
 from trivet.server.service import Service
 from trivet.server.streams import merged
 
@@ -127,7 +128,7 @@ class CompletionAnswer:
         self._logprobs = LogprobsWriter(
             service.llm.tokenizer,
             -1 if body.logprob_token_ids else body.logprobs or 0,
-            bool(body.return_tokens_as_token_ids),
+            as_ids=service.options.tokens_as_ids or bool(body.return_tokens_as_token_ids),
         )
         self._offsets: dict[int, int] = {}
         self._prompt_entries: dict[int, list[dict[int, Logprob] | None]] = {}

@@ -166,6 +166,8 @@ SETTINGS: list[Flag] = [
     flag("--max-logprobs", "max_logprobs", whole(0, 1024), "Most `logprobs` of a request: 20 unless given."),
     flag("--enable-prompt-tokens-details", "prompt_tokens_details", None, "Report cached tokens in `usage`."),
     flag("--enable-per-request-metrics", "request_metrics", None, "Tell in `metrics` what a request took."),
+    flag("--enable-force-include-usage", "force_include_usage", None, "Report `usage` in every chunk of every stream."),
+    flag("--return-tokens-as-token-ids", "tokens_as_ids", None, "Call tokens `token_id:N` in all logprobs."),
     flag("--enable-log-requests", "log_requests", None, "Log a line for each request; never its text."),
     flag(
         "--otlp-traces-endpoint",
@@ -196,8 +198,6 @@ SERVER: list[Flag] = [
     unused("--grpc-port", "only HTTP is served"),
     refused("--response-role", "answers are the assistant's", "assistant"),
     forbidden("--trust-request-mm-kwargs", "prompts are text only"),
-    forbidden("--return-tokens-as-token-ids", "ask for `return_token_ids` with a request"),
-    forbidden("--enable-force-include-usage", "ask for `stream_options` with a request"),
     forbidden("--enable-tokenizer-info-endpoint", "there is no /tokenizer_info"),
     forbidden("--enable-scale-out", ONE_PROCESS),
     *[

@@ -6,8 +6,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from trivet.server.dialects.openai.answers import ModelCard, ModelList, ModelPermission
-from trivet.server.dialects.openai.reply import json_response
-from trivet.server.dialects.openai.requests import check_model
+from trivet.server.dialects.openai.requests import check_name
+from trivet.server.json_response import json_response
 from trivet.server.service import Service
 
 
@@ -19,7 +19,7 @@ async def models(service: Service, request: Request) -> Response:
 async def model(service: Service, request: Request) -> Response:
     """One of the names that the model is served under."""
     name = request.path_params["name"]
-    check_model(service, name)
+    check_name(service, name)
     return json_response(model_card(service, name))
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType
 from starlette.requests import Request
-from starlette.responses import Response
 
 from trivet import __version__
 from trivet.api.outputs import RequestOutput, RequestStateStats
@@ -18,10 +17,6 @@ from trivet.server.dialects.openai.answers import PromptTokensDetails, RequestMe
 from trivet.server.dialects.openai.requests import model_name
 from trivet.server.dialects.openai.schemas import GenerationBody
 from trivet.server.service import Service
-
-
-def json_response(body: msgspec.Struct, headers: dict[str, str] | None = None) -> Response:
-    return Response(msgspec.json.encode(body), headers=headers, media_type="application/json")
 
 
 def fingerprint(service: Service) -> str:
@@ -55,7 +50,8 @@ class Reply:
     @classmethod
     def to(cls, service: Service, request: Request, body: GenerationBody, prefix: str) -> Reply:
         options = body.stream_options
-        at_end = bool(options and options.include_usage)
+        forced = service.options.force_include_usage
+        at_end = forced or bool(options and options.include_usage)
         return cls(
             id=f"{prefix}-{_request_id(request, body)}",
             model=model_name(service, body.model),
@@ -63,7 +59,7 @@ class Reply:
             show_cached=service.options.prompt_tokens_details,
             show_metrics=service.options.request_metrics and (body.n or 1) == 1,
             usage_at_end=at_end,
-            usage_always=at_end and bool(options and options.continuous_usage_stats),
+            usage_always=forced or (at_end and bool(options and options.continuous_usage_stats)),
         )
 
     @property

@@ -83,8 +83,14 @@ def _check_names(body: GenerationBody) -> None:
 
 
 def check_model(service: Service, name: str | None) -> None:
-    """Refuse a model that is not served here."""
-    if name and not service.answers_to(name) and name not in PLACEHOLDER_NAMES:
+    """Refuse a request for a model that is not served here."""
+    if name and name not in PLACEHOLDER_NAMES:
+        check_name(service, name)
+
+
+def check_name(service: Service, name: str) -> None:
+    """Refuse a name that is no model's here."""
+    if not service.answers_to(name):
         raise Problem(
             Kind.NOT_FOUND,
             f"The model `{name}` does not exist. Valid aliases: {', '.join(service.names)}.",

@@ -8,10 +8,10 @@ from starlette.responses import Response
 from trivet.server.body import body_keys, decode, read_body
 from trivet.server.dialects.openai.answers import Text, Tokens
 from trivet.server.dialects.openai.conversation import render
-from trivet.server.dialects.openai.reply import json_response
 from trivet.server.dialects.openai.requests import check_model
 from trivet.server.dialects.openai.schemas import DetokenizeBody, TokenizeBody, TokenizeChatBody
 from trivet.server.fields import refuse_unsupported
+from trivet.server.json_response import json_response
 from trivet.server.service import Service
 
 

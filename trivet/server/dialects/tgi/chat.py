@@ -31,11 +31,12 @@ from trivet.server.dialects.tgi.openai_schemas import (
     Usage,
 )
 from trivet.server.dialects.tgi.parameters import Generation, generation
-from trivet.server.dialects.tgi.respond import compute_headers, compute_time, json_response, run, stream, timing_headers
+from trivet.server.dialects.tgi.respond import compute_headers, compute_time, run, stream, timing_headers
 from trivet.server.dialects.tgi.schemas import Token
 from trivet.server.dialects.tgi.tokens import TokenWriter
 from trivet.server.errors import Kind, Problem
 from trivet.server.fields import refuse_unsupported
+from trivet.server.json_response import json_response
 from trivet.server.service import Service
 
 

@@ -12,8 +12,9 @@ from trivet.server.dialects.tgi.errors import Refusal
 from trivet.server.dialects.tgi.generate import compat_generate
 from trivet.server.dialects.tgi.openai_schemas import ChatBody
 from trivet.server.dialects.tgi.parameters import Generation, generation
-from trivet.server.dialects.tgi.respond import json_response, run
+from trivet.server.dialects.tgi.respond import run
 from trivet.server.dialects.tgi.schemas import GenerateBody, Parameters, Predictions, VertexBody
+from trivet.server.json_response import json_response
 from trivet.server.service import Service
 
 

@@ -18,10 +18,11 @@ from trivet.server.dialects.tgi.errors import Refusal, openai_error_event
 from trivet.server.dialects.tgi.openai_parameters import FINISH_REASONS, further_parameters, head, parameters
 from trivet.server.dialects.tgi.openai_schemas import Completion, CompletionBody, CompletionChoice, Usage
 from trivet.server.dialects.tgi.parameters import Generation, generation
-from trivet.server.dialects.tgi.respond import compute_headers, json_response, run, stream, timing_headers
+from trivet.server.dialects.tgi.respond import compute_headers, run, stream, timing_headers
 from trivet.server.dialects.tgi.tokens import TokenWriter
 from trivet.server.errors import Kind, Problem
 from trivet.server.fields import refuse_unsupported
+from trivet.server.json_response import json_response
 from trivet.server.service import Service
 from trivet.server.streams import merged
 

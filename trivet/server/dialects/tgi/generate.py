@@ -13,8 +13,9 @@ from trivet.server.body import read_json
 from trivet.server.dialects.tgi.answer import Answer
 from trivet.server.dialects.tgi.errors import error_event
 from trivet.server.dialects.tgi.parameters import generation
-from trivet.server.dialects.tgi.respond import compute_headers, compute_time, json_response, run, stream, timing_headers
+from trivet.server.dialects.tgi.respond import compute_headers, compute_time, run, stream, timing_headers
 from trivet.server.dialects.tgi.schemas import CompatBody, GenerateBody, Parameters
+from trivet.server.json_response import json_response
 from trivet.server.service import Service
 
 

@@ -7,9 +7,10 @@ from starlette.responses import Response
 
 from trivet import __version__
 from trivet.server.dialects.tgi.errors import error_response
-from trivet.server.dialects.tgi.respond import device, json_response
+from trivet.server.dialects.tgi.respond import device
 from trivet.server.dialects.tgi.schemas import Info, Model, Models
 from trivet.server.errors import Kind, Problem
+from trivet.server.json_response import json_response
 from trivet.server.service import Service
 
 UNHEALTHY = Problem(Kind.UNAVAILABLE, "unhealthy")

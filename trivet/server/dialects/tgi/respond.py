@@ -5,9 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from typing import Any
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -19,10 +17,6 @@ from trivet.server.dialects.tgi.parameters import Generation
 from trivet.server.errors import Problem, problem_of
 from trivet.server.service import Service
 from trivet.server.streams import merged
-
-
-def json_response(body: Any, headers: dict[str, str] | None = None) -> Response:
-    return Response(msgspec.json.encode(body), headers=headers, media_type="application/json")
 
 
 async def stream(

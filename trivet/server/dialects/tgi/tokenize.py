@@ -11,8 +11,8 @@ from starlette.responses import Response
 from trivet.server.body import read_json
 from trivet.server.dialects.tgi.chat import render
 from trivet.server.dialects.tgi.openai_schemas import ChatBody
-from trivet.server.dialects.tgi.respond import json_response
 from trivet.server.dialects.tgi.schemas import ChatTokens, GenerateBody, PromptToken
+from trivet.server.json_response import json_response
 from trivet.server.service import Service
 
 if TYPE_CHECKING:

@@ -83,6 +83,8 @@ async def _encoded(service: Service, body: InputTokensBody, items: Sequence[Item
     ]
     if body.instructions:
         _put_first(body.instructions, messages)
+    if not messages:
+        raise Problem(Kind.INVALID, "input must hold at least one message", "input")
     variables = dict(body.chat_template_kwargs or {})
     if body.reasoning and body.reasoning.effort:
         variables.setdefault("enable_thinking", False)

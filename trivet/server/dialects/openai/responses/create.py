@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -27,6 +26,7 @@ from trivet.server.dialects.openai.responses.stored import check_include, find
 from trivet.server.dialects.openai.schemas import ChatBody
 from trivet.server.errors import Kind, Problem
 from trivet.server.fields import refuse_unsupported
+from trivet.server.json_response import json_response
 from trivet.server.records import records_of
 from trivet.server.service import Service
 
@@ -64,10 +64,10 @@ async def create_response(service: Service, request: Request) -> Response:
     if body.background:
         queued = answer.queued()
         records_of(service).start(response_id, answer.in_background(outputs))
-        return _json(queued)
+        return json_response(queued)
     if body.stream:
         return await sse.event_stream(request, answer.events(outputs), answer.error_event)
-    return _json(answer.whole(await while_connected(request.receive, collect(outputs))))
+    return json_response(answer.whole(await while_connected(request.receive, collect(outputs))))
 
 
 async def count_input_tokens(service: Service, request: Request) -> Response:
@@ -76,7 +76,7 @@ async def count_input_tokens(service: Service, request: Request) -> Response:
     check_model(service, body.model)
     refuse_unsupported(body)
     prompt = await prompt_tokens(service, body, conversation(service, body))
-    return _json(InputTokens(len(prompt)))
+    return json_response(InputTokens(len(prompt)))
 
 
 def conversation(service: Service, body: InputTokensBody) -> list[Item]:
@@ -104,7 +104,3 @@ def check_response(service: Service, body: ResponsesBody) -> None:
         raise Problem(Kind.INVALID, message, "stream")
     if body.request_id is not None and records_of(service).get(body.request_id) is not None:
         raise Problem(Kind.INVALID, f"there is a response {body.request_id!r} already", "request_id")
-
-
-def _json(body: msgspec.Struct) -> Response:
-    return Response(msgspec.json.encode(body), media_type="application/json")

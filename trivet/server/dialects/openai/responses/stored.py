@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from trivet.server.dialects.openai.responses.schemas import DeletedResponse, ItemPage, StoredResponse
 from trivet.server.errors import Kind, Problem
+from trivet.server.json_response import json_response
 from trivet.server.query import page_limit
 from trivet.server.records import records_of
 from trivet.server.service import Service
@@ -47,7 +48,7 @@ async def retrieve(service: Service, request: Request) -> Response:
     stored = find(service, request.path_params["response_id"])
     if query.get("stream") == "true":
         raise Problem(Kind.INVALID, "responses that are kept cannot be streamed by this server", "stream")
-    return _json(stored.response)
+    return json_response(stored.response)
 
 
 async def cancel(service: Service, request: Request) -> Response:
@@ -60,7 +61,7 @@ async def cancel(service: Service, request: Request) -> Response:
     if stored.response.status in ("queued", "in_progress"):
         stored.response.status = "cancelled"
         records_of(service).put(response_id, msgspec.json.encode(stored))
-    return _json(stored.response)
+    return json_response(stored.response)
 
 
 async def delete(service: Service, request: Request) -> Response:
@@ -69,7 +70,7 @@ async def delete(service: Service, request: Request) -> Response:
     find(service, response_id)
     await records_of(service).stop(response_id)
     records_of(service).remove(response_id)
-    return _json(DeletedResponse(response_id))
+    return json_response(DeletedResponse(response_id))
 
 
 async def input_items(service: Service, request: Request) -> Response:
@@ -90,8 +91,4 @@ async def input_items(service: Service, request: Request) -> Response:
         items = items[ids.index(after) + 1 :]
     page = items[:limit]
     first, last = (page[0].id, page[-1].id) if page else (None, None)
-    return _json(ItemPage(data=page, first_id=first, last_id=last, has_more=len(page) < len(items)))
-
-
-def _json(body: msgspec.Struct) -> Response:
-    return Response(msgspec.json.encode(body), media_type="application/json")
+    return json_response(ItemPage(data=page, first_id=first, last_id=last, has_more=len(page) < len(items)))

@@ -55,7 +55,9 @@ def test_generate_golden(url):
 
 
 def test_stream_golden(url):
-    got = events(post(url, "/generate_stream", body(max_new_tokens=2, details=True, top_n_tokens=1)))
+    response = post(url, "/generate_stream", body(max_new_tokens=2, details=True, top_n_tokens=1))
+    assert response.headers["content-type"] == "text/event-stream"
+    got = events(response)
     assert got == [
         {
             "index": 1,

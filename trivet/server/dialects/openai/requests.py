@@ -83,7 +83,9 @@ def _check_names(body: GenerationBody) -> None:
 
 
 def check_model(service: Service, name: str | None) -> None:
-    """Refuse a model that is not served here."""
+    """Refuse a model that is not served here. llama.cpp's server answers to any name, in every API that it has."""
+    if service.options.dialect == "llamacpp":
+        return
     if name and not service.answers_to(name) and name not in PLACEHOLDER_NAMES:
         raise Problem(
             Kind.NOT_FOUND,

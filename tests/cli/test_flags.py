@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from trivet import __version__
 from trivet.api.args import EngineArgs
 from trivet.cli import flag_help, serve
 from trivet.cli.commandline import Parser
@@ -232,6 +233,7 @@ def test_what_has_no_meaning_is_said(outcome, line, notes):
         ("serve --chat-template-file /none", "--chat-template-file: /none: No such file"),
         ("serve --tokenizer-config-path /none", "--tokenizer-config-path: /none: No such file"),
         ("serve -l 5", "-l: must be a token id with a bias"),
+        ("llama-server -cl", "-cl is not supported: models are in the cache of the Hugging Face Hub"),
         ("llama-server --samplers nope", "--samplers: must be made of penalties;"),
         ("llama-server --sampler-seq q", "--sampler-seq: must be made of the letters"),
         ("llama-server --temp hot", "--temp: must be a number, got 'hot'"),
@@ -364,6 +366,11 @@ def test_help(trivet, monkeypatch, command, columns, widest):
     assert (code, err) == (0, "")
     assert out.startswith(f"Usage: trivet {command.split()[0]} ")
     assert widest - 10 < max(map(len, out.splitlines())) <= widest
+
+
+@pytest.mark.parametrize("command", ["serve", "tgi", "llama-server", "vllm serve", "vllm"])
+def test_version(trivet, command):
+    assert trivet(*command.split(), "--version") == (0, f"trivet {__version__}\n", "")
 
 
 @pytest.mark.parametrize("peer", PEERS)

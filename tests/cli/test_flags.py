@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from trivet import __version__
 from trivet.api.args import EngineArgs
 from trivet.cli import flag_help, serve
 from trivet.cli.commandline import Parser
@@ -143,6 +144,10 @@ def outcome(trivet, monkeypatch):
             },
         ),
         ("llama-server --samplers 'top_k;typ_p'", {"sampling_defaults": {"stages": ("top_k", "typical_p")}}),
+        (
+            "llama-server --samplers 'top-k;infill;temp'",
+            {"sampling_defaults": {"stages": ("top_k", "infill", "temperature")}},
+        ),
         ("llama-server --sampler-seq kt", {"sampling_defaults": {"stages": ("top_k", "temperature")}}),
         # Variables
         ("PORT=1 MODEL_ID=x HOSTNAME=h serve", {"port": 8080, "model": None, "hosts": ("127.0.0.1",)}),
@@ -228,7 +233,8 @@ def test_what_has_no_meaning_is_said(outcome, line, notes):
         ("serve --chat-template-file /none", "--chat-template-file: /none: No such file"),
         ("serve --tokenizer-config-path /none", "--tokenizer-config-path: /none: No such file"),
         ("serve -l 5", "-l: must be a token id with a bias"),
-        ("llama-server --samplers x", "--samplers: must be made of penalties;"),
+        ("llama-server -cl", "-cl is not supported: models are in the cache of the Hugging Face Hub"),
+        ("llama-server --samplers nope", "--samplers: must be made of penalties;"),
         ("llama-server --sampler-seq q", "--sampler-seq: must be made of the letters"),
         ("llama-server --temp hot", "--temp: must be a number, got 'hot'"),
         ("tgi --max-input-tokens 9 --max-total-tokens 9", "max_input_tokens must be less than max_total_tokens"),
@@ -352,12 +358,19 @@ def test_every_engine_argument_is_a_flag():
         assert f"--{name.replace('_', '-')}" in (flags if name in OURS else vllm)
 
 
+@pytest.mark.parametrize(("columns", "widest"), [(80, 80), (100, 100), (200, 100)])
 @pytest.mark.parametrize("command", ["serve", "tgi", "llama-server", "vllm serve", "vllm"])
-def test_help(trivet, command):
+def test_help(trivet, monkeypatch, command, columns, widest):
+    monkeypatch.setenv("COLUMNS", str(columns))
     code, out, err = trivet(*command.split(), "--help")
     assert (code, err) == (0, "")
     assert out.startswith(f"Usage: trivet {command.split()[0]} ")
-    assert max(map(len, out.splitlines())) <= 100
+    assert widest - 10 < max(map(len, out.splitlines())) <= widest
+
+
+@pytest.mark.parametrize("command", ["serve", "tgi", "llama-server", "vllm serve", "vllm"])
+def test_version(trivet, command):
+    assert trivet(*command.split(), "--version") == (0, f"trivet {__version__}\n", "")
 
 
 @pytest.mark.parametrize("peer", PEERS)

@@ -356,3 +356,28 @@ def test_the_first_alias_in_the_alphabet_is_the_name(serve):
     [entry] = client.get(url + "/models").json()["data"]
     assert (entry["id"], entry["aliases"]) == ("code", ["code", "fim", "tiny"])
     assert post(url, "/completion", {"prompt": "hi"}).json()["model"] == "code"
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        (CHAT, {"messages": [USER]}),
+        (TEXT, {"prompt": "hi"}),
+        ("/v1/messages", {"messages": [USER], "max_tokens": 2}),
+        ("/v1/messages/count_tokens", {"messages": [USER]}),
+        ("/v1/responses", {"input": "hi"}),
+    ],
+)
+def test_any_name_of_the_model_will_do(url, path, fields):
+    """One model is served, and answers have its own name: programs made for others need not know it."""
+    response = post(url, path, {"model": "claude-x", **fields})
+    assert response.status_code == 200
+    assert response.json().get("model", "fake") == "fake"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("fields", [{}, {"n_predict": -5}])
+def test_headers(url, stream, fields):
+    headers = post(url, CHAT, chat(stream=stream, **fields)).headers
+    assert headers["server"] == "llama.cpp"
+    assert headers["content-type"] == ("text/event-stream" if stream and not fields else "application/json")

@@ -55,7 +55,9 @@ def test_generate_golden(url):
 
 
 def test_stream_golden(url):
-    got = events(post(url, "/generate_stream", body(max_new_tokens=2, details=True, top_n_tokens=1)))
+    response = post(url, "/generate_stream", body(max_new_tokens=2, details=True, top_n_tokens=1))
+    assert response.headers["content-type"] == "text/event-stream"
+    got = events(response)
     assert got == [
         {
             "index": 1,
@@ -283,9 +285,9 @@ def test_long_answers(serve):
 def test_overload_and_failure(serve):
     overloaded = serve(FakeLLM(overloaded=True))
     error = {"error": "Model is overloaded", "error_type": "overloaded"}
-    for path in ("/generate", "/generate_stream"):
-        response = post(overloaded, path, body())
-        assert (response.status_code, response.json(), response.headers["retry-after"]) == (429, error, "3")
+    response = post(overloaded, "/generate", body())
+    assert (response.status_code, response.json(), response.headers["retry-after"]) == (429, error, "3")
+    assert events(post(overloaded, "/generate_stream", body())) == [error]
     failing = serve(FakeLLM(fail_after=2))
     error = {
         "error": "Request failed during generation: the engine died",

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shutil
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -12,8 +13,9 @@ from trivet.cli.launchers import LAUNCHERS, PEERS, Launcher
 from trivet.cli.neutral import GROUPS
 from trivet.server.flags import Flag
 
-WIDTH = 100
+MAX_WIDTH = 100
 COLUMN = 34
+"""Where the meanings begin."""
 
 INTRODUCTION = """\
 # Flags
@@ -119,14 +121,19 @@ def _rows(rows: Iterable[Flag]) -> Iterator[str]:
 
 
 def _row(left: str, right: str) -> list[str]:
-    lines = textwrap.wrap(right, WIDTH - COLUMN)
+    lines = textwrap.wrap(right, _width() - COLUMN)
     if len(left) > COLUMN - 4:
         return [f"  {left}", *[" " * COLUMN + line for line in lines]]
     return [f"  {left:<{COLUMN - 2}}{lines[0]}", *[" " * COLUMN + line for line in lines[1:]]]
 
 
+def _width() -> int:
+    """The terminal's, as far as lines are still easy to read."""
+    return max(2 * COLUMN, min(MAX_WIDTH, shutil.get_terminal_size().columns))
+
+
 def _wrapped(text: str, indent: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent)
+    return textwrap.wrap(text, _width(), initial_indent=indent, subsequent_indent=indent)
 
 
 if __name__ == "__main__":

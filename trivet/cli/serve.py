@@ -34,17 +34,21 @@ def llama_server(context: typer.Context) -> None:
 def vllm(context: typer.Context) -> None:
     """Serve with vLLM's flags and defaults."""
     command, *rest = context.args or ["--help"]
-    if command not in ("serve", "-h", "--help"):
+    if command not in ("serve", "-h", "--help", "--version"):
         raise UsageError(f"of vllm's commands there is only serve, got {command!r}", context)
     launch("vllm", context, rest if command == "serve" else [command])
 
 
 def launch(name: str, context: typer.Context, argv: list[str]) -> None:
     """Do what a command line of the launcher `name` asks."""
+    from trivet import __version__
     from trivet.cli import flag_help
     from trivet.cli.commandline import WrongUse
     from trivet.cli.launchers import LAUNCHERS, PEERS
 
+    if "--version" in argv:
+        print(f"trivet {__version__}")
+        return
     asked = {"-h": name, "--help": name, **{f"--help-{peer}": peer for peer in PEERS}}
     for token in argv:
         if token in asked:

@@ -23,10 +23,15 @@ CLIENT_GONE = 499
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How a dialect tells of a problem: as a response, and as the last event of a stream that has begun."""
+    """How a dialect tells of a problem: as a response, and as the last event of a stream that has begun. `server` is
+    the name that its answers give of what made them, for clients that look at it. late: its handlers call
+    `Service.check_open` themselves, as a stream of its tells even of overload in an event.
+    """
 
     error_response: Callable[[Problem], Response]
     error_event: Callable[[Problem], bytes]
+    server: str = ""
+    late: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +59,14 @@ class Operation:
 def endpoint(service: Service, dialect: Dialect, operation: Operation) -> Endpoint:
     """Wrap an operation's handler."""
 
-    async def run(request: Request) -> Response:
+    async def answer(request: Request) -> Response:
         try:
             if not operation.public:
                 note_caller(request, check_key(request, service.options.api_keys))
             if operation.generates:
                 service.metrics.count("requests")
-                service.check_open()
+                if not dialect.late:
+                    service.check_open()
             return await operation.handler(service, request)
         except ClientGone:
             return Response(status_code=CLIENT_GONE)
@@ -71,5 +77,11 @@ def endpoint(service: Service, dialect: Dialect, operation: Operation) -> Endpoi
             if operation.generates:
                 service.count_refusal(problem)
             return dialect.error_response(problem)
+
+    async def run(request: Request) -> Response:
+        response = await answer(request)
+        if dialect.server:
+            response.headers["Server"] = dialect.server
+        return response
 
     return run

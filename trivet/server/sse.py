@@ -17,6 +17,8 @@ from trivet.server.errors import SHUTTING_DOWN, ClientGone, Problem, problem_of
 
 KEEP_ALIVE_SECONDS = 15.0
 DONE = b"data: [DONE]\n\n"
+PLAIN = {"Content-Type": "text/event-stream"}
+"""Header of streams whose type does not name the charset, as TGI's and llama.cpp's do not."""
 COMMENT = b":\n\n"
 
 

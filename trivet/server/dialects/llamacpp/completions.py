@@ -156,6 +156,6 @@ def _generation(
 
 async def _respond(request: Request, generation: Generation, answer: Answer) -> Response:
     if generation.settings.stream:
-        return await sse.event_stream(request, answer.events(), DIALECT.error_event)
+        return await sse.event_stream(request, answer.events(), DIALECT.error_event, sse.PLAIN)
     await while_connected(request.receive, generation.run())
     return Response(msgspec.json.encode(answer.whole()), media_type="application/json")

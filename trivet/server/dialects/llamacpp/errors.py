@@ -60,4 +60,4 @@ def error_event(problem: Problem) -> bytes:
     return sse.event(msgspec.json.encode({"error": error_body(problem)}))
 
 
-DIALECT = Dialect(error_response, error_event)
+DIALECT = Dialect(error_response, error_event, server="llama.cpp")

@@ -414,6 +414,10 @@ FLAGS: list[Flag] = [
             *("--gpt-oss-120b-default", "--vision-gemma-4b-default", "--vision-gemma-12b-default"),
         )
     ],
+    # Questions
+    forbidden("--list-devices", "see `trivet inspect --system`"),
+    forbidden("-cl --cache-list", "models are in the cache of the Hugging Face Hub: see `hf cache`"),
+    forbidden("--completion-bash", "there is no completion of flags"),
     # Log
     flag("-v --verbose --log-verbose", "log_level", None, "Log everything.", on="DEBUG"),
     flag(

@@ -25,9 +25,18 @@ _SAMPLERS = {stage: name for name, stage in _STAGES.items()}
 _ALIASES = {alias: name for name, (_, aliases) in _NAMES.items() for alias in aliases.split()}
 
 
-def samplers(given: str | list[str]) -> list[str]:
-    """Canonical names in order; unknown ones are skipped. A string holds one character for each."""
-    return [name for name in (_ALIASES.get(name, name) for name in given) if name in _STAGES]
+LETTERS = {name: aliases.split()[0] for name, (_, aliases) in _NAMES.items()}
+
+
+def canonical(name: str) -> str | None:
+    """A sampler's own name, from any that it has."""
+    name = _ALIASES.get(name, name)
+    return name if name in _STAGES else None
+
+
+def samplers(given: Sequence[str]) -> list[str]:
+    """Canonical names in order; unknown ones are skipped. A string holds one letter for each."""
+    return [name for name in map(canonical, given) if name]
 
 
 def stages(names: Sequence[str]) -> tuple[str, ...]:

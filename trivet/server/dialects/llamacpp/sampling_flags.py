@@ -3,40 +3,29 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
+from trivet.server.dialects.llamacpp import samplers
 from trivet.server.flags import Flag, Reader, flag, number, whole
 
-SAMPLERS = {
-    "penalties": ("penalties", "e"),
-    "dry": ("dry", "d"),
-    "top_n_sigma": ("top_n_sigma", "s"),
-    "top_k": ("top_k", "k"),
-    "typ_p": ("typical_p", "y"),
-    "top_p": ("top_p", "p"),
-    "min_p": ("min_p", "m"),
-    "xtc": ("xtc", "x"),
-    "temperature": ("temperature", "t"),
-    "adaptive_p": ("adaptive_p", "a"),
-}
-"""Name -> the stage of SamplingParams, and the letter of `--sampler-seq`."""
 
-
-def samplers(text: str) -> tuple[str, ...]:
+def sampler_names(text: str) -> tuple[str, ...]:
     """Stages from names parted by semicolons."""
-    names = [name.strip().replace("-", "_") for name in text.split(";") if name.strip()]
-    stages = {**{name: stage for name, (stage, _) in SAMPLERS.items()}, "temp": "temperature", "typical_p": "typical_p"}
-    if unknown := [name for name in names if name not in stages]:
-        raise ValueError(f"must be made of {';'.join(SAMPLERS)}, got {unknown[0]!r}")
-    return tuple(stages[name] for name in names)
+    names = [name.strip() for name in text.split(";") if name.strip()]
+    return _stages(names, ";".join(samplers.LETTERS))
 
 
 def sampler_letters(text: str) -> tuple[str, ...]:
     """Stages from a letter each."""
-    stages = {letter: stage for stage, letter in SAMPLERS.values()}
-    if unknown := [letter for letter in text if letter not in stages]:
-        raise ValueError(f"must be made of the letters {''.join(stages)}, got {unknown[0]!r}")
-    return tuple(stages[letter] for letter in text)
+    return _stages(text, f"the letters {''.join(samplers.LETTERS.values())}")
+
+
+def _stages(given: Sequence[str], known: str) -> tuple[str, ...]:
+    for name in given:
+        if samplers.canonical(name) is None:
+            raise ValueError(f"must be made of {known}, got {name!r}")
+    return samplers.stages(samplers.samplers(given))
 
 
 def logit_bias(text: str) -> dict[int, float]:
@@ -57,7 +46,9 @@ def sampling(names: str, parameter: str, read: Reader, help: str, **more: Any) -
 
 
 SAMPLING: list[Flag] = [
-    sampling("--samplers", "stages", samplers, "The stages and their order, parted by semicolons", metavar="NAMES"),
+    sampling(
+        "--samplers", "stages", sampler_names, "The stages and their order, parted by semicolons", metavar="NAMES"
+    ),
     sampling("--sampler-seq --sampling-seq", "stages", sampler_letters, "The same, a letter each", metavar="LETTERS"),
     flag("-s --seed", "sampling.seed", whole(-1, 2**32 - 1), "Seed of requests that give none; -1 is random."),
     flag("--ignore-eos", "sampling.ignore_eos", None, "Go on past the end of the text."),

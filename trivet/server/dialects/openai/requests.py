@@ -83,8 +83,10 @@ def _check_names(body: GenerationBody) -> None:
 
 
 def check_model(service: Service, name: str | None) -> None:
-    """Refuse a request for a model that is not served here."""
-    if name and name not in PLACEHOLDER_NAMES:
+    """Refuse a request for a model that is not served here. llama.cpp's server answers to any name, in every API that
+    it has.
+    """
+    if service.options.dialect != "llamacpp" and name and name not in PLACEHOLDER_NAMES:
         check_name(service, name)
 
 

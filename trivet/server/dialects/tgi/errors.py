@@ -80,4 +80,4 @@ def openai_error_event(problem: Problem) -> bytes:
     return sse.event(msgspec.json.encode({"error": error})) + sse.DONE
 
 
-DIALECT = Dialect(error_response, error_event)
+DIALECT = Dialect(error_response, error_event, late=True)

@@ -56,8 +56,9 @@ async def generation(
     """Check the parameters, encode the prompt, check its length, choose the sampling.
 
     add_special: whether the tokenizer's special tokens go around the prompt. more: further sampling parameters.
-    Raises Problem with the message of the first rule that is broken.
+    Raises Problem with the message of the first rule that is broken; OverloadedError comes before them all.
     """
+    service.check_open()
     started = time.perf_counter()
     _check_parameters(service, given, inputs, stream)
     prompt = await service.encode(inputs, add_special)

@@ -38,7 +38,8 @@ async def stream(
             service.count_refusal(problem)
             yield error_event(problem)
 
-    return await sse.event_stream(request, guarded(), error_event, compute_headers(service, inputs))
+    headers = sse.PLAIN | compute_headers(service, inputs)
+    return await sse.event_stream(request, guarded(), error_event, headers)
 
 
 async def run(service: Service, request: Request, generations: Sequence[Generation]) -> list[RequestOutput]:

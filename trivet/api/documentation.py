@@ -53,8 +53,8 @@ What differs from vLLM 0.32:
 - An unknown keyword is a `TypeError` that names the nearest. What is not supported is refused with a `RequestError`,
   which is a `ValueError`; its `parameter` names the argument. Nothing is ignored that asks for something.
 - The same request gives the same tokens, whatever else runs.
-- vLLM's own limits (temperature up to 2, one sequence with temperature 0, `max_logprobs`) are checked where a request
-  is made, not in `SamplingParams`, which other dialects use too.
+- vLLM's own limits (temperature up to 2, presence and frequency penalties up to 2, one sequence with temperature 0,
+  `max_logprobs`) are checked where a request is made, not in `SamplingParams`, which other dialects use too.
 - The end of a beam in `beam_search` has a `finish_reason`.
 - `RequestOutput.metrics` is always there. `LLM.get_metrics` has what the engine counts; no histograms.
 - `AsyncLLM` runs its engine in a thread of this process, and serves one event loop at a time.

@@ -10,7 +10,7 @@ import msgspec
 
 from trivet.api.request import GenerateRequest
 from trivet.errors import RequestError
-from trivet.sampling.params import SamplingParams
+from trivet.sampling.params import SamplingParams, check_added_penalties
 
 
 class TextPrompt(TypedDict):
@@ -112,6 +112,7 @@ def within_limits(params: SamplingParams, max_logprobs: int) -> SamplingParams:
     """vLLM's limits, which other dialects do not have. Raises RequestError."""
     if params.temperature > 2:
         raise RequestError(f"temperature must be between 0 and 2, got {params.temperature}", "temperature")
+    check_added_penalties(params.presence_penalty, params.frequency_penalty)
     if params.greedy and params.n > 1:
         raise RequestError(f"n must be 1 when using greedy sampling, got {params.n}", "n")
     for name in ("logprobs", "prompt_logprobs"):

@@ -52,8 +52,8 @@ LOGPROBS_MODES = ("raw", "processed")
 _Rules = dict[str, tuple[str, Callable[[Any], bool]]]
 
 _NUMBERS: _Rules = {
-    "presence_penalty": ("between -2 and 2", lambda x: -2 <= x <= 2),
-    "frequency_penalty": ("between -2 and 2", lambda x: -2 <= x <= 2),
+    "presence_penalty": ("finite", lambda x: True),
+    "frequency_penalty": ("finite", lambda x: True),
     "repetition_penalty": ("greater than 0", lambda x: x > 0),
     "temperature": ("0 or greater", lambda x: x >= 0),
     "dynatemp_range": ("0 or greater", lambda x: x >= 0),
@@ -253,3 +253,10 @@ class SamplingParams(VllmParams, kw_only=True, omit_defaults=True, repr_omit_def
             need(ok, "logit_bias", "a map from token ids to numbers")
         ok = isinstance(self.stages, list | tuple) and all(stage in STAGES for stage in self.stages)
         need(ok, "stages", f"made of {', '.join(STAGES)}")
+
+
+def check_added_penalties(presence: float | None, frequency: float | None) -> None:
+    """OpenAI's limits, which llama.cpp does not have. Raises RequestError."""
+    for name, value in (("presence_penalty", presence), ("frequency_penalty", frequency)):
+        if value is not None and not -2 <= value <= 2:
+            raise RequestError(f"{name} must be between -2 and 2, got {value}", name)

@@ -7,7 +7,7 @@ from typing import Any
 from starlette.requests import Request
 
 from trivet.api.request import GenerateRequest
-from trivet.sampling.params import GREEDY_BELOW, VLLM_STAGES, SamplingParams
+from trivet.sampling.params import GREEDY_BELOW, VLLM_STAGES, SamplingParams, check_added_penalties
 from trivet.server.dialects.openai.schemas import ChatOptions, CompletionBody, GenerationBody, StreamOptions
 from trivet.server.errors import Kind, Problem
 from trivet.server.fields import refuse_unsupported
@@ -217,6 +217,7 @@ def sampling_params(
         "logprobs": logprobs,
         "stages": VLLM_STAGES,
     }
+    check_added_penalties(body.presence_penalty, body.frequency_penalty)
     params = SamplingParams.from_optional(**recommended | given)
     if params.greedy and params.n > 1:
         raise Problem(Kind.INVALID, f"n must be 1 when using greedy sampling, got {params.n}.", "n")

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from trivet import __version__
-from trivet.sampling.params import TGI_STAGES
+from trivet.sampling.params import TGI_STAGES, check_added_penalties
 from trivet.server.dialects.tgi.openai_schemas import OpenAIBody
 from trivet.server.dialects.tgi.schemas import Parameters
 from trivet.server.service import Service
@@ -40,7 +40,8 @@ def parameters(body: OpenAIBody, max_tokens: int | None, top_n: int) -> Paramete
 
 
 def further_parameters(body: OpenAIBody) -> dict[str, Any]:
-    """Those that TGI's own API lacks."""
+    """Those that TGI's own API lacks. Raises RequestError."""
+    check_added_penalties(body.presence_penalty, body.frequency_penalty)
     given = {"presence_penalty": body.presence_penalty, "logit_bias": body.logit_bias, "min_p": body.min_p}
     return {"stages": STAGES, **{name: value for name, value in given.items() if value is not None}}
 

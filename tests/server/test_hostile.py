@@ -120,6 +120,23 @@ def test_a_slow_request_that_comes_is_answered(patient_url):
             time.sleep(0.7)
 
 
+def test_the_next_request_on_a_connection_must_come_too(patient_url):
+    body = msgspec.json.encode({"prompt": "hi", "max_tokens": 1})
+    with raw(patient_url, head(len(body)) + b"\r\n\r\n" + body) as connection:
+        answer = b""
+        while not answer.endswith(b"}"):
+            answer += connection.recv(65536)
+        connection.sendall(b"POST /v1/comp")
+        assert 0.3 < cut_off_after(connection) < 5
+
+
+def test_a_head_without_end_is_cut_off(patient_url):
+    with raw(patient_url, head()) as connection, pytest.raises(OSError):
+        for _ in range(1000):
+            connection.sendall(b"\r\nX: " + b"y" * 1000)
+            time.sleep(0.0001)
+
+
 def test_slow_clients_hold_up_nobody(patient_url):
     with beside_a_stream(patient_url):
         drips = [raw(patient_url, head(100) + b"\r\n\r\n") for _ in range(100)]

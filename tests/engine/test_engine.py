@@ -171,7 +171,10 @@ def test_preemption_at_every_turn_changes_nothing(block_size: int, budget: int) 
 
 
 class Preempting(Scheduler):
-    """Takes the blocks of some running sequence away before each step, as if the cache were full."""
+    """Takes the blocks of some running sequence away before each of many steps, as if the cache were full."""
+
+    STEPS = 400
+    """Without an end, those that lose what they read could take all that a step may read of prompts for ever."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -180,7 +183,7 @@ class Preempting(Scheduler):
     def schedule(self) -> StepPlan | None:
         # One at a time goes on undisturbed, for a while: without, nobody would ever get past a prompt of two steps.
         self.turn += 1
-        for sequence in [q for q in self.running if (q.order[1] + self.turn // 40) % 4]:
+        for sequence in [q for q in self.running if (q.order[1] + self.turn // 40) % 4 and self.turn < self.STEPS]:
             self._preempt(sequence)
         return super().schedule()
 

@@ -192,7 +192,6 @@ def test_a_plot_without_matplotlib(trivet, monkeypatch):
     assert (code, err) == (1, "trivet: error: --plot needs matplotlib: pip install 'trivet[bench]'\n")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="needs matplotlib")
 @pytest.mark.parametrize("tokens", ["1", "20"])
 def test_a_plot(bench, url, tmp_path, tokens):
     picture = tmp_path / "x.png"

@@ -65,11 +65,10 @@ def shares(*weights: float) -> list[float]:
         (TENTHS, {"top_n_sigma": 3.0}, TENTHS),
         (TENTHS, {"temperature": 0.0}, [0, 0, 0, 1]),
         (TENTHS, {"temperature": 0.5}, shares(1, 4, 9, 16)),
-        # The frequency and presence of 5 that llama.cpp's has are past what OpenAI allows; 2 and 2, hence.
         (
             [0.2] * 5,
-            {"frequency_penalty": 2, "presence_penalty": 2, "history": (0,)},
-            shares(math.exp(-4), 1, 1, 1, 1),
+            {"frequency_penalty": 5, "presence_penalty": 5, "history": (0,)},
+            [1.1e-5, 0.249997, 0.249997, 0.249997, 0.249997],
         ),
         (
             [0.2] * 5,

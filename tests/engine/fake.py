@@ -140,7 +140,9 @@ def make(config: EngineConfig) -> FakeRuntime:
 def draw(seen: list[int], sample: SampleRow) -> int:
     if sample.target >= 0:
         return sample.target
-    return next_token(seen, 0 if sample.chain.params.greedy else sample.seed, sample.suppressed, sample.state)
+    params = sample.chain.params
+    banned = tuple(token for token, bias in (params.logit_bias or {}).items() if bias == -100)
+    return next_token(seen, 0 if params.greedy else sample.seed, sample.suppressed + banned, sample.state)
 
 
 def next_token(tokens: list[int], seed: int, suppressed: tuple[int, ...], state: tuple[float, ...] = ()) -> int:

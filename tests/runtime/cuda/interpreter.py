@@ -1,7 +1,12 @@
-"""Triton's interpreter holds bfloat16 and float8 as integers: it multiplies those, and rounds towards zero. Right here."""
+"""Repairs Triton's interpreter.
+
+It holds bfloat16 and float8 as integers: it multiplies those, and rounds towards zero. And it makes a Python integer of
+a scalar in a way that numpy 2.4 no longer has, so that no loop may have a computed bound.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -38,6 +43,12 @@ def create_dot(self: Any, a: Any, b: Any, d: Any, input_precision: Any, max_num_
     return interpreter.TensorHandle(product + d.data, d.dtype.scalar)
 
 
+def patch_tensor(tensor: Any, scope: Any, original: Callable[[Any, Any], None] = interpreter._patch_lang_tensor) -> None:
+    original(tensor, scope)
+    scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+
 def repair() -> None:
     interpreter._convert_float = convert
     interpreter.InterpreterBuilder.create_dot = create_dot
+    interpreter._patch_lang_tensor = patch_tensor

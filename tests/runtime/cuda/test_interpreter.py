@@ -36,3 +36,17 @@ def test_casts_round_to_nearest(dtype: torch.dtype) -> None:
     cast_kernel[(1,)](y, back, SIZE=1024)
     assert (y.float() == x.to(dtype).float()).all()
     assert (back == y.float()).all()
+
+
+@triton.jit
+def loop_kernel(x, y, ONE: tl.constexpr):
+    total = 0
+    for _ in tl.range(0, tl.load(x) // 2 + ONE):
+        total += 1
+    tl.store(y, total)
+
+
+def test_loops_with_a_bound_from_memory() -> None:
+    x = torch.tensor([9, 0], dtype=torch.int32)
+    loop_kernel[(1,)](x, x[1:], ONE=1)
+    assert x.tolist() == [9, 5]

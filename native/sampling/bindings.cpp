@@ -164,7 +164,8 @@ void bind_sampling(nb::module_& m) {
   nb::class_<Chain>(m, "Chain")
       .def("__init__", &make_chain, nb::arg("params"), nb::arg("bad_words"), nb::arg("dry_breakers"),
            nb::arg("end_tokens"), nb::arg("piece_parents"),
-           "The stages that SamplingParams ask for; its texts are given as token sequences.");
+           "The stages that SamplingParams ask for; its texts are given as token sequences.")
+      .def_ro("needs_history", &Chain::needs_history);
   m.def("sample", &sample, nb::arg("logits"), nb::arg("rows"),
         "Sample each row of logits [R, V] (float32) as rows[r] (trivet.engine.plan.SampleRow) says.\n\n"
         "Returns R tuples (token, logprobs or None, error or None, state or None); logprobs is (token, "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 import numpy as np
@@ -39,7 +39,7 @@ class StepPlan:
     """
 
     token_ids: np.ndarray
-    """[T]"""
+    """[T]; -1 - r stands for the token that the step started before this one draws for its row r."""
     positions: np.ndarray
     """[T] position of each token in its sequence."""
     query_starts: np.ndarray
@@ -52,6 +52,13 @@ class StepPlan:
     """[R] rows (0..T-1), ascending, whose logits are needed."""
     samples: list[SampleRow]
     """R entries, one for each of `logit_rows`."""
+
+    def resolve(self, tokens: np.ndarray) -> StepPlan:
+        """This plan with `tokens`, which the step before drew, in the place of what stands for them."""
+        token_ids = self.token_ids.copy()
+        unknown = token_ids < 0
+        token_ids[unknown] = tokens[-1 - token_ids[unknown]]
+        return replace(self, token_ids=token_ids)
 
     def part(self, index: int) -> StepPlan:
         """What sequence `index` brings, as a plan of its own."""
@@ -73,7 +80,7 @@ class StepOutput:
     """`tokens[r]` answers `plan.samples[r]` (the target itself where one was given).
 
     `logprobs[r]` is None where the row asked for none. `errors[r]` is a message where the row could not be
-    sampled ("non-finite logits"), else None. `states` has those for the next token, of rows whose choice leaves one
+    sampled ("non-finite logits"), else None; its token is any of the vocabulary. `states` has those for the next token, of rows whose choice leaves one
     (mirostat, adaptive_p).
     """
 

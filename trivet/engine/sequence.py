@@ -15,8 +15,8 @@ from trivet.sampling.chain import Chain
 class Sequence:
     """Tokens of a request (prompt, then output) and how much of them is in the cache.
 
-    `computed` tokens have their K and V in the cache, in `blocks`; the scheduler drives it towards
-    `num_tokens`. `keys` name the content of the leading full blocks, as far as they were needed; it is None
+    `computed` tokens have their K and V in the cache, in `blocks`, or will have them after the steps in flight; the
+    scheduler drives it towards `num_tokens`, which counts the token that these draw. `keys` name the content of the leading full blocks, as far as they were needed; it is None
     where nothing may be shared.
     """
 
@@ -42,7 +42,9 @@ class Sequence:
             self.stops |= frozenset(request.eos_token_ids)
         self.suppressed = tuple(sorted(self.stops)) if params.min_tokens else ()
         self.tokens = np.empty(self.num_tokens + 64, np.int32)
-        """int32, with room to grow past `num_tokens`; a token never changes, so views of it may be kept."""
+        """int32, with room to grow past `num_tokens`. A token never changes, so views of it may be kept; the last is a
+        placeholder, below 0, while a step in flight draws it.
+        """
         self.tokens[: self.prompt_len] = request.prompt
         self.tokens[self.prompt_len : self.num_tokens] = request.generated
 
@@ -52,6 +54,8 @@ class Sequence:
         """In the scheduler's block tables, while running."""
         self.keys: list[bytes] | None = None if salt is None else []
         self._parent = b"" if salt is None else root_key(salt)
+        self.ended = False
+        """Nobody waits for its tokens any more."""
         self.awaited: bytes | None = None
         """The key of a block that another sequence is computing, while this one waits for it."""
         self.promised: set[bytes] = set()
@@ -79,9 +83,8 @@ class Sequence:
         tokens[length] = token
         self.num_tokens = length + 1
 
-    def sample_row(self) -> SampleRow:
-        """Draw the next token."""
-        length = self.num_tokens
+    def sample_row(self, length: int) -> SampleRow:
+        """Draw the token after the first `length`."""
         return SampleRow(
             self.chain,
             self.request.seed,

@@ -29,7 +29,7 @@ class Options(msgspec.Struct, kw_only=True, omit_defaults=True):
     """What goes wrong, and when; `EngineConfig.model` may hold it as JSON.
 
     crash, hang, fail, nan: token ids; a step that computes that token kills the process, sleeps, raises an
-    exception, gives no finite logits. fail_start: one that cannot even be started.
+    exception, gives no finite logits. fail_start: like fail, but where the token is known, it is the start that raises.
     """
 
     step_seconds: float = 0.0
@@ -125,8 +125,9 @@ class FakeRuntime:
             os.kill(os.getpid(), signal.SIGKILL)
         if self.options.hang in plan.token_ids:
             time.sleep(60)
-        if self.options.fail in plan.token_ids:
-            raise EngineError(f"cannot compute token {self.options.fail}")
+        for token in (self.options.fail, self.options.fail_start):
+            if token in plan.token_ids:
+                raise EngineError(f"cannot compute token {token}")
 
     def close(self) -> None:
         pass
@@ -143,7 +144,7 @@ class OverlappingFake(FakeRuntime):
     def start(self, plan: StepPlan) -> Flight:
         if self.options.fail_start in plan.token_ids:
             self.latest = None
-            raise EngineError(f"cannot start token {self.options.fail_start}")
+            raise EngineError(f"cannot compute token {self.options.fail_start}")
         assert len(self.flights) < 2
         for sample in plan.samples:
             assert not sample.chain.needs_history or (sample.history >= 0).all()
@@ -156,8 +157,6 @@ class OverlappingFake(FakeRuntime):
     def run(self, plan: StepPlan) -> StepOutput:
         assert not self.flights and (plan.token_ids >= 0).all()
         self.latest = None
-        if self.options.fail_start in plan.token_ids:
-            raise EngineError(f"cannot start token {self.options.fail_start}")
         return super().run(plan)
 
     def finish(self) -> None:

@@ -22,8 +22,7 @@ from trivet.errors import EngineError, RequestError
 MAX_LEN = 64
 
 
-RUNTIMES = [FakeRuntime, OverlappingFake]
-on_all_runtimes = pytest.mark.parametrize("runtime", RUNTIMES)
+on_all_runtimes = pytest.mark.parametrize("runtime", [FakeRuntime, OverlappingFake])
 
 
 def engine(options: Options | None = None, runtime: type[FakeRuntime] = FakeRuntime, **config: object) -> Engine:

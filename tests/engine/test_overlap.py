@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tests.engine.fake import VOCAB, FakeRuntime, Flight, Options, OverlappingFake, Result, plain, request
@@ -121,7 +121,9 @@ def outcome(r: EngineRequest, options: Options) -> Result:
     """What comes of a request where some tokens cannot be computed."""
     result = plain(r, MAX_LEN)
     tokens = [*r.prompt, *result.tokens[:-1]]
-    wrong = {t: f"the engine failed at this request: cannot compute token {t}" for t in (options.fail, options.fail_start)}
+    wrong = {
+        t: f"the engine failed at this request: cannot compute token {t}" for t in (options.fail, options.fail_start)
+    }
     wrong[options.nan] = "non-finite logits"
     at = next((i for i, token in enumerate(tokens) if token in wrong), None)
     if at is None:
@@ -143,20 +145,27 @@ def test_who_breaks_a_step_fails_alone_whatever_is_in_flight(
     runtime: type[FakeRuntime], config: dict, mix: list[EngineRequest], fail: int, start: int, nan: int, spare: int
 ) -> None:
     options = Options(fail=fail, fail_start=start, nan=nan)
-    if len({fail, start, nan}) < 3:
-        return
+    # Which of two faults in one prompt shows depends on how it is cut.
+    assume(all(len({fail, start, nan}.intersection(r.prompt)) < 2 for r in mix) and len({fail, start, nan}) == 3)
     e = engine(options, runtime, num_blocks=-(-(MAX_LEN + spare) // config["block_size"]), **config)
     for number, r in enumerate(mix):
         r.request_id = str(number)
     assert run(e, *mix) == {r.request_id: outcome(r, options) for r in mix}
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.lists(st.sampled_from(["step", "add", "cancel", "save", "load", "drop"]), max_size=40), st.integers(0, 9))
-def test_blocks_are_saved_and_loaded_between_steps_in_flight(tmp_path_factory, events: list[str], seed: int) -> None:
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.sampled_from(["step", "step", "add", "cancel", "save", "load", "drop"]), min_size=20, max_size=60),
+    st.integers(0, 20),
+    token,
+)
+def test_blocks_are_saved_and_loaded_between_steps_in_flight(
+    tmp_path_factory, events: list[str], seed: int, fail: int
+) -> None:
     """A cache so small that what is loaded takes the places of what has just ended."""
     folder: Path = tmp_path_factory.mktemp("store")
-    e: Engine = engine(runtime=OverlappingFake, num_blocks=16, max_num_seqs=3)
+    options = Options(fail=fail)
+    e: Engine = engine(options, OverlappingFake, num_blocks=16, max_num_seqs=3)
     prompts = [[i] * 9 + [seed] * 5 for i in range(4)]
     mix: dict[str, EngineRequest] = {}
     results: dict[str, Result] = {}
@@ -187,4 +196,4 @@ def test_blocks_are_saved_and_loaded_between_steps_in_flight(tmp_path_factory, e
         step()
     for name, r in mix.items():
         if results[name].finish_reason != "abort":
-            assert results[name] == plain(r, MAX_LEN)
+            assert results[name] == outcome(r, options)

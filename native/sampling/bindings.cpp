@@ -100,8 +100,12 @@ SampleRow read_row(nb::handle source) {
   if (PyErr_Occurred()) throw nb::python_error();
   row.position = get<std::uint64_t>(source, "position");
   row.prompt_len = get<std::size_t>(source, "prompt_len");
-  const auto history = get<Tokens>(source, "history");  // kept alive by the row
-  row.history = {history.data(), history.size()};
+  if (row.target < 0 && row.chain->needs_history) {
+    const auto tokens = get<Tokens>(source, "tokens");  // kept alive by the row
+    if (row.position > tokens.size())
+      throw std::invalid_argument("sample: a row has fewer tokens than its position");
+    row.history = {tokens.data(), static_cast<std::size_t>(row.position)};
+  }
   for (nb::handle id : source.attr("suppressed")) row.suppressed.push_back(nb::cast<std::int32_t>(id));
   if (nb::object state = source.attr("state"); nb::len(state) > 0) {
     const auto [first, second] = nb::cast<std::pair<double, double>>(state);

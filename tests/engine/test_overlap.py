@@ -1,4 +1,4 @@
-"""Steps that are planned and started while the one before runs: when that happens, and what becomes of those that fail."""
+"""Steps that are planned and started while the one before runs: when that happens, and what comes of failures."""
 
 from __future__ import annotations
 
@@ -151,6 +151,26 @@ def test_who_breaks_a_step_fails_alone_whatever_is_in_flight(
     for number, r in enumerate(mix):
         r.request_id = str(number)
     assert run(e, *mix) == {r.request_id: outcome(r, options) for r in mix}
+
+
+def test_a_step_that_runs_again_leaves_alone_what_others_have_by_now(tmp_path: Path) -> None:
+    bad, prefix = request([8], "bad", max_tokens=9), [7] * 8
+    fail = plain(bad, MAX_LEN).tokens[1]
+    e = engine(Options(fail=fail), OverlappingFake)
+    run(e, request(prefix, "saved", max_tokens=1))
+    for number, action in enumerate(("save", "drop")):
+        assert e.store(StoreCommand(number, action, prefix, "", str(tmp_path / "prefix"))).error is None
+    e.add(request([9, 9], "gone", max_tokens=9))
+    e.add(bad)
+    e.step()
+    e.step()  # in flight is now the step that will fail, with the fourth token of the first block of "gone"
+    e.cancel("gone")
+    assert e.store(StoreCommand(2, "load", path=str(tmp_path / "prefix"))).error is None
+    chunks = e.step()
+    assert [(chunk.request_id, chunk.finish_reason) for chunk in chunks] == [("bad", "error")]
+    r = request([*prefix, 1], max_tokens=9)
+    assert run(e, r) == {"r": plain(r, MAX_LEN)}
+    assert e.stats().cached_tokens == 8
 
 
 @settings(max_examples=60, deadline=None)

@@ -27,10 +27,7 @@ class Part(msgspec.Struct, gc=False):
     @property
     def delays(self) -> bool:
         """Whether no step can be planned before it is known what this one brings."""
-        sequence = self.sequence
-        if sequence.ended:
-            return False
-        return (self.draws and sequence.chain.needs_history) or sequence.prompt_logprobs is not None
+        return (self.draws and self.sequence.chain.needs_history) or self.sequence.prompt_logprobs is not None
 
 
 def plan_step(parts: list[Part], tables: BlockTables, block_size: int) -> StepPlan:
@@ -46,11 +43,11 @@ def plan_step(parts: list[Part], tables: BlockTables, block_size: int) -> StepPl
     samples: list[SampleRow] = []
     for part, start in zip(parts, starts, strict=False):
         sequence, tokens = part.sequence, part.tokens
-        computed = sequence.computed
+        computed, end = sequence.computed, sequence.num_tokens
         sequence.computed = part.stop = stop = computed + tokens
         stops.append(stop)
-        if tokens == 1:  # Nearly always, and a slice takes several times as long.
-            token_ids[start] = sequence.tokens[computed]
+        if tokens == 1 and stop == end:
+            token_ids[start] = sequence.last
         else:
             token_ids[start : start + tokens] = sequence.tokens[computed:stop]
         if sequence.prompt_logprobs is not None:
@@ -58,14 +55,14 @@ def plan_step(parts: list[Part], tables: BlockTables, block_size: int) -> StepPl
                 logit_rows.append(start + length - 1 - computed)
                 samples.append(sequence.target_row(length))
                 part.rows += 1
-        if stop == sequence.num_tokens:
-            sequence.append(-1 - len(samples))
+        if stop == end:
+            sequence.num_tokens = end + 1
+            sequence.last = -1 - len(samples)
             logit_rows.append(start + tokens - 1)
             samples.append(sequence.sample_row(stop))
             part.rows += 1
             part.draws = True
-    query_starts = np.array(starts, np.int32)
-    context_lens = np.array(stops, np.int32)
+    query_starts, context_lens = np.array(starts, np.int32), np.array(stops, np.int32)
     positions = np.arange(starts[-1], dtype=np.int32)
     positions += (context_lens - query_starts[1:]).repeat(counts)
     return StepPlan(

@@ -340,6 +340,8 @@ class Scheduler:
     ) -> TokenChunk:
         """Have a drawn token in its place, and end the sequence where it is the last."""
         sequence.tokens[place] = token
+        if place + 1 == sequence.num_tokens:  # or else a step in flight draws the next
+            sequence.last = token
         self.waiting.served[sequence.tenant] += 1
         chunk = TokenChunk(request_id=sequence.request.request_id, tokens=[token], emitted_at=now)
         if logprob is not None and sequence.params.logprobs is not None:

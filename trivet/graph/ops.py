@@ -28,7 +28,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-
 RESULTS = {"logits", "output"}
 """Kinds of operation whose result leaves the graph."""
 

@@ -33,7 +33,7 @@ Program::Program(int threads, const std::vector<Slot>& slots, CacheType cache_ty
 
 std::shared_ptr<const float> Program::run(const Batch& batch) {
   const std::unique_lock lock = exclusive();
-  if (!result_) throw std::invalid_argument("the program has no logits and no output operation");
+  if (!result_) throw std::invalid_argument("the program has no logits operation, nor an output");
   complete_ = true;
   batch.check(vocabulary_, cache_);
   for (const auto& buffer : buffers_) buffer->reserve(std::max(batch.tokens, batch.outputs));

@@ -14,6 +14,7 @@ from trivet.engine.engine import Engine
 from trivet.engine.messages import StoreCommand
 from trivet.engine.plan import StepPlan
 from trivet.engine.request import EngineRequest
+from trivet.engine.steps import PHASES, StepHistograms
 
 
 class Watched(OverlappingFake):
@@ -107,6 +108,14 @@ def test_what_ended_in_flight_is_not_waited_for_by_others() -> None:
     assert e.runtime.events[-3:] == [6, -5, -6]
     assert not e.scheduler.busy
     e.close()
+
+
+def test_the_times_of_steps_that_overlap_add_up() -> None:
+    histograms = StepHistograms(8)
+    for times in ((10.0, 11.0, 20.0, 21.0), (12.0, 13.0, 30.0, 31.0), (40.0, 41.0, 43.0, 44.0)):
+        histograms.add(prefill=False, sequences=1, admitted=0, tokens=1, failed=False, times=times)
+    sums = {phase: histograms.sum(f"{phase} decode") for phase in PHASES}
+    assert sums == {"step": 11 + 10 + 4, "schedule": 3, "run": 9 + 10 + 2, "commit": 3}
 
 
 def test_an_engine_may_be_closed_with_a_step_in_flight() -> None:

@@ -24,6 +24,7 @@ constexpr Kernels make_amx_kernels() {
       .quantize_q8_256 = Quantize<Avx512>::q8_256,
       .round_bf16 = round_bf16,
       .multiply = {},
+      .pass_rows = kTileChunk,
   };
   const auto set = [&](Format format, Kernels::Multiply multiply) {
     kernels.multiply[static_cast<int>(format)] = multiply;

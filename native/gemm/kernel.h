@@ -98,7 +98,12 @@ void multiply(const Panels& w, const std::byte* x, std::size_t stride, std::int6
 template <class V>
 constexpr Kernels make_kernels() {
   Kernels kernels = {
-      .quantize_q8_32 = Quantize<V>::q8_32, .quantize_q8_256 = Quantize<V>::q8_256, .round_bf16 = nullptr, .multiply = {}};
+      .quantize_q8_32 = Quantize<V>::q8_32,
+      .quantize_q8_256 = Quantize<V>::q8_256,
+      .round_bf16 = nullptr,
+      .multiply = {},
+      .pass_rows = kChunk,
+  };
   const auto set = [&](Format format, Kernels::Multiply multiply) {
     kernels.multiply[static_cast<int>(format)] = multiply;
   };

@@ -33,6 +33,7 @@ struct Kernels {
   using Multiply = void (*)(const Panels& w, const std::byte* x, std::size_t stride, std::int64_t m,
                             std::int64_t panel_begin, std::int64_t panel_end, float* y, std::int64_t ldy);
   std::array<Multiply, kFormats> multiply;  // by number of the format
+  int pass_rows;                            // rows of x that take part in one pass over the weights
 };
 
 extern const Kernels kGenericKernels;

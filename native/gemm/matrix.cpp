@@ -80,6 +80,8 @@ void pack_activations(ActivationFormat format, const float* x, std::int64_t ldx,
   }
 }
 
+int product_pass_rows() { return kernels().pass_rows; }
+
 PackedMatrix::PackedMatrix(Format format, std::int64_t rows, std::int64_t columns, float scale)
     : format_(format),
       rows_(rows),

@@ -25,6 +25,9 @@ std::size_t activation_row_bytes(ActivationFormat format, std::int64_t columns);
 void pack_activations(ActivationFormat format, const float* x, std::int64_t ldx, std::int64_t begin,
                       std::int64_t end, std::int64_t columns, std::byte* out);
 
+// Rows of activations that a product takes in one pass over the weights; for more it goes over them again.
+int product_pass_rows();
+
 // W [rows, columns] in panels of kPanel rows, interleaved so that one vector holds the same columns of all
 // rows.
 //

@@ -12,8 +12,13 @@ namespace {
 struct Avx512 {
   // Of 32 registers one holds a weight; activations are broadcast from memory. Integer kernels have a sum over
   // the step, a total and a sum over the run for each row.
+#ifndef TRIVET_EMULATE
   static constexpr int kFloatRows = 8;
   static constexpr int kByteRows = 8;
+#else  // what SIMDe makes of larger blocks takes very long to compile
+  static constexpr int kFloatRows = 2;
+  static constexpr int kByteRows = 2;
+#endif
   static constexpr bool kEveryHeight = false;
   static constexpr bool kDirectBytes = true;
 

@@ -1,8 +1,8 @@
 // Tiles of AMX: eight registers of up to 16 rows of 64 bytes, and their products.
 //
-// The instructions are written out: compilers' intrinsics do not say what memory they read. With TRIVET_EMULATE
-// they are executed as Intel's Software Developer's Manual defines them, and what would be an invalid
-// instruction ends the process.
+// The instructions are written out: compilers' intrinsics do not say what memory they read. With
+// TRIVET_EMULATE they are executed as Intel's Software Developer's Manual defines them, and what would be an
+// invalid instruction ends the process.
 #pragma once
 
 #include <cstddef>
@@ -140,15 +140,16 @@ void tile_dot(Add add) {
 
 template <int C, int A, int B, class BByte>
 void tile_dot_bytes() {
-  tile_dot<C, A, B, std::uint32_t>([](std::uint32_t c, int depth, const std::uint8_t* a, const std::uint8_t* b) {
-    for (int k = 0; k < depth; ++k) {
-      for (int j = 0; j < 4; ++j) {
-        c += static_cast<std::uint32_t>(static_cast<std::int8_t>(a[4 * k + j]) *
-                                        static_cast<BByte>(b[k * kTileBytes + j]));
-      }
-    }
-    return c;
-  });
+  tile_dot<C, A, B, std::uint32_t>(
+      [](std::uint32_t c, int depth, const std::uint8_t* a, const std::uint8_t* b) {
+        for (int k = 0; k < depth; ++k) {
+          for (int j = 0; j < 4; ++j) {
+            c += static_cast<std::uint32_t>(static_cast<std::int8_t>(a[4 * k + j]) *
+                                            static_cast<BByte>(b[k * kTileBytes + j]));
+          }
+        }
+        return c;
+      });
 }
 template <int C, int A, int B>
 void tile_dot_signed() {
@@ -162,7 +163,8 @@ void tile_dot_unsigned() {
 // Subnormal numbers count as zero, before and after each operation.
 inline float flushed(float x) { return __builtin_fabsf(x) < 0x1p-126f ? __builtin_copysignf(0.0f, x) : x; }
 inline float tile_bf16(const std::uint8_t* bytes) {
-  const std::uint32_t bits = static_cast<std::uint32_t>(bytes[1]) << 24 | static_cast<std::uint32_t>(bytes[0]) << 16;
+  const std::uint32_t bits = static_cast<std::uint32_t>(bytes[1]) << 24 | static_cast<std::uint32_t>(bytes[0])
+                                                                              << 16;
   float value;
   std::memcpy(&value, &bits, sizeof value);
   return flushed(value);
@@ -173,7 +175,8 @@ void tile_dot_bf16() {
     float sums[2] = {0.0f, 0.0f};
     for (int k = 0; k < depth; ++k) {
       for (int j = 0; j < 2; ++j) {
-        sums[j] = flushed(__builtin_fmaf(tile_bf16(a + 4 * k + 2 * j), tile_bf16(b + k * kTileBytes + 2 * j), sums[j]));
+        sums[j] = flushed(
+            __builtin_fmaf(tile_bf16(a + 4 * k + 2 * j), tile_bf16(b + k * kTileBytes + 2 * j), sums[j]));
       }
     }
     return flushed(flushed(c) + flushed(sums[0] + sums[1]));

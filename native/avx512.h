@@ -1,7 +1,7 @@
 // The intrinsics of AVX-512 F, BW, DQ, VL and VNNI.
 //
-// With TRIVET_EMULATE (see CMakeLists.txt) SIMDe executes them on a processor that has only AVX2, and what SIMDe
-// lacks is here.
+// With TRIVET_EMULATE (see CMakeLists.txt) SIMDe executes them on a processor that has only AVX2, and what
+// SIMDe lacks is here.
 #pragma once
 
 #if !defined(TRIVET_EMULATE)

@@ -15,7 +15,8 @@ template <Format format, class K>
 void multiply_any(const Panels& w, const std::byte* x, std::size_t stride, std::int64_t m,
                   std::int64_t panel_begin, std::int64_t panel_end, float* y, std::int64_t ldy) {
   constexpr auto multiply_few = multiply_avx512<format>;
-  (m <= Avx512::kByteRows ? multiply_few : multiply_tiles<K>)(w, x, stride, m, panel_begin, panel_end, y, ldy);
+  (m <= Avx512::kByteRows ? multiply_few : multiply_tiles<K>)(w, x, stride, m, panel_begin, panel_end, y,
+                                                              ldy);
 }
 
 constexpr Kernels make_amx_kernels() {

@@ -40,7 +40,8 @@ void multiply_rows(int rows, const Weights& weights, const typename K::Scratch& 
     acc += M;
   }
   if constexpr (M > 1) {
-    multiply_rows<V, K, V::kEveryHeight ? M - 1 : M / 2>(rows, weights, scratch, x, stride, column, count, acc);
+    multiply_rows<V, K, V::kEveryHeight ? M - 1 : M / 2>(rows, weights, scratch, x, stride, column, count,
+                                                         acc);
   }
 }
 
@@ -85,8 +86,11 @@ void multiply(const Panels& w, const std::byte* x, std::size_t stride, std::int6
         const auto unpacked = K::unpack(packed, count, scratch);
         // Blocks of nearly equal height: a short last one would leave registers unused.
         for (int i = 0, left = (chunk + K::kRows - 1) / K::kRows; left > 0; --left) {
-          const int block = V::kEveryHeight ? (chunk - i + left - 1) / left : chunk - i < K::kRows ? chunk - i : K::kRows;
-          multiply_rows<V, K, K::kRows>(block, unpacked, scratch, rows + i * stride, stride, c, count, acc + i);
+          const int block = V::kEveryHeight        ? (chunk - i + left - 1) / left
+                            : chunk - i < K::kRows ? chunk - i
+                                                   : K::kRows;
+          multiply_rows<V, K, K::kRows>(block, unpacked, scratch, rows + i * stride, stride, c, count,
+                                        acc + i);
           i += block;
         }
       }

@@ -64,7 +64,8 @@ struct Block256Kernel {
   }
 
   // acc += the products of a row's integers with the weights' and with `mins`, times their scales.
-  static void add_scaled(const Scratch& scratch, float row_scale, I total, I offset, float (&acc)[kPanelRows]) {
+  static void add_scaled(const Scratch& scratch, float row_scale, I total, I offset,
+                         float (&acc)[kPanelRows]) {
     const F scale = V::broadcast(row_scale), d = V::mul(V::load(scratch.d), scale);
     if constexpr (W::kHasMinimum) {
       const F sum = V::fma(V::to_float(total), d, V::load(acc));

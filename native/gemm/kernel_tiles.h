@@ -1,9 +1,9 @@
 // Products of many rows by the tiles of AMX. See kernel.h; V is Avx512.
 //
 // Integer sums are exact in any order, and what follows them is done by the same operations in the same order
-// as in kernel_block32.h and kernel_block256.h. So a row has the bits that those give it, and few rows are left
-// to them. bfloat16 is multiplied by tiles whatever the number of rows: a row of a product of tiles depends on
-// no other.
+// as in kernel_block32.h and kernel_block256.h. So a row has the bits that those give it, and few rows are
+// left to them. bfloat16 is multiplied by tiles whatever the number of rows: a row of a product of tiles
+// depends on no other.
 //
 // A kernel of tiles has
 //   config(rows)            shapes of the tiles 0 to 3 (sums), 4 and 5 (activations), 6 and 7 (weights)
@@ -20,8 +20,8 @@ namespace {
 // Activation rows per pass over a panel: unpacking a step costs as much as multiplying some 64 rows by it.
 constexpr int kTileChunk = 256;
 
-// Rows of activations for one tile. The first `done` are those of an earlier tile too, so that the last tile of
-// a product is full: their sums are there already.
+// Rows of activations for one tile. The first `done` are those of an earlier tile too, so that the last tile
+// of a product is full: their sums are there already.
 struct RowTile {
   const std::byte* x;
   std::size_t stride;
@@ -91,7 +91,9 @@ struct TileKernel32 {
   static void run_product(const Scratch& scratch, const RowTile (&tiles)[2], std::int64_t column, int run,
                           std::int32_t (&sums)[2][kTileRows][kPanelRows]) {
     constexpr int C = 2 * kPlace, B = 6 + kPlace;
-    const auto q = [&](int t) { return tiles[t].template step<ActivationStep32>(0, column).q + run * kRunColumns; };
+    const auto q = [&](int t) {
+      return tiles[t].template step<ActivationStep32>(0, column).q + run * kRunColumns;
+    };
     tile_load<B>(scratch.quads[run * W::kQuads], kTileBytes);
     tile_zero<C>();
     tile_load<4>(q(0), tiles[0].stride);
@@ -105,8 +107,8 @@ struct TileKernel32 {
     if constexpr (kTiles == 2) tile_store<C + 1>(sums[1], kTileBytes);
   }
 
-  static V::F32x16 scaled(const Scratch& scratch, const ActivationStep32& step, int run, const std::int32_t* exact,
-                          V::F32x16 sum) {
+  static V::F32x16 scaled(const Scratch& scratch, const ActivationStep32& step, int run,
+                          const std::int32_t* exact, V::F32x16 sum) {
     const int block = run / kRuns;
     const auto scale = V::broadcast(step.scale[block]);
     sum = V::fma(V::to_float(V::load_vector(exact)), V::mul(V::load(scratch.d[run]), scale), sum);
@@ -118,8 +120,8 @@ struct TileKernel32 {
   }
 };
 
-// A weight times the scale of its run has 16 bits, which two tiles of bytes hold: products need no scales then,
-// and are summed over the whole block.
+// A weight times the scale of its run has 16 bits, which two tiles of bytes hold: products need no scales
+// then, and are summed over the whole block.
 template <template <class> class Weights>
 struct TileKernel256 {
   using V = Avx512;
@@ -187,8 +189,8 @@ struct TileKernel256 {
     for (int t = 0; t < kTiles; ++t) {
       const RowTile& tile = tiles[t];
       for (int r = tile.done; r < tile.rows; ++r) {
-        const auto total = _mm512_add_epi32(V::load_vector(sums[t][0][r]),
-                                            V::shift_left(V::load_vector(sums[t][1][r]), 8));
+        const auto total =
+            _mm512_add_epi32(V::load_vector(sums[t][0][r]), V::shift_left(V::load_vector(sums[t][1][r]), 8));
         const auto& step = tile.step<ActivationStep256>(r, column);
         V::I32x16 offset[1] = {V::izero()};
         V::dot_words<1, Few::kAllRuns / 2>(scratch.mins, Few::run_sums(step), 0, offset);
@@ -199,8 +201,8 @@ struct TileKernel256 {
 };
 
 template <class K>
-void multiply_tiles(const Panels& w, const std::byte* x, std::size_t stride, std::int64_t m, std::int64_t panel_begin,
-                    std::int64_t panel_end, float* y, std::int64_t ldy) {
+void multiply_tiles(const Panels& w, const std::byte* x, std::size_t stride, std::int64_t m,
+                    std::int64_t panel_begin, std::int64_t panel_end, float* y, std::int64_t ldy) {
   const int rows = m < kTileRows ? static_cast<int>(m) : kTileRows;
   const TileConfig config = K::config(rows);
   const Tiles configured(config);
@@ -232,8 +234,8 @@ void multiply_tiles(const Panels& w, const std::byte* x, std::size_t stride, std
   }
 }
 
-// bfloat16 weights: a product's sums are one chain over the columns, in a tile from beginning to end. Two panels
-// are multiplied with two tiles of rows at a time.
+// bfloat16 weights: a product's sums are one chain over the columns, in a tile from beginning to end. Two
+// panels are multiplied with two tiles of rows at a time.
 struct TileProductBF16 {
   using V = Avx512;
   static constexpr int kColumns = kTileBytes / 2;
@@ -251,15 +253,16 @@ struct TileProductBF16 {
     const int rows = m < kTileRows ? static_cast<int>(m) : kTileRows;
     const TileConfig shapes = config(rows);
     const Tiles configured(shapes);
-    const std::int64_t most = static_cast<std::int64_t>(kChunkBytes / stride) / (2 * kTileRows) * (2 * kTileRows);
+    const std::int64_t most =
+        static_cast<std::int64_t>(kChunkBytes / stride) / (2 * kTileRows) * (2 * kTileRows);
     const std::int64_t chunk = most < 2 * kTileRows ? 2 * kTileRows : most;
     for (std::int64_t first = 0; first < m; first += chunk) {
       const std::int64_t end = m - first < chunk ? m : first + chunk;
       for (std::int64_t p = panel_begin; p < panel_end; p += 2) {
         for (std::int64_t i = first; i < end; i += 2 * kTileRows) {
           const bool two_rows = i + kTileRows < end, two_panels = p + 1 < panel_end;
-          const auto product = two_rows ? (two_panels ? block<2, 2> : block<2, 1>)
-                                        : (two_panels ? block<1, 2> : block<1, 1>);
+          const auto product =
+              two_rows ? (two_panels ? block<2, 2> : block<2, 1>) : (two_panels ? block<1, 2> : block<1, 1>);
           product(w, x, stride, m, rows, i, p, y, ldy);
         }
       }
@@ -270,7 +273,9 @@ struct TileProductBF16 {
   template <int kTiles, int kPanels>
   static void block(const Panels& w, const std::byte* x, std::size_t stride, std::int64_t m, int rows,
                     std::int64_t first, std::int64_t panel, float* y, std::int64_t ldy) {
-    const auto row = [&](int t) { return first + kTileRows * t + rows <= m ? first + kTileRows * t : m - rows; };
+    const auto row = [&](int t) {
+      return first + kTileRows * t + rows <= m ? first + kTileRows * t : m - rows;
+    };
     tile_zero<0>();
     tile_zero<1>();
     tile_zero<2>();

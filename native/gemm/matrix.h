@@ -9,9 +9,9 @@
 
 namespace trivet {
 
-// How activations are converted before they meet weights: kept as float32, rounded to bfloat16, or int8 with one
-// float32 scale per 32 or per 256 columns (see TRIVET_BLOCK_FORMATS). The conversion of a row looks at nothing
-// but that row.
+// How activations are converted before they meet weights: kept as float32, rounded to bfloat16, or int8 with
+// one float32 scale per 32 or per 256 columns (see TRIVET_BLOCK_FORMATS). The conversion of a row looks at
+// nothing but that row.
 enum class ActivationFormat { f32, bf16, q8_32, q8_256 };
 
 // For the instruction set in use.

@@ -10,8 +10,8 @@ namespace trivet {
 namespace {
 
 struct Avx512 {
-  // Of 32 registers one holds a weight; activations are broadcast from memory. Integer kernels have a sum over
-  // the step, a total and a sum over the run for each row.
+  // Of 32 registers one holds a weight; activations are broadcast from memory. Integer kernels have a sum
+  // over the step, a total and a sum over the run for each row.
 #ifndef TRIVET_EMULATE
   static constexpr int kFloatRows = 8;
   static constexpr int kByteRows = 8;
@@ -71,7 +71,9 @@ struct Avx512 {
     return both(a, splat(mask));
   }
   // 255 where a byte is at least `least`, else 0.
-  static Bytes at_least(Bytes a, int least) { return _mm512_movm_epi8(_mm512_cmpge_epu8_mask(a, splat(least))); }
+  static Bytes at_least(Bytes a, int least) {
+    return _mm512_movm_epi8(_mm512_cmpge_epu8_mask(a, splat(least)));
+  }
   // Entries of a table of 16 bytes, all indices being less.
   static Bytes look_up(const std::array<std::uint8_t, 16>& table, Bytes index) {
     const __m128i entries = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table.data()));
@@ -141,12 +143,13 @@ struct Avx512 {
     for (int v = first; v < first + Quads; ++v) {
       const Bytes w = quad(v);
 #pragma GCC unroll 8
-      for (int i = 0; i < M; ++i) sum[i] = _mm512_dpbusd_epi32(sum[i], w, broadcast_dword(x[i] + column + 4 * v));
+      for (int i = 0; i < M; ++i)
+        sum[i] = _mm512_dpbusd_epi32(sum[i], w, broadcast_dword(x[i] + column + 4 * v));
     }
   }
 
-  // Of sums that fit 16 bits, the other half of a lane is their sign: multiplied with 0, one instruction scales
-  // and adds. Three are needed otherwise.
+  // Of sums that fit 16 bits, the other half of a lane is their sign: multiplied with 0, one instruction
+  // scales and adds. Three are needed otherwise.
   template <int M, int Quads, int Bits, class Quad>
   static void dot_bytes(const Quad& quad, I32x16 scale, const std::int8_t* const (&x)[M], int column,
                         I32x16 (&total)[M]) {

@@ -13,8 +13,8 @@ constexpr std::int64_t kUnits = 4;
 // Weight bytes read times rows multiplied, below which a unit is done faster than another member joins.
 constexpr std::int64_t kUnitWork = 32 << 10;
 
-// The weights of a unit of more than a pass's rows, for each row of a pass: they are gone over again, and share
-// the L2 cache with the rows.
+// The weights of a unit of more than a pass's rows, for each row of a pass: they are gone over again, and
+// share the L2 cache with the rows.
 constexpr std::int64_t kUnitBytes = 2 << 10;
 
 std::vector<Access> linear_accesses(const std::vector<Projection>& projections) {

@@ -16,6 +16,10 @@ namespace {
 
 constexpr Isa kAll[] = {Isa::generic, Isa::avx2, Isa::avx512, Isa::amx};
 
+// The best whose every kernel has run on a processor that has it; those above have only been emulated, and are used
+// where TRIVET_ISA asks for them.
+constexpr Isa kProved = Isa::avx2;
+
 #ifdef __x86_64__
 
 bool has_avx2() {
@@ -77,7 +81,7 @@ std::vector<Isa> native_isas() {
 
 Isa choose() {
   const char* wanted = std::getenv("TRIVET_ISA");
-  if (wanted == nullptr || *wanted == '\0') return native_isas().back();
+  if (wanted == nullptr || *wanted == '\0') return std::min(native_isas().back(), kProved);
   std::string names;
   for (Isa isa : available_isas()) {
     if (std::string(isa_name(isa)) == wanted) return isa;

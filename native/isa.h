@@ -14,8 +14,8 @@ const char* isa_name(Isa isa);
 // execute all, those after the processor's own in software.
 std::vector<Isa> available_isas();
 
-// The best available one that is not emulated, or what the environment variable TRIVET_ISA names; fixed at
-// the first call. Throws std::runtime_error when TRIVET_ISA names an unknown or unavailable one.
+// The best proved one that is not emulated, or what the environment variable TRIVET_ISA names; fixed at the
+// first call. Throws std::runtime_error when TRIVET_ISA names an unknown or unavailable one.
 Isa active_isa();
 
 }  // namespace trivet

@@ -8,14 +8,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.machine import Limits
+from harness.process import Case
 from trivet.convert import as_gguf
 from trivet.models.config import ModelConfig
 from trivet.weights import open_checkpoint
 from trivet.weights.export import export
 from trivet.weights.formats import Format
-
-from harness.machine import Limits
-from harness.process import Case
 
 MAKER = Path(__file__).parents[3] / "shared/tools/make_model.py"
 FLOATS = {Format.F32, Format.F16, Format.BF16}

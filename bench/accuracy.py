@@ -1,6 +1,6 @@
 """What quantised arithmetic costs: Trivet and llama.cpp against a float run of the same file.
 
-    python bench/accuracy.py [--formats Q4_0,Q8_0,...] [--sequences 16] [--length 256]
+    python -m bench.accuracy [--formats Q4_0,Q8_0,...] [--sequences 16] [--length 256]
 
 The built-in model and stories260k are written in each format. The reference is Trivet on the file's weights written
 out as F32, with float32 activations and cache. Reported, over all positions of texts: the mean Kullback-Leibler
@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import models, report
-from harness.dequantised import dequantise
-from harness.environments import DEFAULT_FOLDER, LLAMA_CPP
-from harness.machine import commit
-from harness.process import DRIVERS
 
+from bench.harness import models, report
+from bench.harness.dequantised import dequantise
+from bench.harness.environments import DEFAULT_FOLDER, LLAMA_CPP
+from bench.harness.machine import commit
+from bench.harness.process import DRIVERS
 from trivet import _native
 from trivet.engine.config import EngineConfig
 from trivet.runtime.loader import load_runtime
@@ -161,13 +161,8 @@ def main() -> None:
         f"llama.cpp (f16). ×: Trivet's over llama.cpp's; ! where it is over {MOST_DIVERGENCE} or the perplexity is off "
         f"by more than {MOST_PERPLEXITY:.1%}.\n\n{table(results)}"
     )
-    report.write(
-        args.output, {"isa": isa, "commit": commit(), "settings": text_settings(args), "results": results}, text
-    )
-
-
-def text_settings(args: argparse.Namespace) -> dict[str, int]:
-    return {"sequences": args.sequences, "length": args.length}
+    settings = {"sequences": args.sequences, "length": args.length}
+    report.write(args.output, {"isa": isa, "commit": commit(), "settings": settings, "results": results}, text)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Trivet and the systems a user would pick instead, side by side: the same model file, in turn, in one run.
 
-    python bench/peers.py [smollm2-360m llama-3.2-1b | FILE.gguf ...] [--formats Q4_0,Q8_0,...] [--peers llamacpp,...]
-    python bench/peers.py --quick
+    python -m bench.peers [smollm2-360m llama-3.2-1b | FILE.gguf ...] [--formats Q4_0,Q8_0,...] [--peers llamacpp,...]
+    python -m bench.peers --quick
 
 Peers come from PyPI, each into a virtual environment of its own (building llama.cpp takes half an hour on two cores);
 one that cannot be installed or cannot run on this processor is named in the report, with the reason. Each case is
@@ -19,11 +19,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from harness import models, report
-from harness.environments import DEFAULT_FOLDER, PEERS, CannotRun
-from harness.machine import Limits, describe, measure_limits
-from harness.process import Case, Sample, System
-
+from bench.harness import models, report
+from bench.harness.environments import DEFAULT_FOLDER, PEERS, CannotRun
+from bench.harness.machine import Limits, describe, measure_limits
+from bench.harness.process import Case, Sample, System
 from trivet.runtime.machine import usable_cores
 
 SHAPES = ("smollm2-360m", "llama-3.2-1b")
@@ -139,7 +138,7 @@ def table(comparisons: list[Comparison], limits: Limits, peers: list[str]) -> st
                 theirs = speed(results[peer]) if peer in results else references.get((one.name, case.name, peer))
                 row += [report.number(theirs), report.ratio(ours, theirs)]
             spreads = [report.spread([s.tokens_per_second for s in found]) for found in results.values()]
-            others = max(sample.others for found in results.values() for sample in found)
+            others = median(sample.others for found in results.values() for sample in found)
             note = f"{max(spreads):.0%}" + (" !" if max(spreads) > UNSTABLE or others > DISTURBED else "")
             rows.append([*row, report.number(limit), f"{ours / limit:.0%}", note, f"{others:.0%}"])
     heads = [head for peer in peers for head in (f"{TITLES[peer]}{f' as {kind(peer)}' if peer in ONLY else ''}", "×")]
@@ -198,8 +197,8 @@ def finish(
     text = (
         f"# Side by side\n\n{report.preamble(machine, str(limits))}\n"
         "Tokens a second, medians of alternated rounds. limit: what memory and arithmetic allow at best. spread: "
-        "(largest − smallest) / median of the rounds, the larger of the systems'. others: the largest share of the "
-        "processors that was used by anything else during a round; ! marks a line that is not stable or was "
+        "(largest − smallest) / median of the rounds, the larger of the systems'. others: the share of the "
+        "processors that anything else used meanwhile, median of the rounds; ! marks a line that is not stable or was "
         f"disturbed.\n\n{table(comparisons, limits, shown)}"
     )
     text += f"\nNot measured:\n\n{reasons}" if reasons else ""

@@ -1,7 +1,7 @@
 """Servers under the same load, side by side: Trivet, llama-cpp-python's, vLLM's.
 
-    python bench/servers.py [--models smollm2-360m] [--formats Q4_0,Q8_0] [--concurrency 1,8,32] [--rounds 3]
-    python bench/servers.py --quick
+    python -m bench.servers [--models smollm2-360m] [--formats Q4_0,Q8_0] [--concurrency 1,8,32] [--rounds 3]
+    python -m bench.servers --quick
 
 All servers of a model run at once, and `trivet bench-serve` asks one after the other, at each concurrency, in turn;
 idle ones cost next to nothing. Medians of the rounds are reported. vLLM has the model in bf16, whatever the others
@@ -28,11 +28,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from harness import models, report
-from harness.environments import DEFAULT_FOLDER, PEERS, CannotRun
-from harness.machine import describe, measure_limits
-from harness.process import ILLEGAL, last_line
-
+from bench.harness import models, report
+from bench.harness.environments import DEFAULT_FOLDER, PEERS, CannotRun
+from bench.harness.machine import describe, measure_limits
+from bench.harness.process import ILLEGAL, last_line
 from trivet.runtime.machine import usable_cores
 
 TITLES = {"trivet": "Trivet", "llamacpp": "llama-cpp-python", "vllm": "vLLM (CPU)"}

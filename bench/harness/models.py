@@ -8,8 +8,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.machine import Limits
-from harness.process import Case
+from bench.harness.machine import Limits
+from bench.harness.process import Case
 from trivet.convert import as_gguf
 from trivet.models.config import ModelConfig
 from trivet.weights import open_checkpoint

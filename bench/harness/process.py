@@ -6,13 +6,14 @@ import json
 import os
 import signal
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from harness.environments import CannotRun
+from bench.harness.environments import CannotRun
 
 DRIVERS = Path(__file__).parent / "drivers"
 ILLEGAL = "cannot run on this CPU: it dies with an illegal instruction"
@@ -61,9 +62,9 @@ class System:
     def measure(self, case: Case) -> Sample:
         """Raises CannotRun."""
         busy, own = busy_seconds(), self._own_seconds()
-        wall = os.times().elapsed
+        start = time.perf_counter()
         seconds = self._ask(vars(case))["seconds"]
-        wall = os.times().elapsed - wall
+        wall = time.perf_counter() - start
         others = (busy_seconds() - busy) - (self._own_seconds() - own)
         return Sample(case.counted / seconds, max(0.0, others / wall / (os.cpu_count() or 1)))
 

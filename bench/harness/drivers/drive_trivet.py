@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from protocol import serve
+
+sys.path.append(str(Path(__file__).parents[3]))
 
 from trivet import __version__
 from trivet.engine.config import EngineConfig

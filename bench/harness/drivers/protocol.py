@@ -12,7 +12,7 @@ WARM_UP = 1
 
 
 class Driver(Protocol):
-    """Made with the settings of `harness.process.System`. A case is its fields by name."""
+    """Made with the settings of `bench.harness.process.System`. A case is its fields by name."""
 
     about: dict[str, Any]
 

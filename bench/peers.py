@@ -35,6 +35,7 @@ CASES = [
 ]
 LONG_CASES = [Case("prefill 8192", 1, 8191), Case("decode at 8000", 1, 8000, 16)]
 LONG_FORMATS = ("Q4_0",)
+LONG_ROUNDS = 3
 QUICK = {"models": ["smollm2-360m"], "formats": "Q4_0,Q8_0,Q4_K_M", "rounds": 3, "peers": "llamacpp", "long": False}
 ONLY = {"vllm": "BF16", "openvino": "Q4_0"}
 """Peers that read the Hugging Face folder, in a format of their own: the one that they are measured beside."""
@@ -78,7 +79,7 @@ class Comparison:
                 except CannotRun as reason:
                     self.cannot[name] = str(reason)
             for case in self.cases:
-                for index in range(self.rounds):
+                for index in range(min(self.rounds, LONG_ROUNDS) if case in LONG_CASES else self.rounds):
                     # In turn, and in the other order every other time.
                     for name in list(systems)[:: 1 if index % 2 == 0 else -1]:
                         try:

@@ -67,7 +67,7 @@ def bars(
     lines = -(-len(panels) // columns)
     figure = Figure(figsize=(4.6 * columns, 3.4 * lines + 0.6), layout="constrained")
     figure.suptitle(title)
-    axes = figure.subplots(lines, columns, squeeze=False).flat
+    axes = list(figure.subplots(lines, columns, squeeze=False).flat)
     systems = list(dict.fromkeys(name for groups in panels.values() for values in groups.values() for name in values))
     width = 0.8 / len(systems)
     for axis, (case, groups) in zip(axes, panels.items(), strict=False):
@@ -82,7 +82,7 @@ def bars(
         axis.set(title=case, ylabel=label)
         axis.set_xticks(range(len(groups)), list(groups))
         axis.spines[["top", "right"]].set_visible(False)
-    for axis in list(axes)[len(panels) :]:
+    for axis in axes[len(panels) :]:
         axis.set_visible(False)
     found = {
         text: handle for axis in figure.axes for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)

@@ -1,6 +1,5 @@
 """The side-by-side benchmarks: what they compute, and what becomes of systems that cannot run."""
 
-import os
 import signal
 import sys
 
@@ -135,4 +134,4 @@ def test_a_plot_is_written(tmp_path):
     panels = {"decode 1": {"Q4_0": {"trivet": 2.0, "llamacpp": 1.0}, "BF16": {"trivet": 1.0}}}
     limits = {"decode 1": {"Q4_0": 4.0, "BF16": 2.0}}
     report.bars(tmp_path / "plot.png", "title", panels, {"trivet": "T", "llamacpp": "L"}, "tokens/s", limits)
-    assert os.path.getsize(tmp_path / "plot.png") > 1000
+    assert (tmp_path / "plot.png").stat().st_size > 1000

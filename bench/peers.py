@@ -55,8 +55,11 @@ class Comparison:
         self.name, self.mix, self.rounds = models.plain_name(source), mix, args.rounds
         self.work = models.work(path)
         self.bytes = path.stat().st_size
-        self.cases = [*CASES, *(LONG_CASES if args.long and mix in LONG_FORMATS else [])]
+        cases = [*CASES, *(LONG_CASES if args.long and mix in LONG_FORMATS else [])]
+        wanted = args.cases and args.cases.split(",")
+        self.cases = [case for case in cases if not wanted or case.name in wanted]
         self.pythons, self.threads, self.folder = pythons, args.threads, args.environments
+        self.cpu_time = args.cpu_time
         self.paths: dict[str, Path] = {"trivet": path}
         for peer in pythons:
             if peer == "llamacpp":
@@ -74,7 +77,7 @@ class Comparison:
                 python = self.pythons.get(name, Path(sys.executable))
                 log = self.folder / f"{name}-driver.log"
                 try:
-                    systems[name] = System(f"drive_{name}", python, path, self.threads, self.cases, log)
+                    systems[name] = System(f"drive_{name}", python, path, self.threads, self.cases, log, self.cpu_time)
                     self.about[name] = systems[name].about
                 except CannotRun as reason:
                     self.cannot[name] = str(reason)
@@ -157,6 +160,10 @@ def main() -> None:
     parser.add_argument("--peers", default=",".join(PEERS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=usable_cores())
+    parser.add_argument(
+        "--cases", help=f"of {', '.join(case.name for case in [*CASES, *LONG_CASES])}; all if not given"
+    )
+    parser.add_argument("--cpu-time", action="store_true", help="one thread, its own time: for a machine that is busy")
     parser.add_argument("--no-long", dest="long", action="store_false", help="leave out the cases of 8,000 tokens")
     parser.add_argument("--quick", action="store_true", help="360M in three formats beside llama.cpp: four minutes")
     parser.add_argument("--environments", type=Path, default=DEFAULT_FOLDER, help="where peers are installed")
@@ -165,6 +172,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.quick:
         vars(args).update(QUICK)
+    if args.cpu_time:
+        args.threads = 1
 
     cannot: dict[str, str] = {}
     pythons: dict[str, Path] = {}
@@ -174,7 +183,7 @@ def main() -> None:
         except CannotRun as reason:
             cannot[name] = str(reason)
     limits = measure_limits(args.threads)
-    machine = describe(limits, args.threads)
+    machine = describe(limits, args.threads) | {"cpu_time": args.cpu_time}
     comparisons: list[Comparison] = []
     for name in args.models:
         for mix in args.formats.split(","):
@@ -197,10 +206,10 @@ def finish(
     reasons = "".join(f"- {TITLES[name]}: {reason}\n" for name, reason in cannot.items())
     text = (
         f"# Side by side\n\n{report.preamble(machine, str(limits))}\n"
-        "Tokens a second, medians of alternated rounds. limit: what memory and arithmetic allow at best. spread: "
-        "(largest − smallest) / median of the rounds, the larger of the systems'. others: the share of the "
-        "processors that anything else used meanwhile, median of the rounds; ! marks a line that is not stable or was "
-        f"disturbed.\n\n{table(comparisons, limits, shown)}"
+        f"Tokens a second{' of processor time' if machine['cpu_time'] else ''}, medians of alternated rounds. limit: "
+        "what memory and arithmetic allow at best. spread: (largest − smallest) / median of the rounds, the larger of "
+        "the systems'. others: the share of the processors that anything else used meanwhile, median of the rounds; ! "
+        f"marks a line that is not stable or was disturbed.\n\n{table(comparisons, limits, shown)}"
     )
     text += f"\nNot measured:\n\n{reasons}" if reasons else ""
     everything = {"machine": machine, "cannot_run": cannot, "comparisons": [one.as_json(limits) for one in comparisons]}

@@ -45,9 +45,20 @@ class Sample:
 
 
 class System:
-    """Loads the model; `about` is what it says of itself. Raises CannotRun."""
+    """Loads the model; `about` is what it says of itself. `cpu_time`: measure the time that the process worked, not
+    the time that passed. Raises CannotRun.
+    """
 
-    def __init__(self, driver: str, python: Path, model: Path, threads: int, cases: list[Case], log: Path) -> None:
+    def __init__(
+        self,
+        driver: str,
+        python: Path,
+        model: Path,
+        threads: int,
+        cases: list[Case],
+        log: Path,
+        cpu_time: bool = False,
+    ) -> None:
         self.log = log.open("w")
         self.process = subprocess.Popen(
             [python, DRIVERS / f"{driver}.py"],
@@ -56,7 +67,7 @@ class System:
             stderr=self.log,
             text=True,
         )
-        settings = {"model": str(model), "threads": threads, "cases": [vars(case) for case in cases]}
+        settings = {"model": str(model), "threads": threads, "cpu_time": cpu_time, "cases": list(map(vars, cases))}
         self.about = self._ask(settings)
 
     def measure(self, case: Case) -> Sample:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import ctypes
-import time
 from typing import Any
 
 import llama_cpp as llama
 import numpy as np
-from protocol import serve
+from protocol import clock, serve
 
 BATCH = 2048
 
 
 class LlamaCpp:
     def __init__(self, settings: dict[str, Any]) -> None:
+        self.clock = clock(settings)
         self.threads: int = settings["threads"]
         llama.llama_backend_init()
         self.model = llama.llama_model_load_from_file(settings["model"].encode(), llama.llama_model_default_params())
@@ -42,20 +42,20 @@ class LlamaCpp:
             self._read(length)
             for stream in range(1, streams):
                 llama.llama_memory_seq_cp(memory, 0, stream, -1, -1)
-        start = time.perf_counter()
+        start = self.clock()
         for step in range(tokens):
             self._decode([(length + step, stream) for stream in range(streams)], logits=range(streams))
-        seconds = time.perf_counter() - start
+        seconds = self.clock() - start
         for stream in range(streams):
             llama.llama_memory_seq_rm(memory, stream, length, -1)
         return seconds
 
     def _read(self, length: int) -> float:
-        start = time.perf_counter()
+        start = self.clock()
         for first in range(0, length, BATCH):
             rows = range(first, min(first + BATCH, length))
             self._decode([(position, 0) for position in rows], [len(rows) - 1] if rows.stop == length else [])
-        return time.perf_counter() - start
+        return self.clock() - start
 
     def _decode(self, rows: list[tuple[int, int]], logits: Any) -> None:
         """rows: (position, sequence). logits: the rows that need them."""

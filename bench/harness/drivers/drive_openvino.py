@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from protocol import serve
+from protocol import clock, serve
 
 CACHE_GIB = 4
 
 
 class OpenVino:
     def __init__(self, settings: dict[str, Any]) -> None:
+        self.clock = clock(settings)
         import openvino
         import openvino_genai as genai
 
@@ -52,9 +52,9 @@ class OpenVino:
 
     def _generate(self, prompts: list[Any], tokens: int) -> float:
         config = self.genai.GenerationConfig(max_new_tokens=tokens, ignore_eos=True, do_sample=False)
-        start = time.perf_counter()
+        start = self.clock()
         self.pipeline.generate(prompts, [config] * len(prompts))
-        return time.perf_counter() - start
+        return self.clock() - start
 
 
 serve(OpenVino)

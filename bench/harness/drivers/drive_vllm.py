@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-import time
 from typing import Any
 
 import numpy as np
-from protocol import serve
+from protocol import clock, serve
 
 CACHE_GIB = "4"
 
 
 class Vllm:
     def __init__(self, settings: dict[str, Any]) -> None:
+        self.clock = clock(settings)
         cores = sorted(os.sched_getaffinity(0))[: settings["threads"]]
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", CACHE_GIB)
@@ -49,9 +49,9 @@ class Vllm:
 
     def _generate(self, prompts: list[list[int]], tokens: int) -> float:
         params = self.params(temperature=0, ignore_eos=True, max_tokens=tokens)
-        start = time.perf_counter()
+        start = self.clock()
         self.llm.generate([{"prompt_token_ids": prompt} for prompt in prompts], params, use_tqdm=False)
-        return time.perf_counter() - start
+        return self.clock() - start
 
 
 if __name__ == "__main__":

@@ -5,10 +5,17 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 LONG = 4096
 """A context of so many tokens needs no round before the first that counts; others have one."""
+
+
+def clock(settings: dict[str, Any]) -> Callable[[], float]:
+    """Seconds: of the wall, or that this process worked."""
+    return time.process_time if settings["cpu_time"] else time.perf_counter
 
 
 class Driver(Protocol):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -54,7 +55,7 @@ def command(name: str, python: Path, path: Path, port: int, args: argparse.Names
         options = ["--interrupt_requests", "false", "--logits_all", "false", "--n_ctx", context]
         threads = ["--n_threads", args.threads, "--n_threads_batch", args.threads]
         return [python, "-m", "llama_cpp.server", "--model", path, "--port", port, *options, *threads]
-    options = ["--dtype", "bfloat16", "--max-model-len", context, "--no-enable-log-requests"]
+    options = ["--dtype", "bfloat16", "--max-model-len", context]
     return [python, "-m", "vllm.entrypoints.openai.api_server", "--model", path, "--port", port, *options]
 
 
@@ -68,7 +69,9 @@ def serving(name: str, python: Path, path: Path, args: argparse.Namespace) -> It
     log = args.environments / f"{name}-server.log"
     with log.open("w") as output:
         words = [str(word) for word in command(name, python, path, port, args)]
-        server = subprocess.Popen([*words, "--host", "127.0.0.1"], stdout=output, stderr=subprocess.STDOUT)
+        # vLLM would take nearly all memory for its cache, and fail when others have some.
+        settings = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "4"}
+        server = subprocess.Popen([*words, "--host", "127.0.0.1"], env=settings, stdout=output, stderr=output)
         try:
             wait(server, url, log)
             yield url

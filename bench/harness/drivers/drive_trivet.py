@@ -21,13 +21,18 @@ from trivet.sampling.params import SamplingParams
 BLOCK = 16
 
 
+def most_tokens(case: dict[str, Any]) -> int:
+    """That a sequence may make: some, while the others begin."""
+    return case["tokens"] + 2 * case["streams"] if case["tokens"] else 1
+
+
 class Trivet:
     def __init__(self, settings: dict[str, Any]) -> None:
         self.clock = clock(settings)
         cases = settings["cases"]
-        longest = max(case["context"] + case["tokens"] + 1 for case in cases)
+        longest = max(case["context"] + most_tokens(case) for case in cases)
         # A block more for each sequence, as the scheduler keeps one in reserve.
-        blocks = max(case["streams"] * (-(-(case["context"] + case["tokens"] + 1) // BLOCK) + 1) for case in cases)
+        blocks = max(case["streams"] * (-(-(case["context"] + most_tokens(case)) // BLOCK) + 1) for case in cases)
         self.engine = Engine(
             EngineConfig(
                 model=settings["model"],
@@ -46,16 +51,12 @@ class Trivet:
 
     def run(self, case: dict[str, Any]) -> float:
         if not case["tokens"]:
-            [prompt] = self._draw(1, case["context"])
-            start = self.clock()
-            self._add([prompt], 1)
-            while self.engine.busy:
-                self.engine.step()
-            return self.clock() - start
+            return self._read(self._draw(1, case["context"]))
         if case != self.case:
-            # Their keys and values stay in the prefix cache from the first round on.
+            # Their keys and values stay in the prefix cache.
             self.case, self.prompts = case, self._draw(case["streams"], case["context"])
-        waiting = self._add(self.prompts, case["tokens"] + 2 * len(self.prompts))
+            self._read(self.prompts)
+        waiting = self._add(self.prompts, most_tokens(case))
         running = list(waiting)
         while waiting:
             waiting -= {chunk.request_id for chunk in self.engine.step() if chunk.tokens}
@@ -67,6 +68,13 @@ class Trivet:
         for name in running:
             self.engine.cancel(name)
         return seconds
+
+    def _read(self, prompts: list[list[int]]) -> float:
+        start = self.clock()
+        self._add(prompts, 1)
+        while self.engine.busy:
+            self.engine.step()
+        return self.clock() - start
 
     def _draw(self, count: int, length: int) -> list[list[int]]:
         prompts: list[list[int]] = self.draw.integers(self.engine.info.vocab_size, size=(count, length)).tolist()

@@ -37,7 +37,7 @@ MODELS = {
     "built-in": (BUILT_IN, SHARED / "data/tinyshakespeare.txt"),
     "stories260k": (SHARED / "models/stories260k/stories260k.gguf", SHARED / "data/tinystories-sample.txt"),
 }
-FORMATS = "BF16,F16,Q8_0,Q6_K,Q5_K_M,Q5_1,Q5_0,Q4_K_M,Q4_1,Q4_0,IQ4_NL,IQ4_XS,Q3_K_M,Q2_K,TQ2_0,MXFP4_MOE,NVFP4"
+FORMATS = "BF16,F16,Q8_0,Q6_K,Q5_K_M,Q5_1,Q5_0,Q4_K_M,Q4_1,Q4_0,IQ4_NL,IQ4_XS,Q3_K_M,Q2_K,TQ2_0,NVFP4"
 MOST_DIVERGENCE, MOST_PERPLEXITY = 1.5, 0.005
 BLOCK = 16
 

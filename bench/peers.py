@@ -3,7 +3,7 @@
     python -m bench.peers [smollm2-360m llama-3.2-1b | FILE.gguf ...] [--formats Q4_0,Q8_0,...] [--peers llamacpp,...]
     python -m bench.peers --quick
 
-Peers come from PyPI, each into a virtual environment of its own (building llama.cpp takes half an hour on two cores);
+Peers come from PyPI, each into a virtual environment of its own (building llama.cpp takes long);
 one that cannot be installed or cannot run on this processor is named in the report, with the reason. Each case is
 warmed up, then measured --rounds times by one system after the other; medians and their ratios are reported, beside
 the least time that this machine's memory and arithmetic, measured in the same run, would allow.
@@ -165,7 +165,7 @@ def main() -> None:
     )
     parser.add_argument("--cpu-time", action="store_true", help="one thread, its own time: for a machine that is busy")
     parser.add_argument("--no-long", dest="long", action="store_false", help="leave out the cases of 8,000 tokens")
-    parser.add_argument("--quick", action="store_true", help="360M in three formats beside llama.cpp: four minutes")
+    parser.add_argument("--quick", action="store_true", help="360M in three formats beside llama.cpp")
     parser.add_argument("--environments", type=Path, default=DEFAULT_FOLDER, help="where peers are installed")
     parser.add_argument("--models-folder", type=Path, default=DEFAULT_FOLDER / "models")
     parser.add_argument("--output", type=Path, default=Path("bench/results/peers"), help="without an ending")

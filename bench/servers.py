@@ -219,7 +219,7 @@ def main() -> None:
     parser.add_argument("--input-len", type=int, default=128)
     parser.add_argument("--output-len", type=int, default=64)
     parser.add_argument("--threads", type=int, default=usable_cores())
-    parser.add_argument("--quick", action="store_true", help="one format, one round, beside llama.cpp: two minutes")
+    parser.add_argument("--quick", action="store_true", help="one format, one round, beside llama.cpp")
     parser.add_argument("--environments", type=Path, default=DEFAULT_FOLDER, help="where peers are installed")
     parser.add_argument("--models-folder", type=Path, default=DEFAULT_FOLDER / "models")
     parser.add_argument("--output", type=Path, default=Path("bench/results/servers"), help="without an ending")

@@ -1,0 +1,72 @@
+"""The machine that was measured on: what it is, and what it can do at best."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from trivet.cli.system import system_info
+
+SOURCE = Path(__file__).with_name("limits.c")
+COMPILERS = ("clang-16", "clang", "gcc", "cc")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """read: bytes a second. int8, float: multiply-adds a second; `_with` says of which instructions."""
+
+    read: float
+    int8: float
+    float: float
+    int8_with: str
+    float_with: str
+
+    def __str__(self) -> str:
+        return (
+            f"reads {self.read / 1e9:.1f} GB/s; {self.int8 / 1e9:,.0f} G multiply-adds/s ({self.int8_with}), "
+            f"{self.float / 1e9:,.0f} G ({self.float_with})"
+        )
+
+
+def measure_limits(threads: int) -> Limits:
+    """Takes 5 seconds. Raises OSError where no C compiler is found."""
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder, "limits")
+        for compiler in COMPILERS:
+            try:
+                build = [compiler, "-O3", "-march=native", "-pthread", SOURCE, "-o", program]
+                subprocess.run(build, check=True, capture_output=True)
+                break
+            except (FileNotFoundError, subprocess.CalledProcessError):
+                continue
+        else:
+            raise OSError(f"none of {', '.join(COMPILERS)} can compile {SOURCE}")
+        found: dict[str, Any] = json.loads(subprocess.check_output([program, str(threads)]))
+    return Limits(
+        found["read"] * 1e9, found["int8"] * 1e9, found["float"] * 1e9, found["int8_with"], found["float_with"]
+    )
+
+
+def describe(limits: Limits, threads: int) -> dict[str, Any]:
+    """For the head of a result file."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="minutes"),
+        "commit": commit(),
+        "threads": threads,
+        "load_before": os.getloadavg()[0],
+        "limits": vars(limits),
+        "system": system_info(),
+    }
+
+
+def commit() -> str:
+    try:
+        return subprocess.check_output(["git", "describe", "--always", "--dirty"], text=True, cwd=SOURCE.parent).strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

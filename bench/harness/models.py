@@ -1,0 +1,102 @@
+"""The model files that are measured, and what a case asks of the machine at least."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.harness.machine import Limits
+from bench.harness.process import Case
+from trivet.convert import as_gguf
+from trivet.models.config import ModelConfig
+from trivet.weights import open_checkpoint
+from trivet.weights.export import export
+from trivet.weights.formats import Format
+
+MAKER = Path(__file__).parents[3] / "shared/tools/make_model.py"
+FLOATS = {Format.F32, Format.F16, Format.BF16}
+
+
+def source_model(name: str, folder: Path) -> tuple[Path, Path | None]:
+    """A model's unquantised GGUF file and its Hugging Face folder, where it has one.
+
+    name: a file, or a shape that `make_model.py` knows; such a model is made in `folder` unless it is there.
+    """
+    if Path(name).is_file():
+        return Path(name), None
+    home = folder / name
+    gguf = home / f"{name}-bf16.gguf"
+    if not gguf.exists():
+        if not MAKER.exists():
+            raise SystemExit(f"{name} is no file, and {MAKER}, which makes shapes, is not there")
+        subprocess.run([sys.executable, MAKER, name, home], check=True)
+    return gguf, home / "hf"
+
+
+def plain_name(source: Path) -> str:
+    return source.stem.removesuffix("-bf16").removesuffix("-f32")
+
+
+def quantised(source: Path, to: str, folder: Path) -> Path:
+    """The model in a format, as `trivet quantize` writes it; made in `folder` unless it is there."""
+    target = folder / f"{plain_name(source)}-{to.lower()}.gguf"
+    if not target.exists():
+        print(f"writing {target}", file=sys.stderr, flush=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        export(as_gguf(open_checkpoint(str(source))), target, to)
+    return target
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a model asks for: matrix weights in numbers and bytes, those of the output apart, and what a token of
+    context costs a token that looks at it.
+    """
+
+    layers: int
+    head: int
+    weight_bytes: int
+    floating: bool
+    context_products: int
+    context_bytes: int
+
+    def seconds(self, case: Case, limits: Limits) -> float:
+        """The least time: as long as memory takes to bring all weights and contexts once, or the products, in the
+        fastest kind that the format allows and attention's in floating point, whichever is longer.
+        """
+        if case.tokens:
+            rows, heads, looks = case.streams, case.streams, case.streams * case.context
+            contexts, rounds = looks, case.tokens
+        else:
+            rows, heads, looks = case.context, 1, case.context**2 / 2
+            contexts, rounds = case.context, 1
+        products = rows * self.layers + heads * self.head
+        arithmetic = products / (limits.float if self.floating else limits.int8)
+        arithmetic += looks * self.context_products / limits.float
+        memory = (self.weight_bytes + contexts * self.context_bytes) / limits.read
+        return max(arithmetic, memory) * rounds
+
+
+def work(path: Path) -> Work:
+    checkpoint = open_checkpoint(str(path))
+    config = ModelConfig.from_checkpoint(checkpoint)
+    output = "output.weight" if "output.weight" in checkpoint.tensors else "token_embd.weight"
+    matrices = {
+        name: info
+        for name, info in checkpoint.tensors.items()
+        if len(info.shape) == 2 and (name != "token_embd.weight" or name == output)
+    }
+    head = math.prod(matrices[output].shape)
+    size = sum(info.num_bytes for info in matrices.values())
+    floats = sum(info.num_bytes for info in matrices.values() if info.format in FLOATS)
+    return Work(
+        layers=sum(math.prod(info.shape) for info in matrices.values()) - head,
+        head=head,
+        weight_bytes=size,
+        floating=floats > size / 2,
+        context_products=2 * config.num_layers * config.q_size,
+        context_bytes=2 * 2 * config.num_layers * config.kv_size,
+    )

@@ -1,0 +1,137 @@
+"""The side-by-side benchmarks: what they compute, and what becomes of systems that cannot run."""
+
+import signal
+import sys
+
+import numpy as np
+import pytest
+
+from bench.accuracy import divergence, log_softmax, perplexity
+from bench.harness import process, report
+from bench.harness.dequantised import Dequantised, dequantise
+from bench.harness.environments import CannotRun
+from bench.harness.machine import Limits
+from bench.harness.models import Work, work
+from bench.harness.process import Case, System
+from trivet.weights import open_checkpoint
+from trivet.weights.formats import Format
+from trivet.weights.hub import BUILT_IN
+
+CASES = [Case("prefill", 1, 100), Case("decode", 4, 50, 8)]
+DRIVER = """
+import sys
+sys.path.insert(0, {drivers!r})
+from protocol import serve
+
+class Fake:
+    about = {{"version": "1"}}
+    def __init__(self, settings):
+        {on_load}
+    def run(self, case):
+        print("libraries may print")
+        {on_run}
+        return 0.5
+
+serve(Fake)
+"""
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """Starts a system whose driver does this when it loads, and this for a case."""
+    drivers = str(process.DRIVERS)
+    monkeypatch.setattr(process, "DRIVERS", tmp_path)
+    systems = []
+
+    def make(on_load: str = "pass", on_run: str = "pass") -> System:
+        (tmp_path / "fake.py").write_text(DRIVER.format(drivers=drivers, on_load=on_load, on_run=on_run))
+        systems.append(System("fake", sys.executable, tmp_path / "model", 1, CASES, tmp_path / "log"))
+        return systems[-1]
+
+    yield make
+    for system in systems:
+        system.close()
+
+
+def test_speed_is_tokens_by_the_drivers_own_time(start):
+    system = start()
+    assert system.about == {"version": "1"}
+    assert [system.measure(case).tokens_per_second for case in CASES] == [100 / 0.5, 4 * 8 / 0.5]
+
+
+@pytest.mark.parametrize(
+    ("action", "said"),
+    [
+        (f"import os; os.kill({{}}, {int(signal.SIGILL)})".format("os.getpid()"), "illegal instruction"),
+        ("raise SystemExit('no such model')", "no such model"),
+        ("raise ValueError('odd')", "ValueError: odd"),
+    ],
+)
+def test_a_driver_that_dies_says_why(start, action, said):
+    with pytest.raises(CannotRun, match=said):
+        start(on_load=action)
+    system = start(on_run=action)
+    with pytest.raises(CannotRun, match=said):
+        system.measure(CASES[0])
+
+
+LIMITS = Limits(read=1e9, int8=1e12, float=1e11, int8_with="", float_with="")
+
+
+@pytest.mark.parametrize(
+    ("case", "floating", "seconds"),
+    [
+        # 10^6 bytes of weights and 100 tokens of 100 bytes are read in 1.01 ms; products take less.
+        (Case("", 1, 100), False, 1.01e-3),
+        # 4 sequences of 50 tokens, 8 times.
+        (Case("", 4, 50, 8), False, 8 * 1.02e-3),
+        # 1,000 x 10^6 products and one row of the output's 10^5; each token looks at 500 others for 1,000 products.
+        (Case("", 1, 1000), False, 1.0001e-3 + 5e-3),
+        (Case("", 1, 1000), True, 10.001e-3 + 5e-3),
+    ],
+)
+def test_the_least_time(case, floating, seconds):
+    found = Work(10**6, 10**5, 10**6, floating, context_products=1000, context_bytes=100).seconds(case, LIMITS)
+    assert found == pytest.approx(seconds)
+
+
+def test_the_built_in_model_asks_for_its_matrices():
+    checkpoint, found = open_checkpoint(str(BUILT_IN)), work(BUILT_IN)
+    matrices = [info for info in checkpoint.tensors.values() if len(info.shape) == 2]
+    assert found.weight_bytes == sum(info.num_bytes for info in matrices)
+    assert found.head == 1024 * 256 and found.layers + found.head == 3_407_872
+    assert not found.floating
+    assert found.context_bytes == 2 * 1024
+
+
+def test_dequantised_is_the_same_model_in_f32(tmp_path):
+    dequantise(BUILT_IN, tmp_path / "f32.gguf")
+    written, source = open_checkpoint(str(tmp_path / "f32.gguf")), Dequantised(open_checkpoint(str(BUILT_IN)))
+    assert {info.format for info in written.tensors.values()} == {Format.F32}
+    for name in source.tensors:
+        assert (written.load(name).data == source.load(name).data).all()
+
+
+def test_divergence_and_perplexity():
+    draw = np.random.default_rng(0)
+    uniform, other = log_softmax(np.zeros((2, 3, 8))), log_softmax(draw.standard_normal((2, 3, 8)))
+    assert divergence(other, other) == 0
+    assert divergence(uniform, other) == pytest.approx(-np.log(8) - other.mean())
+    assert perplexity(uniform, np.zeros((2, 3), np.int32)) == pytest.approx(8)
+
+
+def test_a_table_and_its_numbers():
+    row = ["a", "b", report.number(1234.5), report.number(12.34), report.number(None), report.ratio(3.0, 2.0)]
+    assert report.markdown(["m", "c", "x", "y", "z", "r"], [row]).splitlines() == [
+        "| m | c | x | y | z | r |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+        "| a | b | 1,234 | 12.3 | – | 1.50× |",
+    ]
+    assert report.spread([9.0, 10.0, 12.0]) == pytest.approx(0.3)
+
+
+def test_a_plot_is_written(tmp_path):
+    panels = {"decode 1": {"Q4_0": {"trivet": 2.0, "llamacpp": 1.0}, "BF16": {"trivet": 1.0}}}
+    limits = {"decode 1": {"Q4_0": 4.0, "BF16": 2.0}}
+    report.bars(tmp_path / "plot.png", "title", panels, {"trivet": "T", "llamacpp": "L"}, "tokens/s", limits)
+    assert (tmp_path / "plot.png").stat().st_size > 1000

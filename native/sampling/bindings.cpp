@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "sampling/edits.h"
 #include "sampling/sampler.h"
 #include "sampling/softmax.h"
 #include "sampling/stages.h"
@@ -114,9 +115,14 @@ SampleRow read_row(nb::handle source) {
   return row;
 }
 
-std::vector<SampleRow> read_rows(const Logits& logits, nb::sequence rows) {
+std::vector<SampleRow> read_rows(nb::sequence rows) {
   std::vector<SampleRow> out;
   for (nb::handle row : rows) out.push_back(read_row(row));
+  return out;
+}
+
+std::vector<SampleRow> read_rows(const Logits& logits, nb::sequence rows) {
+  std::vector<SampleRow> out = read_rows(rows);
   if (out.size() != logits.shape(0)) {
     throw std::invalid_argument("sample: " + std::to_string(logits.shape(0)) + " rows of logits for " +
                                 std::to_string(out.size()) + " sample rows");
@@ -162,6 +168,35 @@ nb::ndarray<nb::numpy, float, nb::ndim<2>> probabilities(const Logits& logits, n
   return nb::ndarray<nb::numpy, float, nb::ndim<2>>(out, {inputs.size(), vocab}, owner);
 }
 
+nb::ndarray<nb::numpy, std::int32_t, nb::ndim<2>> token_edits(std::int32_t vocab_size, nb::sequence rows,
+                                                              const std::vector<std::int32_t>& indices) {
+  const std::vector<SampleRow> inputs = read_rows(rows);
+  if (inputs.size() != indices.size()) throw std::invalid_argument("token_edits: an index for each row");
+  auto* edits = new std::vector<TokenEdit>();
+  nb::capsule owner(edits, [](void* p) noexcept { delete static_cast<std::vector<TokenEdit>*>(p); });
+  {
+    nb::gil_scoped_release release;
+    EditCollector collector(vocab_size);
+    for (std::size_t r = 0; r < inputs.size(); ++r) collector.collect(indices[r], inputs[r], *edits);
+  }
+  constexpr std::size_t kWords = sizeof(TokenEdit) / sizeof(std::int32_t);
+  return nb::ndarray<nb::numpy, std::int32_t, nb::ndim<2>>(edits->data(), {edits->size(), kWords}, owner);
+}
+
+const char* name_of_selector(Selector selector) {
+  switch (selector) {
+    case Selector::draw:
+      return "draw";
+    case Selector::mirostat_v1:
+      return "mirostat_v1";
+    case Selector::mirostat_v2:
+      return "mirostat_v2";
+    case Selector::adaptive_p:
+      return "adaptive_p";
+  }
+  return "";
+}
+
 }  // namespace
 
 void bind_sampling(nb::module_& m) {
@@ -169,12 +204,36 @@ void bind_sampling(nb::module_& m) {
       .def("__init__", &make_chain, nb::arg("params"), nb::arg("bad_words"), nb::arg("dry_breakers"),
            nb::arg("end_tokens"), nb::arg("piece_parents"),
            "The stages that SamplingParams ask for; its texts are given as token sequences.")
-      .def_ro("needs_history", &Chain::needs_history);
+      .def_ro("needs_history", &Chain::needs_history)
+      .def_prop_ro(
+          "stages",
+          [](const Chain& chain) {
+            std::vector<std::string> names;
+            for (Stage stage : chain.stages) names.emplace_back(name_of(stage));
+            return names;
+          },
+          "Those that do something, in order.")
+      .def_prop_ro(
+          "selector", [](const Chain& chain) { return name_of_selector(chain.selector); },
+          "How one of the candidates is chosen: draw, mirostat_v1, mirostat_v2 or adaptive_p.")
+      .def_prop_ro(
+          "first_state",
+          [](const Chain& chain) -> std::optional<std::pair<double, double>> {
+            const auto state = first_state(chain);
+            if (!state) return std::nullopt;
+            return std::pair((*state)[0], (*state)[1]);
+          },
+          "The selector's before the first choice; None where it keeps nothing.")
+      .def_ro("plainly_greedy", &Chain::plainly_greedy,
+              "Whether the best logit wins as it stands, where no token is suppressed.");
   m.def("sample", &sample, nb::arg("logits"), nb::arg("rows"),
         "Sample each row of logits [R, V] (float32) as rows[r] (trivet.engine.plan.SampleRow) says.\n\n"
         "Returns R tuples (token, logprobs or None, error or None, state or None); logprobs is (token, "
         "logprob, rank, "
         "top), state that of the row of the next token.");
+  m.def("token_edits", &token_edits, nb::arg("vocab_size"), nb::arg("rows"), nb::arg("indices"),
+        "What SampleRows change of single tokens: TokenEdits (native/sampling/edits.h) as words [N, 5], with "
+        "indices[r] for rows[r].");
   m.def("probabilities", &probabilities, nb::arg("logits"), nb::arg("rows"),
         "The distribution [R, V] that the stages of each row leave.");
 }

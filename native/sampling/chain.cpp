@@ -22,6 +22,8 @@ Stage stage_named(std::string_view name) {
   return static_cast<Stage>(found - kStageNames.begin());
 }
 
+std::string_view name_of(Stage stage) { return kStageNames[static_cast<std::size_t>(stage)]; }
+
 void Breakers::add(const std::vector<std::int32_t>& first, std::vector<std::int32_t> tail) {
   if (tail.empty()) {
     single.insert(first.begin(), first.end());

@@ -32,6 +32,7 @@ enum class Stage {
 
 // The stage of a name in trivet.sampling.params. Throws std::invalid_argument.
 Stage stage_named(std::string_view name);
+std::string_view name_of(Stage stage);
 
 // How one of the candidates that are left is chosen.
 enum class Selector { draw, mirostat_v1, mirostat_v2, adaptive_p };

@@ -1,0 +1,1 @@
+"""The parts of the sampler on the device: `trivet.runtime.cuda.sampler` puts them together."""

@@ -3,7 +3,7 @@ import itertools
 from contextlib import aclosing
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.api.scripted import BOS, EOS, EXTRA, PADDING, ScriptedClient
@@ -107,7 +107,6 @@ def repeats(tokens, rule) -> bool:
     return False
 
 
-@settings(deadline=None)
 @given(
     text=st.text("ab", min_size=1, max_size=20),
     sizes=st.tuples(st.integers(0, 4), st.integers(0, 4)).map(sorted),
@@ -150,7 +149,6 @@ def expected(tokens: bytes, stops: list[str], include: bool, min_tokens: int) ->
     return tokens.decode(), len(tokens)
 
 
-@settings(deadline=None)
 @given(
     text=st.text("ab", max_size=12),
     stops=st.lists(st.text("ab", min_size=1, max_size=3), max_size=3),
@@ -168,7 +166,6 @@ def test_stop_strings_end_text_where_the_whole_text_says(model, text, stops, inc
     asyncio.run(run())
 
 
-@settings(deadline=None)
 @given(
     text=st.text(st.characters(exclude_characters="\ufffd", exclude_categories=["Cs"]), max_size=20),
     pace=st.integers(1, 4),

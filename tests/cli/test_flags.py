@@ -314,7 +314,7 @@ def test_any_words_are_understood_or_refused(name):
     joints = st.sampled_from(["=", ".k", ".k.j="])
     words |= st.tuples(st.sampled_from(spellings), joints, st.sampled_from(values)).map("".join)
 
-    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=60, suppress_health_check=list(HealthCheck))
     @given(st.lists(words, max_size=5))
     def check(argv):
         with suppress(TrivetError):

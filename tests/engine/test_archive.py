@@ -64,7 +64,7 @@ def test_what_is_dropped_is_forgotten(tmp_path: Path, written: bool) -> None:
 
 
 @on_all_runtimes
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     lives=st.lists(st.lists(st.tuples(prompts, st.sampled_from(["", "salt"])), min_size=1, max_size=5), max_size=4),
     limit=st.integers(0, 30),

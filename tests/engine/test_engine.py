@@ -116,7 +116,7 @@ def paced(e: Engine, seconds: list[float]) -> Engine:
 
 
 @on_all_runtimes
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     configs,
     st.integers(0, 64),
@@ -205,7 +205,7 @@ class Preempting(Scheduler):
 
 
 @on_all_runtimes
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(configs, st.lists(requests(), min_size=1, max_size=6), durations)
 def test_preemption_before_every_step_changes_nothing(
     runtime: type[FakeRuntime], config: dict, mix: list[EngineRequest], seconds: list[float]
@@ -219,7 +219,7 @@ def test_preemption_before_every_step_changes_nothing(
 
 
 @on_all_runtimes
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(configs, configs, st.lists(requests(), min_size=1, max_size=6), st.integers(0, 40))
 def test_a_restart_at_any_step_changes_nothing(
     runtime: type[FakeRuntime], config: dict, other: dict, mix: list[EngineRequest], steps: int

@@ -148,7 +148,7 @@ token = st.integers(0, VOCAB - 1)
 
 
 @on_all_runtimes
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(configs, st.lists(requests(), min_size=1, max_size=6, unique_by=id), token, token, token, st.integers(0, 64))
 def test_who_breaks_a_step_fails_alone_whatever_is_in_flight(
     runtime: type[FakeRuntime], config: dict, mix: list[EngineRequest], fail: int, start: int, nan: int, spare: int
@@ -182,7 +182,7 @@ def test_a_step_that_runs_again_leaves_alone_what_others_have_by_now(tmp_path: P
     assert e.stats().cached_tokens == 8
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.sampled_from(["step", "step", "add", "cancel", "save", "load", "drop"]), min_size=20, max_size=60),
     st.integers(0, 20),

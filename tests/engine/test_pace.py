@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from trivet.engine.pace import LEAST_TOKENS, QUEUE, REFRESH, SHARE, Pace
@@ -32,7 +32,6 @@ class Machine:
 costs = st.floats(1e-5, 1e-1)
 
 
-@settings(deadline=None)
 @given(costs, costs, st.floats(1e-6, 1e-3), st.integers(1, 64))
 def test_a_prompt_at_most_doubles_the_time_between_tokens(step: float, decode: float, token: float, n: int) -> None:
     m = Machine(step, decode, token)

@@ -24,7 +24,7 @@ def test_conversations_find_nearly_all_that_came_before() -> None:
     assert replay(requests, config, 20_000, together=8).stats().cached_tokens >= 0.95 * ideal
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=40), min_size=1, max_size=20), st.integers(1, 4))
 def test_a_large_cache_finds_all(prompts: list[list[int]], together: int) -> None:
     requests = [request(prompt, f"{i}", max_tokens=1) for i, prompt in enumerate(prompts)]

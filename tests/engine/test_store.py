@@ -138,7 +138,7 @@ def test_files_that_cannot_be_had(saved: Path, path: str, message: str) -> None:
     assert saved.is_file()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_damaged_files(saved: Path, data: st.DataObject) -> None:
     original = saved.read_bytes()

@@ -63,7 +63,7 @@ def test_every_byte_in_every_place(fmt: Format) -> None:
 
 
 @each_block_format
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_any_block(fmt: Format, data: st.DataObject) -> None:
     blocks = data.draw(npst.arrays(np.uint8, (3, fmt.block_bytes)))

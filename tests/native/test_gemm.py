@@ -98,7 +98,7 @@ def test_float_weights_have_any_number_of_columns(fmt: Format, columns: int) -> 
     check_product(fmt, random_weights(fmt, 19, columns), random_rows(9, columns))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     fmt=st.sampled_from(FORMATS),
     rows=st.integers(1, 50),

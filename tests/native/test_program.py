@@ -73,7 +73,7 @@ def expected() -> Expected:
 PROMPTS = [random_tokens(n, seed=n) for n in (1, 16, 37, 70)]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     formats=st.sampled_from(MODELS),
     experts=st.sampled_from([0, 5]),
@@ -247,7 +247,7 @@ def two_threads() -> _native.Program:
 
 
 @given(data=st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_no_plan_crashes(two_threads: _native.Program, data: st.DataObject) -> None:
     value = st.sampled_from([0, 0, 1, 1, 2, 3, 15, 16, -1, 2**31 - 1, -(2**31)])
     count, sequences = data.draw(st.integers(0, 3)), data.draw(st.integers(0, 2))

@@ -73,7 +73,7 @@ def test_dry_ends_repetitions_at_breakers(
     assert penalized(history, breakers) == expected
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(st.integers(0, 3), max_size=24).map(tuple),
     st.lists(

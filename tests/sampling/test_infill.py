@@ -60,7 +60,7 @@ def test_a_parent_is_the_longest_token_that_begins_a_text() -> None:
     assert list(array("i", PARENTS)) == [-1, -1, 1, 6, -1, 4, 2, -1, -1]
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.lists(st.integers(1, 60), min_size=8, max_size=8, unique=True), st.sampled_from([0.01, 0.13, 1.3, 10.7]))
 def test_infill_equals_comparing_all_with_all(weights: list[int], end: float) -> None:
     every = [*map(float, weights), end]

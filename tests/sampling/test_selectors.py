@@ -53,7 +53,7 @@ def mirostat_keeps(version: int, p: np.ndarray, mu: float) -> int:
     return max(1, int(min(k, len(p))))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.integers(0, 2**32 - 1),
     st.sampled_from([1, 2]),

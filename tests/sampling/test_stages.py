@@ -207,7 +207,7 @@ several = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([3, 50, 300, 5000]), several)
 def test_chain_equals_reference(seed: int, vocab: int, fields: dict[str, Any]) -> None:
     logits = np.random.default_rng(seed).normal(0, 3, (1, vocab)).astype(np.float32)

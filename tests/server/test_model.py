@@ -165,7 +165,7 @@ FUZZED: dict[str, tuple[dict[str, object], list[str]]] = {
 
 
 @pytest.mark.parametrize("path", FUZZED)
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_whatever_is_asked_for(url, path, data):
     """Any request is answered or refused, and does not hurt the engine."""

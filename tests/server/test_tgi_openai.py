@@ -332,7 +332,7 @@ VALUES = st.sampled_from(
     ("path", "body", "shape"),
     [(CHAT, chat(), ChatBody), (COMPLETIONS, {"prompt": "hi"}, CompletionBody), ("/chat_tokenize", chat(), ChatBody)],
 )
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_whatever_is_asked_for(tgi, path, body, shape, data):
     """Any request is answered or refused."""

@@ -53,7 +53,7 @@ def relative_error(x: np.ndarray, fmt: Format) -> float:
 
 
 @pytest.mark.parametrize("fmt", EXACT, ids=lambda fmt: fmt.name)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     x=hnp.arrays(
         np.float32,
@@ -97,7 +97,7 @@ LEVELS = {
 
 
 @pytest.mark.parametrize("fmt", LEVELS, ids=lambda fmt: fmt.name)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(x=hnp.arrays(np.float32, (2, 256), elements=st.floats(-1000, 1000, width=32), fill=st.just(0.0)))
 def test_no_value_is_far_off(fmt: Format, x: np.ndarray) -> None:
     """The step is at most the block's range over the levels, however scales round; twice that is always enough."""

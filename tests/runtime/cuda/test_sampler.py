@@ -130,7 +130,7 @@ def random_row(rng: np.random.Generator, vocab: int, common: bool = False) -> Sa
     return made
 
 
-@settings(deadline=None, max_examples=12, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 2**32 - 1), st.sampled_from([3, 211, 4500]), st.booleans())
 def test_random_rows(seed: int, vocab: int, common: bool) -> None:
     rng = np.random.default_rng(seed)

@@ -54,7 +54,7 @@ VALUES = st.one_of(
 
 
 @pytest.mark.parametrize("path", BODIES)
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_fields(url, path, data):
     shape, body = BODIES[path]

@@ -40,7 +40,7 @@ PROMPTS = st.sampled_from(["hi", ["hi", "ho, you"], [1, 50, 60], [[1, 50, 60], [
 COMPLETIONS = optional(**SHARED, prompt=PROMPTS, logprobs=st.integers(0, 2), echo=st.booleans())
 SCORES = optional(prompt=PROMPTS, logprobs=st.integers(0, 2), n=st.integers(1, 2), return_token_ids=st.booleans())
 STREAM = {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
-ALWAYS = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+ALWAYS = settings(max_examples=40, suppress_health_check=list(HealthCheck))
 
 
 def both(url, path, body):

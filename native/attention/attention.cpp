@@ -32,7 +32,7 @@ std::int64_t padded(int head_dim) { return (head_dim + kLanes - 1) / kLanes * kL
 
 std::int64_t attention_scratch_floats(const AttentionShape& shape) {
   const std::int64_t dim = padded(shape.head_dim);
-  return max_rows(shape) * (dim + kChunk + kTile + 1 + 2 * (dim + 2)) + 2 * kChunk * dim;
+  return max_rows(shape) * (dim + kChunk + kTile + 1 + 2 * (dim + 2)) + kChunk * dim;
 }
 
 std::int64_t attention_partial_floats(const AttentionShape& shape) {

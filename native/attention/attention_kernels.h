@@ -2,12 +2,12 @@
 #pragma once
 
 #include "attention/attention.h"
+#include "attention/tile.h"
 #include "ops/simd.h"
 
 namespace trivet {
 namespace {
 
-constexpr int kTile = CacheLayer::kTile;
 constexpr int kChunk = AttentionKernels::kChunk;
 constexpr int kSplit = AttentionKernels::kSplit;
 constexpr int kChunkTiles = kChunk / kTile;
@@ -15,10 +15,7 @@ constexpr int kChunkTiles = kChunk / kTile;
 // Stands for -infinity where differences are taken: far below any score, yet its difference with itself is 0.
 constexpr float kLowest = -1e30f;
 
-// Rows of queries from which keys and values are first converted to float32, once for all of them.
-constexpr int kConvertRows = 8;
-
-TRIVET_INLINE float exp(float x) { return exp(broadcast(x))[0]; }
+TRIVET_INLINE float exp_negative(float x) { return exp_negative(broadcast(x))[0]; }
 
 // A running softmax for each row: the maximum, the sum of exponentials and the weighted sum of values [dim].
 struct State {
@@ -30,12 +27,11 @@ struct State {
 TRIVET_INLINE State state_at(float* memory, int rows) { return {memory, memory + rows, memory + 2 * rows}; }
 
 struct Scratch {
-  float* queries;      // [rows][dim]
+  float* queries;      // [block of rows][dim][rows of the block], see for_row_blocks
   float* scores;       // [rows][kChunk]
   float* lane_totals;  // [rows][kTile]
   float* decay;        // [rows]
-  float* keys;         // [kChunkTiles][dim][kTile]
-  float* values;       // [kChunkTiles][kTile][dim]
+  float* floats;       // keys [kChunkTiles][dim][kTile], then values [kChunkTiles][kTile][dim]
   State split, merged;
 
   Scratch(float* memory, int rows, int dim) {
@@ -48,8 +44,7 @@ struct Scratch {
     scores = take(std::int64_t{rows} * kChunk);
     lane_totals = take(std::int64_t{rows} * kTile);
     decay = take(rows);
-    keys = take(std::int64_t{kChunk} * dim);
-    values = take(std::int64_t{kChunk} * dim);
+    floats = take(std::int64_t{kChunk} * dim);
     split = state_at(take(std::int64_t{rows} * (dim + 2)), rows);
     merged = state_at(take(std::int64_t{rows} * (dim + 2)), rows);
   }
@@ -64,7 +59,7 @@ TRIVET_INLINE void clear(State state, int rows, int dim) {
 void merge(State into, State from, int rows, int dim) {
   for (int r = 0; r < rows; ++r) {
     const float highest = into.highest[r] > from.highest[r] ? into.highest[r] : from.highest[r];
-    const float a = exp(into.highest[r] - highest), b = exp(from.highest[r] - highest);
+    const float a = exp_negative(into.highest[r] - highest), b = exp_negative(from.highest[r] - highest);
     into.highest[r] = highest;
     into.total[r] = into.total[r] * a + from.total[r] * b;
     float* values = into.values + std::int64_t{r} * dim;
@@ -82,8 +77,8 @@ void finish(const AttentionCall& call, const AttentionItem& item, int kv_head, S
     if (call.sinks != nullptr) {
       const float sink = call.sinks[head];
       const float highest = state.highest[r] > sink ? state.highest[r] : sink;
-      const float scaled = exp(state.highest[r] - highest);
-      factor = scaled / (state.total[r] * scaled + exp(sink - highest));
+      const float scaled = exp_negative(state.highest[r] - highest);
+      factor = scaled / (state.total[r] * scaled + exp_negative(sink - highest));
     }
     float* y = call.y + (item.row + r / group) * call.ldy + std::int64_t{head} * width;
     const float* values = state.values + std::int64_t{r} * dim;
@@ -93,28 +88,38 @@ void finish(const AttentionCall& call, const AttentionItem& item, int kv_head, S
 
 // scores[r][t] = queries[r] . keys[t] for R rows and N tiles of keys; every score is one chain over the
 // columns.
-template <int R, int N, class E>
-void score_block(const float* queries, const E* const* tiles, int dim, float* scores) {
-  Vec sums[R][2 * N] = {};
-  for (int d = 0; d < dim; ++d) {
-    Vec query[R];
-    for (int r = 0; r < R; ++r) query[r] = broadcast(queries[std::int64_t{r} * dim + d]);
+template <int R, int N>
+void score_block(const float* queries, const float* const* tiles, int dim, float* scores) {
+  Vec sums[R][2 * N];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int n = 0; n < 2 * N; ++n) sums[r][n] = Vec{};
+  }
+  for (int d = 0; d < dim; ++d, queries += R) {
+#pragma GCC unroll 8
     for (int n = 0; n < N; ++n) {
-      const E* column = tiles[n] + std::int64_t{d} * kTile;
+      const float* column = tiles[n] + std::int64_t{d} * kTile;
       const Vec low = load(column), high = load(column + kLanes);
+#pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
-        sums[r][2 * n] = madd(query[r], low, sums[r][2 * n]);
-        sums[r][2 * n + 1] = madd(query[r], high, sums[r][2 * n + 1]);
+        const Vec query = broadcast(queries[r]);
+        sums[r][2 * n] = madd(query, low, sums[r][2 * n]);
+        sums[r][2 * n + 1] = madd(query, high, sums[r][2 * n + 1]);
+        pin(sums[r][2 * n]);
+        pin(sums[r][2 * n + 1]);
       }
     }
   }
+#pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
     for (int n = 0; n < 2 * N; ++n) store(scores + r * kChunk + n * kLanes, sums[r][n]);
   }
 }
 
-template <int R, class E>
-void score_rows(const float* queries, const E* const* tiles, int count, int dim, float* scores) {
+template <int R>
+void score_rows(const float* queries, const float* const* tiles, int count, int dim, float* scores) {
   // Enough independent sums to hide the latency, few enough to stay in registers.
   constexpr int N = R == 1 ? 4 : (R <= 3 ? 2 : 1);
   int n = 0;
@@ -123,15 +128,15 @@ void score_rows(const float* queries, const E* const* tiles, int count, int dim,
 }
 
 // values[r] = values[r] * decay[r] + sum_t weights[r][t] * V[t] for R rows and C vectors of columns.
-template <int R, int C, class E>
-void weigh_block(const float* weights, const float* decay, const E* const* tiles, int tokens, int dim,
+template <int R, int C>
+void weigh_block(const float* weights, const float* decay, const float* const* tiles, int tokens, int dim,
                  float* values) {
   Vec sums[R][C];
   for (int r = 0; r < R; ++r) {
     for (int c = 0; c < C; ++c) sums[r][c] = load(values + std::int64_t{r} * dim + c * kLanes) * decay[r];
   }
   for (int begin = 0; begin < tokens; begin += kTile) {
-    const E* row = tiles[begin / kTile];
+    const float* row = tiles[begin / kTile];
     const int end = begin + kTile < tokens ? begin + kTile : tokens;
     for (int t = begin; t < end; ++t, row += dim) {
       Vec v[C];
@@ -147,11 +152,11 @@ void weigh_block(const float* weights, const float* decay, const E* const* tiles
   }
 }
 
-template <int R, class E>
-void weigh_rows(const float* weights, const float* decay, const E* const* tiles, int tokens, int dim,
+template <int R>
+void weigh_rows(const float* weights, const float* decay, const float* const* tiles, int tokens, int dim,
                 float* values) {
   constexpr int C = R == 1 ? 8 : R <= 3 ? 4 : 2;
-  const E* columns[kChunkTiles];
+  const float* columns[kChunkTiles];
   int i = 0;
   const auto seek = [&] {
     for (int n = 0; n * kTile < tokens; ++n) columns[n] = tiles[n] + i;
@@ -215,12 +220,12 @@ TRIVET_INLINE float soften(const AttentionShape& shape, float* scores, int begin
   }
   const float above = max(top);
   const float next = above > highest ? above : highest;
-  const float decay = exp(highest - next);
+  const float decay = exp_negative(highest - next);
   highest = next;
   for (int half = 0; half < kTile; half += kLanes) {
     Vec total = load(lane_totals + half) * decay;
     for (int i = half; i < count; i += kTile) {
-      const Vec weight = exp(load(scores + i) - next);
+      const Vec weight = exp_negative(load(scores + i) - next);
       store(scores + i, weight);
       total += weight;
     }
@@ -229,40 +234,43 @@ TRIVET_INLINE float soften(const AttentionShape& shape, float* scores, int begin
   return decay;
 }
 
-template <class E>
-const float* const* converted(const E* const* tiles, int count, int dim, float* memory,
-                              const float** pointers) {
-  for (int n = 0; n < count; ++n) {
-    float* out = memory + std::int64_t{n} * dim * kTile;
-    for (int i = 0; i < dim * kTile; i += kLanes) store(out + i, load(tiles[n] + i));
-    pointers[n] = out;
-  }
-  return pointers;
-}
+// The tiles of up to kChunk tokens from `begin` on.
+struct Chunk {
+  int begin, tiles;
+  TilePart keys[kChunkTiles], values[kChunkTiles];
+};
 
-template <class K, class V>
+template <class Tile>
 void attend_chunk(const AttentionCall& call, const AttentionItem& item, const Scratch& scratch,
-                  const K* const* keys, const V* const* values, int begin, int tiles) {
+                  const Chunk& chunk) {
   const int group = call.shape.group(), rows = item.tokens * group, dim = call.cache.dim;
+  const float* floats[kChunkTiles];
+  for (int n = 0; n < chunk.tiles; ++n) {
+    floats[n] = Tile::keys(chunk.keys[n], dim, scratch.floats + std::int64_t{n} * dim * kTile);
+  }
   for_row_blocks(rows, [&]<int R>(int r) {
-    score_rows<R>(scratch.queries + std::int64_t{r} * dim, keys, tiles, dim, scratch.scores + r * kChunk);
+    score_rows<R>(scratch.queries + std::int64_t{r} * dim, floats, chunk.tiles, dim,
+                  scratch.scores + r * kChunk);
   });
   for (int r = 0; r < rows; ++r) {
     const int position = item.position + r / group;
     const int lowest = call.shape.window == 0 ? 0 : position - call.shape.window + 1;
-    scratch.decay[r] = soften(call.shape, scratch.scores + r * kChunk, begin, tiles * kTile, lowest, position,
-                              scratch.split.highest[r], scratch.lane_totals + r * kTile);
+    scratch.decay[r] = soften(call.shape, scratch.scores + r * kChunk, chunk.begin, chunk.tiles * kTile,
+                              lowest, position, scratch.split.highest[r], scratch.lane_totals + r * kTile);
   }
-  // Nothing after the last query's token is read: those places may hold another sequence's leavings.
-  const int seen = item.position + item.tokens - begin;
-  const int tokens = seen < tiles * kTile ? seen : tiles * kTile;
+  for (int n = 0; n < chunk.tiles; ++n) {
+    floats[n] = Tile::values(chunk.values[n], dim, scratch.floats + std::int64_t{n} * dim * kTile);
+  }
+  // No value after the last query's token is used: those places may hold another sequence's leavings.
+  const int seen = item.position + item.tokens - chunk.begin;
+  const int tokens = seen < chunk.tiles * kTile ? seen : chunk.tiles * kTile;
   for_row_blocks(rows, [&]<int R>(int r) {
-    weigh_rows<R>(scratch.scores + r * kChunk, scratch.decay + r, values, tokens, dim,
+    weigh_rows<R>(scratch.scores + r * kChunk, scratch.decay + r, floats, tokens, dim,
                   scratch.split.values + std::int64_t{r} * dim);
   });
 }
 
-template <class E>
+template <class Tile>
 void attend_split(const AttentionCall& call, const AttentionItem& item, int kv_head, const Scratch& scratch,
                   int split) {
   const int rows = item.tokens * call.shape.group(), dim = call.cache.dim;
@@ -272,26 +280,20 @@ void attend_split(const AttentionCall& call, const AttentionItem& item, int kv_h
   const int window = call.shape.window;
   const int first = window == 0 || item.position < window ? 0 : item.position - window + 1;
   const int end = last < (split + 1) * kSplit ? last + 1 : (split + 1) * kSplit;
-  for (int chunk = split * kSplit; chunk < end; chunk += kChunk) {
-    if (chunk + kChunk <= first) continue;
-    const int begin = first > chunk ? first / kTile * kTile : chunk;
-    const E* keys[kChunkTiles];
-    const E* values[kChunkTiles];
-    int tiles = 0;
-    for (int p = begin; p < chunk + kChunk && p <= last; p += kTile, ++tiles) {
-      const std::int64_t tile = std::int64_t{item.blocks[p / call.block_size]} * (call.block_size / kTile) +
-                                p % call.block_size / kTile;
-      keys[tiles] = reinterpret_cast<const E*>(call.cache.keys) + call.cache.offset(tile, kv_head);
-      values[tiles] = reinterpret_cast<const E*>(call.cache.values) + call.cache.offset(tile, kv_head);
+  const auto offset = [&](int position) {
+    const std::int64_t block = item.blocks[position / call.block_size];
+    const std::int64_t tile = block * (call.block_size / kTile) + position % call.block_size / kTile;
+    return call.cache.offset(tile, kv_head);
+  };
+  for (int start = split * kSplit; start < end; start += kChunk) {
+    if (start + kChunk <= first) continue;
+    Chunk chunk = {first > start ? first / kTile * kTile : start, 0, {}, {}};
+    for (int p = chunk.begin; p < start + kChunk && p <= last; p += kTile, ++chunk.tiles) {
+      const std::int64_t at = offset(p), next = offset(p + kChunk <= last ? p + kChunk : p);
+      chunk.keys[chunk.tiles] = {call.cache.keys + at, call.cache.keys + next};
+      chunk.values[chunk.tiles] = {call.cache.values + at, call.cache.values + next};
     }
-    if (rows >= kConvertRows && sizeof(E) < sizeof(float)) {
-      const float* key_floats[kChunkTiles];
-      const float* value_floats[kChunkTiles];
-      attend_chunk(call, item, scratch, converted(keys, tiles, dim, scratch.keys, key_floats),
-                   converted(values, tiles, dim, scratch.values, value_floats), begin, tiles);
-    } else {
-      attend_chunk(call, item, scratch, keys, values, begin, tiles);
-    }
+    attend_chunk<Tile>(call, item, scratch, chunk);
   }
   for (int r = 0; r < rows; ++r) {
     scratch.split.total[r] =
@@ -301,16 +303,17 @@ void attend_split(const AttentionCall& call, const AttentionItem& item, int kv_h
 
 void load_queries(const AttentionCall& call, const AttentionItem& item, int kv_head, float* queries) {
   const int group = call.shape.group(), width = call.shape.head_dim, dim = call.cache.dim;
-  for (int r = 0; r < item.tokens * group; ++r) {
-    const float* q =
-        call.q + (item.row + r / group) * call.ldq + (std::int64_t{kv_head} * group + r % group) * width;
-    for (int i = 0; i < dim; i += kLanes) {
-      store(queries + std::int64_t{r} * dim + i, load(q + i, width - i) * call.shape.scale);
+  for_row_blocks(item.tokens * group, [&]<int R>(int first) {
+    float* block = queries + std::int64_t{first} * dim;
+    for (int r = 0; r < R; ++r) {
+      const int token = (first + r) / group, head = kv_head * group + (first + r) % group;
+      const float* q = call.q + (item.row + token) * call.ldq + std::int64_t{head} * width;
+      for (int d = 0; d < dim; ++d) block[d * R + r] = d < width ? q[d] * call.shape.scale : 0.0f;
     }
-  }
+  });
 }
 
-template <class E>
+template <class Tile>
 void attend(const AttentionCall& call, const AttentionItem& item, int kv_head, float* memory,
             float* partials) {
   const int rows = item.tokens * call.shape.group(), dim = call.cache.dim;
@@ -322,7 +325,7 @@ void attend(const AttentionCall& call, const AttentionItem& item, int kv_head, f
       scratch.split = state_at(partials, rows);
       partials += attention_partial_floats(call.shape);
     }
-    attend_split<E>(call, item, kv_head, scratch, split);
+    attend_split<Tile>(call, item, kv_head, scratch, split);
     if (partials == nullptr) merge(scratch.merged, scratch.split, rows, dim);
   }
   if (partials == nullptr) finish(call, item, kv_head, scratch.merged);
@@ -339,28 +342,19 @@ void combine(const AttentionCall& call, const AttentionItem& item, int kv_head, 
   finish(call, item, kv_head, merged);
 }
 
-template <class E>
-void store_token(const CacheLayer& cache, std::int64_t tile, int lane, const float* k, const float* v) {
-  for (int head = 0; head < cache.kv_heads; ++head, k += cache.head_dim, v += cache.head_dim) {
-    E* keys = reinterpret_cast<E*>(cache.keys) + cache.offset(tile, head) + lane;
-    E* values =
-        reinterpret_cast<E*>(cache.values) + cache.offset(tile, head) + std::int64_t{lane} * cache.dim;
-    for (int i = 0; i < cache.head_dim; ++i) store(keys + i * kTile, k[i]);
-    for (int i = 0; i < cache.head_dim; ++i) store(values + i, v[i]);
-  }
-}
-
-template <class E>
-constexpr AttentionKernels kKernels = {store_token<E>, attend<E>, combine};
+template <class Tile>
+constexpr AttentionKernels kKernels = {store_token<Tile>, attend<Tile>, combine};
 
 const AttentionKernels& kernels(CacheType type) {
   switch (type) {
     case CacheType::f16:
-      return kKernels<f16>;
+      return kKernels<PlainTile<f16>>;
     case CacheType::bf16:
-      return kKernels<bf16>;
+      return kKernels<PlainTile<bf16>>;
+    case CacheType::q8_0:
+      return kKernels<ScaledTile>;
     default:
-      return kKernels<float>;
+      return kKernels<PlainTile<float>>;
   }
 }
 

@@ -13,7 +13,18 @@ namespace {
 
 constexpr int kMaxBlockSize = 1 << 16;
 
-std::int64_t element_bytes(CacheType type) { return type == CacheType::f32 ? 4 : 2; }
+// Of the keys or the values of one head in one tile.
+std::int64_t part_bytes(CacheType type, int dim) {
+  constexpr int kTile = CacheLayer::kTile, kScaled = CacheLayer::kScaled;
+  switch (type) {
+    case CacheType::f32:
+      return std::int64_t{dim} * kTile * 4;
+    case CacheType::q8_0:
+      return (dim + std::int64_t{dim + kScaled - 1} / kScaled * 2) * kTile;
+    default:
+      return std::int64_t{dim} * kTile * 2;
+  }
+}
 
 }  // namespace
 
@@ -23,7 +34,8 @@ KvCache::KvCache(CacheType type, const std::vector<std::pair<int, int>>& layers)
       throw std::invalid_argument("a cache layer needs 1 to 65536 heads of 1 to 4096 columns, got " +
                                   std::to_string(kv_heads) + " of " + std::to_string(head_dim));
     }
-    layers_.push_back({kv_heads, head_dim, (head_dim + kLanes - 1) / kLanes * kLanes, nullptr, nullptr});
+    const int dim = (head_dim + kLanes - 1) / kLanes * kLanes;
+    layers_.push_back({kv_heads, head_dim, dim, part_bytes(type, dim), nullptr, nullptr});
   }
 }
 
@@ -34,8 +46,7 @@ std::int64_t KvCache::block_bytes(std::int64_t block_size) const {
                                 std::to_string(block_size));
   }
   std::int64_t bytes = 0;
-  for (const CacheLayer& layer : layers_)
-    bytes += 2 * block_size * layer.kv_heads * layer.dim * element_bytes(type_);
+  for (const CacheLayer& layer : layers_) bytes += 2 * layer.half_bytes(block_size);
   return bytes;
 }
 
@@ -48,7 +59,7 @@ void KvCache::allocate(std::int64_t blocks, std::int64_t block_size) {
   std::vector<std::shared_ptr<std::byte>> memory;
   std::vector<CacheLayer> layers = layers_;
   for (CacheLayer& layer : layers) {
-    const std::int64_t half = blocks * block_size * layer.kv_heads * layer.dim * element_bytes(type_);
+    const std::int64_t half = blocks * layer.half_bytes(block_size);
     for (std::byte** part : {&layer.keys, &layer.values}) {
       memory.push_back(map_pages(half));
       *part = memory.back().get();
@@ -67,7 +78,7 @@ void KvCache::each_half(std::int64_t block, Copy copy) const {
                             std::to_string(block));
   }
   for (const CacheLayer& layer : layers_) {
-    const std::int64_t bytes = element_bytes(type_) * block_size_ * layer.kv_heads * layer.dim;
+    const std::int64_t bytes = layer.half_bytes(block_size_);
     copy(layer.keys + block * bytes, bytes);
     copy(layer.values + block * bytes, bytes);
   }

@@ -9,24 +9,29 @@
 
 namespace trivet {
 
-enum class CacheType { f32, f16, bf16 };
+enum class CacheType { f32, f16, bf16, q8_0 };
 
 // One layer's keys and values. Tokens lie in tiles of kTile: a block of `block_size` tokens is block_size /
 // kTile consecutive tiles, and nothing but the block table knows of blocks. Of a tile, keys are
 // [kv_heads][dim][kTile], so that one vector holds a column of several keys and a score needs no sum across
 // lanes; values are [kv_heads][kTile][dim]. `dim` is head_dim rounded up to whole vectors; the columns added
 // stay zero.
+//
+// Of q8_0, a head's part of a tile is so many int8, then a float16 scale [block][kTile] for every kScaled
+// columns of each token; the last block may have fewer.
 struct CacheLayer {
-  static constexpr int kTile = 16;
+  static constexpr int kTile = 16, kScaled = 32;
 
   int kv_heads, head_dim, dim;
+  std::int64_t part;  // bytes of a head's part of a tile, in keys as in values
   std::byte* keys;
   std::byte* values;
 
-  // Elements before a head's part of a tile, in keys as in values.
-  std::int64_t offset(std::int64_t tile, int kv_head) const {
-    return (tile * kv_heads + kv_head) * dim * kTile;
-  }
+  // Bytes before a head's part of a tile.
+  std::int64_t offset(std::int64_t tile, int kv_head) const { return (tile * kv_heads + kv_head) * part; }
+
+  // Bytes of the keys, or of the values, of so many tokens.
+  std::int64_t half_bytes(std::int64_t tokens) const { return tokens / kTile * kv_heads * part; }
 };
 
 class KvCache {
@@ -40,8 +45,8 @@ class KvCache {
   // Throws std::bad_alloc.
   void allocate(std::int64_t blocks, std::int64_t block_size);
 
-  // Copy a block's bytes out and in: of each layer its keys, then its values. Throws std::out_of_range when there
-  // is no such block.
+  // Copy a block's bytes out and in: of each layer its keys, then its values. Throws std::out_of_range when
+  // there is no such block.
   void read_block(std::int64_t block, std::byte* out) const;
   void write_block(std::int64_t block, const std::byte* in);
 

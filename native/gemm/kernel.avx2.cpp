@@ -204,6 +204,8 @@ struct Avx2 {
   // Registers are short: a sum must not be put off until all its products lie on the stack, and an activation
   // is cheaper to load again for the next run than to keep. The compiler sees neither by itself.
   static void pin(__m256i& low, __m256i& high) { asm("" : "+x"(low), "+x"(high)); }
+  // The same, and what is held later is computed later.
+  static void hold(__m256i& low, __m256i& high) { asm volatile("" : "+x"(low), "+x"(high)); }
   static const std::int8_t* forget(const std::int8_t* x) {
     asm volatile("" : "+r"(x));
     return x;
@@ -240,6 +242,36 @@ struct Avx2 {
         total[i].low = _mm256_add_epi32(total[i].low, _mm256_madd_epi16(low[i], scale.low));
         total[i].high = _mm256_add_epi32(total[i].high, _mm256_madd_epi16(high[i], scale.high));
         pin(total[i].low, total[i].high);
+      }
+    }
+  }
+
+  // 0: the magnitudes of weights that are 128 too large; 1: their signed values.
+  static Bytes signed_part(Bytes a, int part) {
+    const Bytes weight = exclusive(a, splat(128));
+    if (part == 1) return weight;
+    return {_mm256_abs_epi8(weight.low), _mm256_abs_epi8(weight.high)};
+  }
+
+  // The weights' signs go to the activations; a pair of products, 2 * 128 * 127, fills 16 bits.
+  template <int M, int Quads, class Magnitude, class Weight>
+  static void dot_signed(const Magnitude& magnitude, const Weight& weight, I32x16 scale,
+                         const std::int8_t* const (&x)[M], int column, I32x16 (&total)[M]) {
+    const std::int8_t* rows[M];
+    for (int i = 0; i < M; ++i) rows[i] = forget(x[i] + column);
+#pragma GCC unroll 8
+    for (int v = 0; v < Quads; ++v) {
+      Bytes m = magnitude(v), w = weight(v);
+      hold(m.low, m.high);
+      hold(w.low, w.high);
+#pragma GCC unroll 8
+      for (int i = 0; i < M; ++i) {
+        const __m256i four = broadcast_dword(rows[i] + 4 * v);
+        const __m256i low = _mm256_maddubs_epi16(m.low, _mm256_sign_epi8(four, w.low)),
+                      high = _mm256_maddubs_epi16(m.high, _mm256_sign_epi8(four, w.high));
+        total[i].low = _mm256_add_epi32(total[i].low, _mm256_madd_epi16(low, scale.low));
+        total[i].high = _mm256_add_epi32(total[i].high, _mm256_madd_epi16(high, scale.high));
+        hold(total[i].low, total[i].high);
       }
     }
   }

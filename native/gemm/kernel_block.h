@@ -9,7 +9,8 @@
 //   unpack(panel, quads)               or this, where decoding shares work across runs: all quads of a step
 //
 // V::dot_bytes<M, Quads, Bits> adds scale * sum(w * x) over a run to M int32 totals, exactly. Where V's sums
-// hold no products of eight bits (V::kWeightBits), such weights are two runs of four bits; where they do,
+// hold no products of eight bits (V::kWeightBits), such weights are taken as signed, 128 less, in two parts:
+// their magnitudes and themselves, and V::dot_signed<M, Quads> is for these; where they do,
 // V::sum_bytes<M, Quads> adds without a scale.
 #pragma once
 
@@ -36,7 +37,11 @@ constexpr RowPairs same_for_all(int first, int second) {
 template <class V, class W>
 inline constexpr int kParts = W::kBits > V::kWeightBits ? 2 : 1;
 
-// The quads of a panel, decoded where they are used. Part 0 of eight-bit weights is their low four bits.
+// How much larger than what they stand for the weights are that V multiplies.
+template <class V, class W>
+inline constexpr int kExcess = W::kOffset - (kParts<V, W> == 2 ? 128 : 0);
+
+// The quads of a panel, decoded where they are used.
 template <class V, class W>
 struct PackedQuads {
   const typename W::Panel* panel;
@@ -45,7 +50,7 @@ struct PackedQuads {
     if constexpr (kParts<V, W> == 1) {
       return W::quad(panel, group, run, v, true);
     } else {
-      return V::bits(W::quad(panel, group, run, v, part == 0), 4 * part, 15);
+      return V::signed_part(W::quad(panel, group, run, v, part == 0), part);
     }
   }
 };
@@ -93,11 +98,9 @@ template <class V, class W, bool kScaled, int M, class Quads>
       V::template dot_bytes<M, W::kQuads, W::kBits>(quad, V::load_pairs(scale), x, column, total);
     }
   } else {
-    const auto low = [&](int v) { return quads(group, run, 0, v); };
-    const auto high = [&](int v) { return quads(group, run, 1, v); };
-    V::template dot_bytes<M, W::kQuads, 4>(low, V::load_pairs(scale), x, column, total);
-    V::template dot_bytes<M, W::kQuads, 4>(high, V::template mul_words<16>(V::load_pairs(scale)), x, column,
-                                           total);
+    const auto magnitude = [&](int v) { return quads(group, run, 0, v); };
+    const auto weight = [&](int v) { return quads(group, run, 1, v); };
+    V::template dot_signed<M, W::kQuads>(magnitude, weight, V::load_pairs(scale), x, column, total);
   }
 }
 

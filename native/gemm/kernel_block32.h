@@ -20,8 +20,9 @@ struct Block32Kernel {
   static constexpr bool kDirect = V::kDirectBytes;
   static constexpr RowPairs kOne = same_for_all(1, 1);
   // By which the sums of the halves of a block are multiplied to take the offset off each run.
-  static constexpr RowPairs kMinusOffset[2] = {same_for_all(-W::kOffset, W::kRuns == 1 ? -W::kOffset : 0),
-                                               same_for_all(0, -W::kOffset)};
+  static constexpr int kOffset = kExcess<V, W>;
+  static constexpr RowPairs kMinusOffset[2] = {same_for_all(-kOffset, W::kRuns == 1 ? -kOffset : 0),
+                                               same_for_all(0, -kOffset)};
 
   struct alignas(64) Scratch {
     float d[kStep / 32 * W::kRuns][kPanelRows];
@@ -59,7 +60,7 @@ struct Block32Kernel {
         for (int i = 0; i < M; ++i) total[i] = V::izero();
         const int column = 32 * b + 4 * W::kQuads * run;
         dot_run<V, W, false>(quads, b, run, kOne, rows.q, column, total);
-        if constexpr (W::kOffset != 0) {
+        if constexpr (kOffset != 0) {
           V::template dot_words<M, 1>(kMinusOffset + run, halves, stride, total);
         }
         const F d = V::load(scratch.d[b * W::kRuns + run]);

@@ -105,7 +105,7 @@ constexpr std::array<std::uint8_t, 16> shifted(const std::array<std::int8_t, 16>
   return table;
 }
 
-inline constexpr int kOffsetIQ4 = 127, kOffsetFP4 = 12;
+inline constexpr int kOffsetIQ4 = 128, kOffsetFP4 = 12;
 constexpr std::array<std::uint8_t, 16> kTableIQ4 = shifted<kOffsetIQ4>(kValuesIQ4);
 constexpr std::array<std::uint8_t, 16> kTableFP4 = shifted<kOffsetFP4>(kValuesFP4);
 

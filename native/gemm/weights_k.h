@@ -170,7 +170,7 @@ struct WeightsQ6_K {
 template <class V>
 struct WeightsIQ4_XS {
   using Panel = PanelIQ4_XS;
-  static constexpr int kBits = 8, kRuns = 1, kQuads = 8;
+  static constexpr int kBits = 8, kRuns = 1, kQuads = 8, kOffset = kOffsetIQ4;
   static constexpr bool kHasMinimum = false, kDirect = true;
 
   static typename V::Bytes quad(const Panel* in, int run, int, int v, bool fetch) {
@@ -180,7 +180,9 @@ struct WeightsIQ4_XS {
   template <class Scratch>
   static void scales(const Panel& in, Scratch& out) {
     prefetch_range<V>(in.scales, &in + 1);
-    for (int g = 0; g < 2; ++g) widen_offset<V, kOffsetIQ4>(load_scales<V>(in.scales[g]), g, out);
+    for (int g = 0; g < 2; ++g) {
+      widen_offset<V, kExcess<V, WeightsIQ4_XS>>(load_scales<V>(in.scales[g]), g, out);
+    }
     V::store(out.d, V::load_f16(in.d));
   }
 };

@@ -43,6 +43,14 @@ TRIVET_INLINE Vec load(const float* p) {
 
 TRIVET_INLINE void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
 
+// Keeps the compiler from moving the work on a value past this place: where sums fill the registers, what it
+// puts off or loads early pushes them out.
+TRIVET_INLINE void pin([[maybe_unused]] Vec& v) {
+#if defined(__AVX2__)
+  asm("" : "+v"(v));
+#endif
+}
+
 // a * b + c, rounded once where the instruction set can.
 TRIVET_INLINE Vec madd(Vec a, Vec b, Vec c) {
 #if defined(__FMA__)
@@ -85,6 +93,16 @@ TRIVET_INLINE Vec load(const f16* p) {
 #endif
 }
 
+TRIVET_INLINE Vec load(const std::int8_t* p) {
+#if defined(__AVX2__)
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+#else
+  Vec v;
+  for (int i = 0; i < kLanes; ++i) v[i] = p[i];
+  return v;
+#endif
+}
+
 // Nearest, ties to even; NaN stays NaN.
 TRIVET_INLINE void store(bf16* p, float x) {
   std::uint32_t bits;
@@ -122,30 +140,45 @@ TRIVET_INLINE void store(float* p, float x) { *p = x; }
 TRIVET_INLINE float sum(Vec v) { return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7])); }
 
 TRIVET_INLINE float max(Vec v) {
-  float result = v[0];
-  for (int i = 1; i < kLanes; ++i) result = result > v[i] ? result : v[i];
-  return result;
+  v = max(v, __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3));
+  v = max(v, __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5));
+  return max(v, __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6))[0];
 }
 
-// e^x, within 2 ulp: x = n ln 2 + r with |r| <= ln 2 / 2, and Cephes' polynomial for e^r (expf.c). 0 below
-// the range of normal numbers, infinity above it.
+// Cephes' polynomial for e^x (expf.c), |x| <= ln 2 / 2.
+TRIVET_INLINE Vec exp_polynomial(Vec x) {
+  Vec p = madd(broadcast(1.9875691500e-4f), x, broadcast(1.3981999507e-3f));
+  p = madd(p, x, broadcast(8.3334519073e-3f));
+  p = madd(p, x, broadcast(4.1665795894e-2f));
+  p = madd(p, x, broadcast(1.6666665459e-1f));
+  p = madd(p, x, broadcast(5.0000001201e-1f));
+  return madd(p, x * x, x) + 1.0f;
+}
+
+// e^x, within 2 ulp: x = n ln 2 + r with |r| <= ln 2 / 2. 0 below the range of normal numbers, infinity above
+// it.
 TRIVET_INLINE Vec exp(Vec x) {
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
   const Vec clamped = min(max(broadcast(-88.0f), x), broadcast(89.0f));
   const Vec shifted = madd(clamped, broadcast(1.44269504088896341f), broadcast(kRound));
   const Vec n = shifted - kRound;
   const Vec r = madd(n, broadcast(2.12194440e-4f), madd(n, broadcast(-0.693359375f), clamped));
-  Vec p = madd(broadcast(1.9875691500e-4f), r, broadcast(1.3981999507e-3f));
-  p = madd(p, r, broadcast(8.3334519073e-3f));
-  p = madd(p, r, broadcast(4.1665795894e-2f));
-  p = madd(p, r, broadcast(1.6666665459e-1f));
-  p = madd(p, r, broadcast(5.0000001201e-1f));
-  p = madd(p, r * r, r) + 1.0f;
   const IntVec power = (reinterpret_cast<IntVec>(shifted) - 0x4b400000) << 23;
-  const Vec scaled = reinterpret_cast<Vec>(reinterpret_cast<IntVec>(p) + power);
+  const Vec scaled = reinterpret_cast<Vec>(reinterpret_cast<IntVec>(exp_polynomial(r)) + power);
   const Vec bounded = x > 88.7228f ? broadcast(__builtin_inff()) : scaled;
   const Vec result = x < -87.33f ? broadcast(0.0f) : bounded;
   return x == x ? result : x;
+}
+
+// The same for x <= 0, with 0 below the range of normal numbers.
+TRIVET_INLINE Vec exp_negative(Vec x) {
+  constexpr float kRound = 12582912.0f;
+  const Vec clamped = max(broadcast(-88.0f), x);
+  const Vec shifted = madd(clamped, broadcast(1.44269504088896341f), broadcast(kRound));
+  const Vec n = shifted - kRound;
+  const Vec r = madd(n, broadcast(2.12194440e-4f), madd(n, broadcast(-0.693359375f), clamped));
+  const IntVec power = (reinterpret_cast<IntVec>(shifted) - (0x4b400000 - 127)) << 23;
+  return exp_polynomial(r) * reinterpret_cast<Vec>(power);
 }
 
 // Cephes' tanhf.c: a polynomial near 0, else by exp.

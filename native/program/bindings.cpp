@@ -44,7 +44,10 @@ T choice(const char* what, const std::string& name,
 
 CacheType cache_type(const std::string& name) {
   return choice<CacheType>("cache_dtype", name,
-                           {{"f32", CacheType::f32}, {"f16", CacheType::f16}, {"bf16", CacheType::bf16}});
+                           {{"f32", CacheType::f32},
+                            {"f16", CacheType::f16},
+                            {"bf16", CacheType::bf16},
+                            {"q8_0", CacheType::q8_0}});
 }
 
 Activation activation(const std::string& name) {

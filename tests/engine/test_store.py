@@ -187,7 +187,7 @@ async def test_whoever_waits_is_told_that_the_process_died(monkeypatch: pytest.M
 
 
 @pytest.mark.skipif(not real.MODEL.exists(), reason="../shared/models/stories260k is not there")
-@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16", "q8_0"])
 async def test_a_real_model_goes_on_as_if_it_had_never_stopped(tmp_path: Path, dtype: str) -> None:
     story = [*real.STORY, *real.NEXT] * 2
     going_on = request([*story, 300], max_tokens=30, temperature=1.0, logprobs=3)

@@ -8,7 +8,25 @@ import pytest
 from tests import reference
 from tests.native.harness import Sequences, attention_graph, logits, program, random_tokens
 
-TOLERANCES = {"f32": 2e-5, "f16": 5e-3, "bf16": 4e-2}
+DTYPES = ("f32", "f16", "bf16", "q8_0")
+
+
+def as_cached(dtype: str, table: np.ndarray, head_dim: int) -> np.ndarray:
+    """What the cache makes of keys or values [n, heads * head_dim]."""
+    if dtype == "f16":
+        return table.astype(np.float16).astype(np.float64)
+    if dtype == "bf16":
+        bits = table.view(np.uint32)
+        return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).view(np.float32).astype(np.float64)
+    if dtype == "f32":
+        return table
+    heads = table.reshape(len(table), -1, head_dim)
+    out = np.empty(heads.shape)
+    for begin in range(0, head_dim, 32):
+        block = heads[..., begin : begin + 32]
+        scale = (np.abs(block).max(-1, keepdims=True) / np.float32(127)).astype(np.float16).astype(np.float32)
+        out[..., begin : begin + 32] = np.rint(np.clip(block * (np.float32(1) / scale), -127, 127)) * scale
+    return out.reshape(table.shape)
 
 
 @pytest.mark.parametrize(
@@ -29,24 +47,44 @@ TOLERANCES = {"f32": 2e-5, "f16": 5e-3, "bf16": 4e-2}
         (4, 4, 32, 600, 0.0, False, 1300),
         (4, 1, 64, 0, 0.0, False, 1100),
         (96, 1, 16, 0, 0.0, False, 30),
+        (6, 2, 112, 50, 0.0, True, 150),
+        (4, 2, 33, 0, 10.0, False, 90),
+        (2, 1, 192, 0, 0.0, True, 70),
+        (8, 2, 256, 33, 5.0, True, 140),
     ],
 )
 def test_against_float64(
     heads: int, kv_heads: int, head_dim: int, window: int, softcap: float, sinks: bool, length: int
 ) -> None:
+    """Of what the cache holds, to float32's precision: what a type of cache rounds is no error of attention."""
     graph, checkpoint = attention_graph(heads, kv_heads, head_dim, window, softcap, sinks)
     tokens = random_tokens(length)
-    expected = reference.run(graph, reference.Weights(checkpoint), tokens)
-    for dtype, tolerance in TOLERANCES.items():
-        got = logits(program((graph, checkpoint), threads=2, cache_dtype=dtype), tokens)
-        assert np.abs(got - expected).max() <= tolerance * np.abs(expected).max(), dtype
+    for i, dtype in enumerate(DTYPES):
+        weights = reference.Weights(checkpoint)
+        for name in ("k.weight", "v.weight"):
+            weights.cache[name] = as_cached(dtype, weights[name], head_dim)
+        expected = reference.run(graph, weights, tokens)
+        got = logits(
+            program((graph, checkpoint), threads=2, cache_dtype=dtype), tokens, block_size=16 << (heads + i) % 4
+        )
+        assert np.abs(got - expected).max() <= 2e-5 * np.abs(expected).max(), dtype
+
+
+def test_sinks_take_their_share() -> None:
+    """A sink as high as the only score halves what is attended to; one far below changes nothing."""
+    graph, checkpoint = attention_graph(2, 1, 32, sinks=True)
+    [token] = random_tokens(1)
+    q, k, v = (checkpoint.data[f"{n}.weight"].view(np.float32)[token].astype(np.float64) for n in "qkv")
+    checkpoint.data["sinks"] = np.array([q[:32] @ k * 32**-0.5, -1e4], np.float32).view(np.uint8)
+    got = logits(program((graph, checkpoint)), [token])
+    assert np.allclose(got[0], np.concatenate([v / 2, v]), rtol=1e-5)
 
 
 LENGTH = 1700
 """Several splits, the last one partial."""
 
 
-@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(6, 2, 64), (1, 1, 16), (12, 1, 40)])
 @pytest.mark.parametrize("window", [0, 700])
 def test_rows_are_the_same_however_they_come(dtype: str, shape: tuple[int, int, int], window: int) -> None:
@@ -72,14 +110,15 @@ def test_long_sequences_are_shared_among_threads_with_the_same_result(threads: i
         assert (np.array(got) == want).all()
 
 
-def test_garbage_in_a_reused_block_is_not_seen() -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_garbage_in_a_reused_block_is_not_seen(dtype: str) -> None:
     """A sequence that overflowed leaves infinities behind; the next user of its blocks must not notice."""
     graph, checkpoint = attention_graph(2, 1, 16)
     table = checkpoint.data["v.weight"].view(np.float32).reshape(50, -1)
     table[0] = np.inf
     tokens = [t or 1 for t in random_tokens(20)]
-    clean = logits(program((graph, checkpoint)), tokens)
-    dirty = program((graph, checkpoint))
+    clean = logits(program((graph, checkpoint), cache_dtype=dtype), tokens)
+    dirty = program((graph, checkpoint), cache_dtype=dtype)
     sequences = Sequences(dirty, [[0] * 32, tokens])
     sequences.tables[1] = sequences.tables[0]
     sequences.step({0: 32})
@@ -87,3 +126,24 @@ def test_garbage_in_a_reused_block_is_not_seen() -> None:
     for _ in tokens:
         sequences.step({1: 1})
     assert (np.array(sequences.logits[1]) == clean).all()
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1e-6, 3e4])
+def test_quantised_values_of_any_size(size: float) -> None:
+    """One token attends to itself alone: the result is its value as the cache has it, to half a step."""
+    graph, checkpoint = attention_graph(1, 1, 40)
+    checkpoint.data["v.weight"].view(np.float32)[...] *= size
+    values = checkpoint.data["v.weight"].view(np.float32)
+    for token in range(5):
+        got = logits(program((graph, checkpoint), cache_dtype="q8_0"), [token])[0]
+        for part in (slice(0, 32), slice(32, 40)):
+            error = np.abs(got[part] - values[token, part]).max()
+            # A scale below float16's least is 0.
+            assert error <= max(0.51 * np.abs(values[token, part]).max() / 127, 2.0**-25 * 127)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 1e30])
+def test_what_cannot_be_quantised_is_not_finite(value: float) -> None:
+    graph, checkpoint = attention_graph(1, 1, 40)
+    checkpoint.data["v.weight"].view(np.float32)[:, 3] = value
+    assert not np.isfinite(logits(program((graph, checkpoint), cache_dtype="q8_0"), [0])).any(where=np.arange(40) < 32)

@@ -314,7 +314,7 @@ def embedded(*values: int) -> _native.Program:
 ONES = np.ones(8, np.float32)
 BAD_CALLS: list[tuple[Callable[[], Any], str]] = [
     (lambda: _native.Program(0, [], "f32", []), "threads must be"),
-    (lambda: _native.Program(1, [], "f64", []), "cache_dtype must be one of f32, f16, bf16, got f64"),
+    (lambda: _native.Program(1, [], "f64", []), "cache_dtype must be one of f32, f16, bf16, q8_0, got f64"),
     (lambda: _native.Program(1, [(5, 1)], "f32", []), "cannot have"),
     (lambda: _native.Program(1, [(0, 0)], "f32", []), "cannot have"),
     (lambda: _native.Program(1, [], "f32", [(0, 64)]), "cache layer needs"),

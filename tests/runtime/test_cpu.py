@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,8 +19,10 @@ from trivet.runtime.cpu import CpuRuntime
 from trivet.runtime.loader import load_runtime
 from trivet.sampling.chain import Chain
 from trivet.sampling.params import SamplingParams
+from trivet.text.tokenizer import Tokenizer
 
 STORIES = Path(__file__).parents[3] / "shared/models/stories260k"
+TEXT = STORIES.parents[1] / "data/tinystories-sample.txt"
 STORY = [1, 403, 407, 261, 378]
 STORY_GOES_ON = [
     *(432, 383, 286, 261, 376, 298, 315, 421, 395, 317, 426, 338, 401, 396, 267, 337, 410, 408, 419, 292),
@@ -89,6 +92,31 @@ def test_stories(file: str, cache: str) -> None:
     assert greedy(runtime, STORY, len(STORY_GOES_ON)) == STORY_GOES_ON
 
 
+@pytest.mark.skipif(not TEXT.exists(), reason="../shared/data/tinystories-sample.txt is not there")
+def test_a_quantised_cache_hardly_changes_the_perplexity() -> None:
+    tokens = Tokenizer.load(STORIES / "stories260k.gguf").encode(TEXT.read_text()[:24000])
+
+    def perplexity(cache: str) -> float:
+        runtime = load(STORIES / "stories260k.gguf", kv_cache_dtype=cache)
+        loss = 0.0
+        pieces = [tokens[at : at + 128] for at in range(0, len(tokens), 128)]
+        for piece in pieces:
+            length = len(piece)
+            logits = runtime.program.run(
+                ints(*piece), ints(*range(length)), ints(0, length), ints(length), ints(*range(8))[None],
+                ints(*range(length)),
+            )  # fmt: skip
+            logits = logits[:-1].astype(np.float64)
+            peaks = logits.max(1)
+            totals = peaks + np.log(np.exp(logits - peaks[:, None]).sum(1))
+            loss += float((totals - logits[np.arange(length - 1), piece[1:]]).sum())
+        return math.exp(loss / (len(tokens) - len(pieces)))
+
+    exact = perplexity("f32")
+    assert exact < 6
+    assert abs(perplexity("q8_0") / exact - 1) < 0.005
+
+
 def test_info(tmp_path: Path) -> None:
     llama = next(m for m in MODELS if m.name == "llama")
     runtime = load(llama.write_gguf(tmp_path / "small.gguf"), threads=3)
@@ -105,7 +133,7 @@ def test_info(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kv_cache_dtype": "fp8"}, "kv_cache_dtype must be one of auto, f32, f16, bf16, got fp8"),
+        ({"kv_cache_dtype": "fp8"}, "kv_cache_dtype must be one of auto, f32, f16, bf16, q8_0, got fp8"),
         ({"threads": -1}, r"threads must be 0 \(one per core\) to 1024, got -1"),
     ],
 )

@@ -16,7 +16,7 @@ from trivet.errors import RequestError, unknown_keyword
 
 T = TypeVar("T")
 DEFAULT = EngineConfig(model="")
-CACHE_DTYPES = {
+DTYPES = {
     "auto": "auto",
     "float32": "f32",
     "float": "f32",
@@ -27,6 +27,7 @@ CACHE_DTYPES = {
     "bfloat16": "bf16",
     "bf16": "bf16",
 }
+CACHE_DTYPES = {**DTYPES, "q8_0": "q8_0"}
 LEAST = {
     "max_num_seqs": 1,
     "max_num_queued_reqs": 0,
@@ -35,7 +36,7 @@ LEAST = {
     "stream_interval": 1,
 }
 CHOICES: dict[str, Iterable[Any]] = {
-    "dtype": CACHE_DTYPES,
+    "dtype": DTYPES,
     "kv_cache_dtype": CACHE_DTYPES,
     "block_size": (16, 32, 64, 128),
     "logprobs_mode": ("raw_logprobs",),
@@ -84,7 +85,8 @@ class EngineArgs(VllmArgs):
     chat_template: a Jinja template or a file that holds one, instead of the model's own.
     default_chat_template_kwargs: variables for it that a conversation does not give.
     dtype, kv_cache_dtype: the type of the KV cache is the second, or where that is "auto" the first: float32, float16,
-        bfloat16 or the names that vLLM also has for them. Activations are float32 whatever they say.
+        bfloat16 or the names that vLLM also has for them, or for the cache alone q8_0, about half as large as float16.
+        Activations are float32 whatever they say.
     block_size: tokens of a block of the cache: 16, 32, 64 or 128.
     max_model_len: tokens of prompt and output together; None is the model's own context.
     max_num_seqs, max_num_batched_tokens: most sequences, and most tokens, of one step; None is 128 and 2048.

@@ -17,7 +17,7 @@ from trivet.weights.formats import Format
 from trivet.weights.hub import resolve
 from trivet.weights.tensor import Checkpoint
 
-CACHE_BYTES = {"f32": 4, "f16": 2, "bf16": 2}
+CACHE_BYTES = {"f32": 4, "f16": 2, "bf16": 2, "q8_0": 34 / 32}
 
 
 def describe(
@@ -111,7 +111,7 @@ def memory(checkpoint: Checkpoint, config: ModelConfig, context: int | None, dty
     if dtype == "auto":
         dtype = "f32" if main_format(checkpoint) is Format.F32 else "bf16"  # the runtime's rule
     context = context or config.context_length
-    token = 2 * config.num_layers * config.kv_size * CACHE_BYTES[dtype]
+    token = math.ceil(2 * config.num_layers * config.kv_size * CACHE_BYTES[dtype])
     weight_bytes = sum(info.num_bytes for info in infos)
     return {
         "weight_bytes": weight_bytes,

@@ -65,7 +65,7 @@ StepTokens = Annotated[
 CacheDtype = Annotated[
     str,
     typer.Option(
-        "--kv-cache-dtype", parser=cache_dtype, metavar="TYPE", help="Of the KV cache: auto, f32, f16 or bf16."
+        "--kv-cache-dtype", parser=cache_dtype, metavar="TYPE", help="Of the KV cache: auto, f32, f16, bf16 or q8_0."
     ),
 ]
 

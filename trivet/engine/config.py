@@ -11,7 +11,7 @@ class EngineConfig(msgspec.Struct, kw_only=True, omit_defaults=True):
     num_blocks, else kv_cache_memory (bytes), else need (a few sequences of max_model_len, capped by
     memory_share of the free memory, as steps and others need some too) size the cache. mlock keeps the process's
     memory from being swapped out. threads 0 = one per usable core. kv_cache_dtype: "auto" (f32 for a float32
-    model, else bf16), "f32", "f16" or "bf16". prefix_cache_dir: a folder that keeps cached blocks for
+    model, else bf16), "f32", "f16", "bf16" or "q8_0". prefix_cache_dir: a folder that keeps cached blocks for
     later engines, prefix_cache_size bytes of them at most. scheduling_policy: "fcfs" (who comes first is served
     first) or "priority" (of lower number first). max_queue bounds the requests waiting beside the max_num_seqs that
     run; past it, submissions are refused, and so they are past max_queued_tokens tokens of prompts that wait (one

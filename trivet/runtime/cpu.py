@@ -23,7 +23,7 @@ from trivet.sampling.sampler import sample
 from trivet.weights.formats import Format
 from trivet.weights.tensor import Checkpoint
 
-CACHE_DTYPES = ("auto", "f32", "f16", "bf16")
+CACHE_DTYPES = ("auto", "f32", "f16", "bf16", "q8_0")
 
 
 class CpuRuntime:

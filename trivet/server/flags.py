@@ -17,8 +17,8 @@ Reader = Callable[[str], Any]
 TRUE = ("true", "1", "on", "enabled", "yes")
 FALSE = ("false", "0", "off", "disabled", "no")
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
-QUANTIZED_CACHE = ("q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl", "fp8", "fp8_e4m3", "fp8_e5m2", "fp8_e4m3fn")
-UNQUANTIZED = dict.fromkeys(QUANTIZED_CACHE, "the KV cache is kept in the model's own type, which is more exact")
+OTHER_CACHES = ("q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl", "fp8", "fp8_e4m3", "fp8_e5m2", "fp8_e4m3fn")
+NO_SUCH_CACHE = dict.fromkeys(OTHER_CACHES, "the KV cache is kept in the model's own type, which is more exact")
 """Remarks on the types of cache that there are not here."""
 
 
@@ -185,11 +185,11 @@ def log_level(text: str) -> str:
 
 
 def cache_dtype(text: str) -> str:
-    """A type of the KV cache; a quantised one is taken as "auto"."""
-    if text in QUANTIZED_CACHE:
+    """A type of the KV cache; what there is not here is taken as "auto"."""
+    if text in OTHER_CACHES:
         return "auto"
     if text not in CACHE_DTYPES:
-        raise ValueError(f"must be one of {', '.join([*CACHE_DTYPES, *QUANTIZED_CACHE])}, got {text!r}")
+        raise ValueError(f"must be one of {', '.join([*CACHE_DTYPES, *OTHER_CACHES])}, got {text!r}")
     return CACHE_DTYPES[text]
 
 

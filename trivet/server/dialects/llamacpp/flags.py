@@ -7,7 +7,7 @@ from typing import Any
 
 from trivet.server.dialects.llamacpp.sampling_flags import SAMPLING
 from trivet.server.flags import (
-    UNQUANTIZED,
+    NO_SUCH_CACHE,
     Flag,
     cache_dtype,
     choice,
@@ -165,9 +165,9 @@ FLAGS: list[Flag] = [
         "-ctk --cache-type-k",
         "cache_type_k",
         cache_dtype,
-        "f32, f16 or bf16, of the KV cache; a quantised type is kept as the model's own.",
+        "f32, f16, bf16 or q8_0, of the KV cache; other types are kept as the model's own.",
         "TYPE",
-        remarks=UNQUANTIZED,
+        remarks=NO_SUCH_CACHE,
         env="LLAMA_ARG_CACHE_TYPE_K",
     ),
     flag(
@@ -176,7 +176,7 @@ FLAGS: list[Flag] = [
         cache_dtype,
         "The same; must equal -ctk.",
         "TYPE",
-        remarks=UNQUANTIZED,
+        remarks=NO_SUCH_CACHE,
         env="LLAMA_ARG_CACHE_TYPE_V",
     ),
     unused("-dt --defrag-thold", "the cache has pages", env="LLAMA_ARG_DEFRAG_THOLD"),

@@ -6,10 +6,10 @@ import json
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
-from trivet.api.args import CACHE_DTYPES
+from trivet.api.args import DTYPES
 from trivet.api.vllm_args import NO, VllmArgs
 from trivet.server.flags import (
-    UNQUANTIZED,
+    NO_SUCH_CACHE,
     Flag,
     cache_dtype,
     choice,
@@ -57,7 +57,7 @@ SETTINGS: list[Flag] = [
         several=True,
         many=True,
     ),
-    flag("--dtype", "dtype", choice(*CACHE_DTYPES), "Type of the KV cache, where that has none of its own.", "TYPE"),
+    flag("--dtype", "dtype", choice(*DTYPES), "Type of the KV cache, where that has none of its own.", "TYPE"),
     flag(
         "--max-model-len",
         "max_model_len",
@@ -76,7 +76,14 @@ SETTINGS: list[Flag] = [
     flag("--max-num-queued-reqs", "max_num_queued_reqs", whole(0), "Refuse requests when so many wait: 1024."),
     flag("--max-num-queued-tokens", "max_num_queued_tokens", size, "Refuse requests when so many prompt tokens wait."),
     flag("--block-size", "block_size", whole(1), "Tokens of a cache block: 16, 32, 64 or 128."),
-    flag("--kv-cache-dtype", "kv_cache_dtype", cache_dtype, "auto, f32, f16 or bf16.", "TYPE", remarks=UNQUANTIZED),
+    flag(
+        "--kv-cache-dtype",
+        "kv_cache_dtype",
+        cache_dtype,
+        "auto, f32, f16, bf16 or q8_0.",
+        "TYPE",
+        remarks=NO_SUCH_CACHE,
+    ),
     flag(
         "--kv-cache-memory-bytes",
         "kv_cache_memory_bytes",

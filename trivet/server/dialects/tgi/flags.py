@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trivet.server.flags import (
-    UNQUANTIZED,
+    NO_SUCH_CACHE,
     Flag,
     cache_dtype,
     choice,
@@ -82,7 +82,7 @@ _FLAGS = [
     refused("--quantize", "weights are computed in the format they are stored in; see `trivet quantize`", ""),
     unused("--speculate", "tokens are not guessed ahead, which changes the speed only"),
     flag("--dtype", "dtype", choice("float16", "bfloat16"), "Type of the KV cache.", "TYPE"),
-    flag("--kv-cache-dtype", "kv_cache_dtype", cache_dtype, "Of the KV cache.", "TYPE", remarks=UNQUANTIZED),
+    flag("--kv-cache-dtype", "kv_cache_dtype", cache_dtype, "Of the KV cache.", "TYPE", remarks=NO_SUCH_CACHE),
     idle("--trust-remote-code", "no code of a model's is ever run"),
     flag(
         "--max-concurrent-requests",

@@ -256,8 +256,6 @@ def attention(
             q.stride(0), table_stride, inner, factor, **shape, ROWS=rows, TILE_HEADS=tile_heads, TOKENS=tokens,
             STAGES=tiles.prompt.stages, num_warps=tiles.prompt.warps,
         )  # fmt: skip
-        if sequences == 1 and q.shape[0] > 1:
-            return y
     splits = triton.cdiv(batch.max_context_len, SPLIT)
     rows, tile_heads = tiles.decode.rows, min(group, tiles.decode.rows)
     programs = kv_heads * triton.cdiv(group, tile_heads)

@@ -16,7 +16,9 @@ class Launch:
     """Rows of queries: tokens times the query heads of one KV head."""
     warps: int
     stages: int
-    """Of the pipeline: the loads of a tile's blocks, those of its keys and values, its products."""
+    """Of the pipeline. The keys and values of a tile are asked for after the numbers of its blocks have come: it takes
+    five for them to have a whole tile's time to arrive, with three they are waited for at once (`cp.async.wait_group
+    0` at the head of the loop)."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,17 @@ def tiles_for(head_dim: int, itemsize: int, capability: int) -> Tiles:
     if itemsize == 4:
         # For tests and small models: no tensor core multiplies float32 as such.
         return Tiles(columns, 32, Launch(16, 4, 1), Launch(16, 4, 1))
+    # An A100, H100 or B200 has 163 or 227 KiB of shared memory a multiprocessor, others 99.
+    large = capability == 80 or 90 <= capability < 120
+    stages = 5 if large else 3
     if columns <= 64:
         # 32 KiB of keys and values as above, 3 x 64 + 2 x 32 + ... = 128 registers.
-        return Tiles(columns, 128, Launch(128, 8, 3), Launch(64, 4, 3))
+        return Tiles(columns, 128, Launch(128, 8, stages), Launch(64, 4, stages))
     if columns == 128:
-        prompt = Launch(128, 8, 3)
-        # mma.sync gives each warp rows of its own only in tiles that are not wider than high.
-        return Tiles(columns, 64, prompt, Launch(64, 4, 3) if capability >= 90 else prompt)
-    # 64 rows over 256 threads. Two tiles of 64 keys and values are 128 KiB, which sm_86 and sm_89 do not have.
-    launch = Launch(64, 8, 2)
-    return Tiles(columns, 64 if capability in (80, 90) else 32, launch, launch)
+        prompt = Launch(128, 8, stages)
+        # mma.sync gives each warp rows of its own only in tiles that are not wider than high. With wgmma decode takes
+        # 115,712 bytes: just what lets two programs share a multiprocessor.
+        return Tiles(columns, 64, prompt, Launch(64, 4, stages) if capability >= 90 else prompt)
+    # 64 rows over 256 threads; 32 keys, for three tiles of them and their values to fit.
+    launch = Launch(64, 8, stages if large else 2)
+    return Tiles(columns, 32, launch, launch)

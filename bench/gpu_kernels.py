@@ -1,0 +1,186 @@
+"""The GPU kernels one by one: results against float64, then speeds beside the machine's limits.
+
+Used by bench/gpu.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.gpu_model import Limits, Row
+from tests.runtime.cuda import paged
+from trivet.runtime.cuda.kernels.attention import attention
+from trivet.runtime.cuda.kernels.rope import rope_and_cache
+
+FLASH_ATTENTION_2 = 0.35 * 989e12
+"""Operations a second of FlashAttention 2 on an H100: 35 % of its peak in bfloat16, says the paper on its successor."""
+
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float8_e4m3fn: 1e-2}
+"""Of ‖result - reference‖ / ‖reference‖, by the cache's type."""
+
+
+@dataclass(frozen=True)
+class Heads:
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+    def __str__(self) -> str:
+        return f"{self.heads}/{self.kv_heads} x {self.head_dim}"
+
+
+def moved(batch: paged.Batch, device: str) -> paged.Batch:
+    values = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    return paged.Batch(**{k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in values.items()})
+
+
+def difference(got: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((got.double().cpu() - expected).norm() / expected.norm())
+
+
+def checks(device: str, tiny: bool) -> Iterator[Row]:
+    """`reached` is 1 where a result is as near to float64 as its type lets it be, or rows are the same."""
+    types = [torch.bfloat16, torch.float32]
+    if device == "cpu" or torch.cuda.get_device_capability() >= (8, 9):
+        types.append(torch.float8_e4m3fn)
+    shapes = [Heads(4, 1, 64)] if tiny else [Heads(32, 8, 128), Heads(14, 2, 64), Heads(16, 16, 96), Heads(8, 4, 256)]
+    contexts, queries = ([600, 70], [3, 70]) if tiny else ([3000, 777, 1025, 40], [130, 777, 1, 1])
+    for shape in shapes:
+        for dtype in types:
+            for options in ({}, {"window": 300, "softcap": 20.0}):
+                yield attention_check(device, shape, dtype, contexts, queries, options)
+        yield same_rows_check(device, shape, contexts)
+        yield rope_check(device, shape, 4 if tiny else 4096)
+
+
+def attend(
+    device: str, step: paged.Paged, heads: int, q: torch.Tensor, options: dict[str, Any], decode: bool
+) -> torch.Tensor:
+    kv_heads, head_dim = step.k_cache.shape[2:]
+    return attention(
+        q, step.k_cache.to(device), step.v_cache.to(device), moved(step.batch(), device), heads=heads,
+        kv_heads=kv_heads, head_dim=head_dim, decode=decode,
+        **{"scale": head_dim**-0.5, "window": 0, "softcap": 0.0, **options},
+    )  # fmt: skip
+
+
+def attention_check(
+    device: str, shape: Heads, cache: torch.dtype, contexts: list[int], queries: list[int], options: dict[str, Any]
+) -> Row:
+    dtype = torch.float32 if cache == torch.float32 else torch.bfloat16
+    step = paged.Paged(contexts, queries, shape.kv_heads, shape.head_dim, 16, cache)
+    q = torch.randn(sum(queries), shape.heads * shape.head_dim).to(dtype)
+    got = attend(device, step, shape.heads, q.to(device), options, decode=False)
+    parts = q.double().numpy().reshape(len(q), shape.heads, shape.head_dim)
+    expected = np.concatenate(
+        [
+            paged.attention(
+                part, step.positions(s), step.keys[s], step.values[s], shape.head_dim**-0.5,
+                options.get("window", 0), options.get("softcap", 0.0),
+            )
+            for s, part in enumerate(np.split(parts, np.cumsum(queries)[:-1]))
+        ]
+    )  # fmt: skip
+    error = difference(got, torch.from_numpy(expected).reshape(got.shape))
+    name = f"attention {shape}, cache {str(cache).removeprefix('torch.')}{', window, soft cap' if options else ''}"
+    return Row(name, f"off by {error:.1e}", f"{TOLERANCE[cache]:.0e}", float(error <= TOLERANCE[cache]), 1.0)
+
+
+def same_rows_check(device: str, shape: Heads, contexts: list[int]) -> Row:
+    """The last row of each sequence, from the prompt kernel in pieces of two lengths and from decode."""
+    width = shape.heads * shape.head_dim
+    q = [torch.randn(n, width).to(torch.bfloat16) for n in contexts]
+    results = []
+    for most in (1, 2, 50):
+        queries = [min(most, n) for n in contexts]
+        step = paged.Paged(contexts, queries, shape.kv_heads, shape.head_dim, 16, torch.bfloat16)
+        rows = torch.cat([x[-n:] for x, n in zip(q, queries, strict=True)]).to(device)
+        results.append(attend(device, step, shape.heads, rows, {}, decode=most == 1)[np.cumsum(queries) - 1].cpu())
+    different = sum(int((a != results[0]).any(1).sum()) for a in results[1:])
+    return Row(f"attention {shape}, same rows", f"{different} differ", "0", float(different == 0), 1.0)
+
+
+def rope_check(device: str, shape: Heads, tokens: int) -> Row:
+    widths = [n * shape.head_dim for n in (shape.heads, shape.kv_heads, shape.kv_heads)]
+    q, k, v = torch.randn(tokens, sum(widths)).to(torch.bfloat16).split(widths, 1)
+    positions = torch.randint(0, 131072, (tokens,), dtype=torch.int32)
+    slots = torch.randperm(tokens + 16 - tokens % 16)[:tokens].to(torch.int32)
+    frequencies = 500_000.0 ** -(torch.arange(shape.head_dim // 2, dtype=torch.float64) * 2 / shape.head_dim)
+    caches = [
+        torch.zeros(tokens // 16 + 1, 16, shape.kv_heads, shape.head_dim, dtype=torch.bfloat16, device=device)
+        for _ in range(2)
+    ]
+    on_device = [x.to(device) for x in (q, k, v, positions, slots, frequencies)]
+    got = rope_and_cache(*on_device, False, 1.0, shape.head_dim, *caches)
+    angles = positions.double()[:, None, None] * frequencies
+
+    def rotated(x: torch.Tensor) -> torch.Tensor:
+        a, b = x.double().unflatten(1, (-1, shape.head_dim)).chunk(2, 2)
+        return torch.cat([a * angles.cos() - b * angles.sin(), b * angles.cos() + a * angles.sin()], 2).flatten(1)
+
+    keys, values = (cache.flatten(0, 1).flatten(1)[on_device[4].long()] for cache in caches)
+    error = max(difference(got, rotated(q)), difference(keys, rotated(k)), difference(values, v.double()))
+    return Row(f"rope and cache {shape}", f"off by {error:.1e}", "4e-03", float(error <= 4e-3), 1.0)
+
+
+def timings(limits: Limits) -> Iterator[Row]:
+    shape = Heads(32, 8, 128)
+    for length in (2048, 8192, 16384):
+        yield prompt_row(shape, 16384 // length, length)
+    for batch, context in ((1, 8192), (64, 1024), (256, 1024), (16, 16384)):
+        yield decode_row(shape, batch, context, limits)
+
+
+def case(shape: Heads, batch: int, context: int, queries: int) -> tuple[Any, ...]:
+    """Random bits of a reasonable size, in blocks in random order."""
+    blocks = batch * context // 16
+    caches = [
+        torch.randn(blocks, 16, shape.kv_heads, shape.head_dim, dtype=torch.bfloat16, device="cuda") for _ in range(2)
+    ]
+    tokens = batch * queries
+    q = torch.randn(tokens, shape.heads * shape.head_dim, dtype=torch.bfloat16, device="cuda")
+    tables = torch.randperm(blocks, device="cuda").to(torch.int32).view(batch, -1)
+    starts = torch.arange(batch + 1, device="cuda", dtype=torch.int32) * queries
+    lengths = torch.full((batch,), context, device="cuda", dtype=torch.int32)
+    unused = torch.empty(0, dtype=torch.int32)
+    return q, *caches, paged.Batch(starts, lengths, tables, unused, unused, context)
+
+
+def seconds(shape: Heads, batch: int, context: int, queries: int) -> float:
+    from triton.testing import do_bench
+
+    args = case(shape, batch, context, queries)
+    sizes = {"heads": shape.heads, "kv_heads": shape.kv_heads, "head_dim": shape.head_dim}
+    options = {"scale": shape.head_dim**-0.5, "window": 0, "softcap": 0.0, "decode": queries == 1}
+    return do_bench(lambda: attention(*args, **sizes, **options), return_mode="median") / 1e3
+
+
+def prompt_row(shape: Heads, batch: int, length: int) -> Row:
+    took = seconds(shape, batch, length, length)
+    operations = 2 * batch * length**2 * shape.heads * shape.head_dim
+    reached = operations / took
+    return Row(
+        f"attention {shape}, {batch} x {length} causal",
+        f"{took * 1e3:.2f} ms, {reached / 1e12:.0f} TFLOP/s",
+        f"FlashAttention 2: {FLASH_ATTENTION_2 / 1e12:.0f} TFLOP/s",
+        reached / FLASH_ATTENTION_2,
+        0.7,
+    )
+
+
+def decode_row(shape: Heads, batch: int, context: int, limits: Limits) -> Row:
+    took = seconds(shape, batch, context, 1)
+    data = 4 * batch * context * shape.kv_heads * shape.head_dim
+    bound = data / limits.bandwidth
+    return Row(
+        f"attention {shape}, {batch} x 1 of {context}",
+        f"{took * 1e6:.0f} us, {data / took / 1e9:.0f} GB/s",
+        f"{bound * 1e6:.0f} us = {data / 1e6:.0f} MB",
+        bound / took,
+        0.7,
+    )

@@ -1,0 +1,69 @@
+"""The shapes of attention's tiles. Pinned, not tuned at run time: a tile of other keys is another order of sums."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SPLIT = 512
+"""Keys that one program of decode takes before it leaves a state: 16 splits of a context of 8192 and 8 KV heads fill
+the 132 multiprocessors of an H100, and a state of float32 is 1 / (2 SPLIT / group) of the bytes of the keys and values
+in bfloat16 that it stands for: under 1 % for groups of up to 10 heads."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    rows: int
+    """Rows of queries: tokens times the query heads of one KV head."""
+    warps: int
+    stages: int
+    """Of the pipeline. The keys and values of a tile are asked for after the numbers of its blocks have come: it takes
+    five for them to have a whole tile's time to arrive, with three they are waited for at once (`cp.async.wait_group
+    0` at the head of the loop)."""
+
+
+@dataclass(frozen=True)
+class Tiles:
+    columns: int
+    """The head's, rounded up to a power of two, for tensor cores."""
+    keys: int
+    prompt: Launch
+    decode: Launch
+    """Of one token: as few rows as have the instructions of `prompt`, as many warps side by side in a row."""
+
+
+def tiles_for(head_dim: int, itemsize: int, capability: int) -> Tiles:
+    """For queries of `itemsize` bytes an element.
+
+    A thread has at most 255 registers of 4 bytes. In them it holds, of the tile's rows, the sums of the split at hand
+    and of those before it (2 x columns), the scores (keys) and their weights (keys / 2), in float32: with 128 rows over
+    256 threads, or 64 over 128, this is half of 2 x 128 + 64 + 32 for a head of 128 columns: 176. What is left is for
+    addresses. Shared memory has the queries and two or more tiles of keys and values.
+
+    Prompts: 128 rows, because a tile of keys is read from the L2 cache once for each tile of rows: 64 keys of 128
+    columns are 32 KiB, which 128 rows use for 4.2 MFLOP; at 300 TFLOP/s that is 2.3 TB/s, at 64 rows it would be all
+    that the cache gives. Decode: wgmma takes 64 rows of which a group of 4 or 8 heads fills few, but a tile's products
+    (2.1 MFLOP, 0.3 us on a multiprocessor of an H100), exponentials (64 x 64, 0.15 us) and the rest (0.15 us) are less
+    than the 0.9 us that its 32 KiB take at its share of 4.8 TB/s.
+
+    Raises ValueError for heads of more than 256 columns.
+    """
+    columns = max(16, 1 << (head_dim - 1).bit_length())
+    if columns > 256:
+        raise ValueError(f"attention on the GPU has heads of up to 256 columns, got {head_dim}")
+    if itemsize == 4:
+        # For tests and small models: no tensor core multiplies float32 as such.
+        return Tiles(columns, 32, Launch(16, 4, 1), Launch(16, 4, 1))
+    # An A100, H100 or B200 has 163 or 227 KiB of shared memory a multiprocessor, others 99.
+    large = capability == 80 or 90 <= capability < 120
+    stages = 5 if large else 3
+    if columns <= 64:
+        # 32 KiB of keys and values as above, 3 x 64 + 2 x 32 + ... = 128 registers.
+        return Tiles(columns, 128, Launch(128, 8, stages), Launch(64, 4, stages))
+    if columns == 128:
+        prompt = Launch(128, 8, stages)
+        # mma.sync gives each warp rows of its own only in tiles that are not wider than high. With wgmma decode takes
+        # 115,712 bytes: just what lets two programs share a multiprocessor.
+        return Tiles(columns, 64, prompt, Launch(64, 4, stages) if capability >= 90 else prompt)
+    # 64 rows over 256 threads; 32 keys, for three tiles of them and their values to fit.
+    launch = Launch(64, 8, stages if large else 2)
+    return Tiles(columns, 32, launch, launch)

@@ -1,0 +1,169 @@
+"""Attention of a tile of query rows to keys and values in the paged cache, with a running softmax in float32.
+
+Order of the float operations, which makes a row's result independent of the rows beside it, of how a prompt was cut
+and of the kernel that computes it: positions are cut into splits of `SPLIT` and those into tiles of `KEYS`, counted
+from position 0 of the sequence. Within a split a running softmax takes the tiles in ascending order; the states of the
+splits are merged in ascending order. What a row does not see has weight 0, which changes no bit. Wherever a compiler
+could contract a product and a sum in more than one way, `fma` says how. Tiles of rows differ between kernels in their
+height alone, which no element of a matrix product depends on as long as all use the same instructions: the tests
+compare those.
+
+A state is, for each row, the maximum of the scores (before `factor`, which turns them into powers of two), the sum of
+the weights and the weighted sum of values.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+LOWEST = tl.constexpr(-1e30)
+"""Stands for -infinity where differences are taken: far below any score, yet its difference with itself is 0."""
+
+LOG2_E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def empty_state(ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    top = tl.full([ROWS], LOWEST, tl.float32)
+    return top, tl.zeros([ROWS], tl.float32), tl.zeros([ROWS, COLUMNS], tl.float32)
+
+
+@triton.jit
+def merge(top_a, total_a, values_a, top_b, total_b, values_b, factor):
+    """The state of what both saw. The empty state on either side changes nothing."""
+    top = tl.maximum(top_a, top_b)
+    a, b = tl.exp2((top_a - top) * factor), tl.exp2((top_b - top) * factor)
+    return top, tl.fma(total_a, a, total_b * b), tl.fma(values_a, a[:, None], values_b * b[:, None])
+
+
+@triton.jit
+def normalized(top, total, values, factor, sinks, heads, valid):
+    """The weighted mean of the values; 0 for a row that saw nothing. `sinks`, where not None, are logits of heads that
+    the denominator has besides."""
+    if sinks is None:
+        share = 1.0 / tl.where(total == 0.0, 1.0, total)
+    else:
+        score, sink = top * factor, tl.load(sinks + heads, mask=valid, other=0.0).to(tl.float32) * LOG2_E
+        highest = tl.maximum(score, sink)
+        scaled = tl.exp2(score - highest)
+        share = scaled / tl.fma(total, scaled, tl.exp2(sink - highest))
+    return values * share[:, None]
+
+
+@triton.jit
+def attend_tiles(
+    q,
+    positions,
+    top,
+    total,
+    values,
+    k_cache,
+    v_cache,
+    table,
+    begin,
+    end,
+    low,
+    seen,
+    inner,
+    factor,
+    MASKED: tl.constexpr,
+    SOFTCAP: tl.constexpr,
+    WINDOW: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    TOKEN_STRIDE: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    KEYS: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """Adds the tiles of keys from `begin`, a multiple of KEYS, up to `end` to a state.
+
+    `MASKED`: some row does not see some key; only keys in [low, seen) are then read. Else the masks, which cost as much
+    as the exponentials, are left out.
+    """
+    columns = tl.arange(0, q.shape[1])
+    for start in tl.range(begin, end, KEYS, num_stages=STAGES):
+        keys = start + tl.arange(0, KEYS)
+        if MASKED:
+            present = (keys >= low) & (keys < seen)
+            block = tl.load(table + keys // BLOCK_SIZE, mask=present, other=0)
+        else:
+            block = tl.load(table + keys // BLOCK_SIZE)
+        # A tile may span several blocks: each of its keys has an address of its own. Rows are contiguous, so that
+        # threads still load 16 bytes each.
+        token = block.to(tl.int64) * BLOCK_SIZE + keys % BLOCK_SIZE
+        at = token[:, None] * TOKEN_STRIDE + columns[None, :]
+        if MASKED:
+            inside = present[:, None] & (columns < HEAD_DIM)[None, :]
+            k = tl.load(k_cache + at, mask=inside, other=0.0)
+            v = tl.load(v_cache + at, mask=inside, other=0.0)
+        elif q.shape[1] > HEAD_DIM:
+            inside = (columns < HEAD_DIM)[None, :]
+            k = tl.load(k_cache + at, mask=inside, other=0.0)
+            v = tl.load(v_cache + at, mask=inside, other=0.0)
+        else:
+            k = tl.load(k_cache + at)
+            v = tl.load(v_cache + at)
+        scores = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision="ieee")
+        if SOFTCAP:
+            # tanh x = 1 - 2 / (e^2x + 1), in powers of two; `factor` has the cap.
+            scores = 1.0 - 2.0 / (tl.exp2(scores * inner) + 1.0)
+        if MASKED:
+            visible = keys[None, :] <= positions[:, None]
+            if WINDOW:
+                visible &= keys[None, :] > positions[:, None] - WINDOW
+            scores = tl.where(visible, scores, float("-inf"))
+        next_top = tl.maximum(top, tl.max(scores, 1))
+        weights = tl.exp2(tl.fma(scores, factor, (-next_top * factor)[:, None]))
+        decay = tl.exp2((top - next_top) * factor)
+        total = tl.fma(total, decay, tl.sum(weights, 1))
+        values = tl.dot(weights.to(q.dtype), v.to(q.dtype), values * decay[:, None], input_precision="ieee")
+        top = next_top
+    return top, total, values
+
+
+@triton.jit
+def attend_split(
+    q,
+    positions,
+    first,
+    last,
+    split,
+    k_cache,
+    v_cache,
+    table,
+    inner,
+    factor,
+    SOFTCAP: tl.constexpr,
+    WINDOW: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    TOKEN_STRIDE: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    SPLIT: tl.constexpr,
+    KEYS: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """The state of split number `split` for rows of queries at `positions`, which lie in first..last."""
+    top, total, values = empty_state(q.shape[0], q.shape[1])
+    low = 0
+    begin = split * SPLIT
+    end = tl.minimum(begin + SPLIT, last + 1)
+    # All rows see all keys of the tiles in [full_begin, full_end).
+    full_begin = begin
+    if WINDOW:
+        low = tl.maximum(first - WINDOW + 1, 0)
+        begin = tl.maximum(begin, low // KEYS * KEYS)
+        full_begin = tl.minimum(tl.maximum(tl.cdiv(last - WINDOW + 1, KEYS) * KEYS, begin), end)
+        top, total, values = attend_tiles(
+            q, positions, top, total, values, k_cache, v_cache, table, begin, full_begin, low, last + 1, inner, factor,
+            True, SOFTCAP, WINDOW, HEAD_DIM, TOKEN_STRIDE, BLOCK_SIZE, KEYS, STAGES,
+        )  # fmt: skip
+    full_end = tl.maximum(tl.minimum((first + 1) // KEYS * KEYS, end), full_begin)
+    top, total, values = attend_tiles(
+        q, positions, top, total, values, k_cache, v_cache, table, full_begin, full_end, low, last + 1, inner, factor,
+        False, SOFTCAP, WINDOW, HEAD_DIM, TOKEN_STRIDE, BLOCK_SIZE, KEYS, STAGES,
+    )  # fmt: skip
+    return attend_tiles(
+        q, positions, top, total, values, k_cache, v_cache, table, full_end, end, low, last + 1, inner, factor,
+        True, SOFTCAP, WINDOW, HEAD_DIM, TOKEN_STRIDE, BLOCK_SIZE, KEYS, STAGES,
+    )  # fmt: skip

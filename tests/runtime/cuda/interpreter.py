@@ -1,7 +1,8 @@
 """Repairs Triton's interpreter.
 
 It holds bfloat16 and float8 as integers: it multiplies those, and rounds towards zero. And it makes a Python integer of
-a scalar in a way that numpy 2.4 no longer has, so that no loop may have a computed bound.
+a scalar in a way that numpy 2.4 no longer has, so that no loop may have a computed bound. Nor
+has it NVIDIA's library.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
+import triton
 import triton.language as tl
+from triton.language.extra.cuda import libdevice
 from triton.runtime import interpreter
 
 TORCH = {
@@ -45,6 +48,17 @@ def create_dot(self: Any, a: Any, b: Any, d: Any, input_precision: Any, max_num_
     return interpreter.TensorHandle(product + d.data, d.dtype.scalar)
 
 
+@triton.jit
+def byte_perm(a, b, selector):
+    """Byte i of the result is that byte of (b, a) which nibble i of `selector` says. Its top bits are not looked at."""
+    result = selector & 0
+    for i in tl.static_range(4):
+        index = (selector >> (4 * i)) & 7
+        byte = (tl.where(index < 4, a, b) >> (8 * (index & 3))) & 255
+        result |= byte << (8 * i)
+    return result
+
+
 patch_lang_tensor = interpreter._patch_lang_tensor
 
 
@@ -57,3 +71,4 @@ def repair() -> None:
     interpreter._convert_float = convert
     interpreter.InterpreterBuilder.create_dot = create_dot
     interpreter._patch_lang_tensor = patch_tensor
+    libdevice.byte_perm = byte_perm

@@ -1,0 +1,165 @@
+"""Products with weights on a GPU: that they are right, that a row's bits depend on no other row, and their speed.
+
+Used by bench/gpu.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+
+from bench.gpu_model import Limits, Row, seconds
+from trivet import _native
+from trivet.runtime.cuda.kernels.linear import linear
+from trivet.runtime.cuda.kernels.matrix import Matrix
+from trivet.runtime.cuda.kernels.moe import moe
+from trivet.runtime.cuda.kernels.quantized.blocks import FORMATS, Blocks
+from trivet.runtime.cuda.kernels.quantized.dequantize import dequantize
+from trivet.weights.formats import Format
+
+ROWS = (1, 2, 7, 16, 17, 33, 64, 65, 128, 129, 256, 257, 513, 1100)
+"""Of activations: on both sides of every change of tiles and of ways through linear.py."""
+
+HALVES = {Format.Q4_1: (0, 2), Format.Q5_1: (0, 2), Format.Q4_K: (0, 2), Format.Q5_K: (0, 2), Format.Q6_K: (208,)}
+"""Where a block has float16 numbers, where that is not at its beginning alone."""
+
+
+@dataclass(frozen=True)
+class Check:
+    name: str
+    error: float
+    allowed: float
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= self.allowed  # and not NaN
+
+
+def random_blocks(fmt: Format, rows: int, columns: int, seed: int = 0) -> np.ndarray:
+    """uint8 [rows, row bytes]: any integers, and scales that make weights of about 1 / sqrt(columns)."""
+    rng = np.random.default_rng(seed)
+    blocks = rng.integers(0, 256, (rows, columns // fmt.block_size, fmt.block_bytes), np.uint8)
+    if fmt is Format.MXFP4:
+        blocks[..., 0] = rng.integers(118, 122, blocks.shape[:-1])
+    for at in () if fmt is Format.MXFP4 else HALVES.get(fmt, (0,)):
+        scales = rng.standard_normal(blocks.shape[:-1]) / (fmt.block_size * columns**0.5)
+        blocks[..., at : at + 2] = scales.astype(np.float16)[..., None].view(np.uint8)
+    return blocks.reshape(rows, -1)
+
+
+def random_matrix(fmt: Format | None, rows: int, columns: int, device: str, seed: int = 0) -> Matrix:
+    """bfloat16, or blocks of `fmt`."""
+    if fmt is None:
+        return Matrix(torch.randn(rows, columns, device=device).bfloat16() / columns**0.5)
+    return Matrix.packed(torch.from_numpy(random_blocks(fmt, rows, columns, seed)).to(device), fmt)
+
+
+def relative(y: torch.Tensor, reference: torch.Tensor) -> float:
+    return float((y.double() - reference).norm() / reference.norm())
+
+
+def weights(matrix: Matrix) -> torch.Tensor:
+    """As float64."""
+    values = matrix.values
+    return (dequantize(values, torch.float32) if isinstance(values, Blocks) else values).double()
+
+
+def checks(
+    device: str, shapes: tuple[tuple[int, int], ...] = ((1000, 1024), (4096, 4096)), hidden: int = 768, width: int = 512
+) -> Iterator[Check]:
+    """`shapes`: (rows, columns) of weights; `hidden` and `width`: of experts."""
+    for fmt in FORMATS:
+        data = random_blocks(fmt, 100, 1024)
+        values = dequantize(Matrix.packed(torch.from_numpy(data).to(device), fmt).values, torch.float32)
+        expected = _native.dequantize(fmt.type_id, data.reshape(-1), values.numel())
+        different = (values.cpu().numpy().reshape(-1).view(np.int32) != expected.reshape(-1).view(np.int32)).sum()
+        yield Check(f"{fmt.name}: weights whose bits differ", float(different), 0)
+    for shape in shapes:
+        for fmt in (None, *FORMATS):
+            matrix = random_matrix(fmt, *shape, device)
+            x = torch.randn(max(ROWS), shape[1], device=device).bfloat16()
+            name = f"{fmt.name if fmt else 'bfloat16'} {shape}"
+            yield from same_bits(name, partial(linear, matrix=matrix), x)
+            yield Check(f"{name}: error", relative(linear(x, matrix), x.double() @ weights(matrix).T), 6e-3)
+    for fmt in (None, Format.Q4_K):
+        router = Matrix(torch.randn(8, width, device=device))
+        gate, up = (stack(fmt, 8, hidden, width, device) for _ in range(2))
+        down = stack(fmt, 8, width, hidden, device)
+        mixture = partial(
+            moe, router=router, gate=gate, up=up, down=down, top_k=2, act="silu", normalize=True, scale=1.0
+        )
+        x = torch.randn(max(ROWS), width, device=device).bfloat16()
+        yield from same_bits(f"experts of {fmt.name if fmt else 'bfloat16'}", mixture, x)
+
+
+def same_bits(name: str, call: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> Iterator[Check]:
+    together = call(x)
+    different = [rows for rows in ROWS if not call(x[-rows:]).equal(together[-rows:])]
+    yield Check(f"{name}: numbers of rows that change bits {different or ''}".rstrip(), float(len(different)), 0)
+
+
+def stack(fmt: Format | None, count: int, rows: int, columns: int, device: str) -> Matrix:
+    if fmt is None:
+        return Matrix(torch.randn(count, rows, columns, device=device).bfloat16() / columns**0.5)
+    data = np.stack([random_blocks(fmt, rows, columns, seed) for seed in range(count)])
+    return Matrix.packed(torch.from_numpy(data).to(device), fmt)
+
+
+SHAPES = {"qkv": (6144, 4096), "output": (4096, 4096), "gate and up": (28672, 4096), "down": (4096, 14336)}
+"""Of Llama 3.1 8B."""
+
+CACHE = 256 << 20
+"""Bytes of weights to go through, so that no product finds its own in the L2 cache."""
+
+
+def timings(
+    device: str,
+    limits: Limits,
+    formats: tuple[Format | None, ...] = (None, Format.Q4_0, Format.Q4_K, Format.Q6_K, Format.Q8_0),
+    shapes: dict[str, tuple[int, int]] = SHAPES,
+    tokens: tuple[int, ...] = (1, 16, 64, 256, 8192),
+) -> Iterator[Row]:
+    """Each beside the longer of its two bounds: all bytes once, all operations."""
+    for fmt in formats:
+        for name, (rows, columns) in shapes.items():
+            first = random_matrix(fmt, rows, columns, device)
+            matrices = [first] + [copied(first) for _ in range(CACHE // first.num_bytes)]
+            for count in tokens:
+                x = torch.randn(count, columns, device=device).bfloat16()
+                took = seconds(replayed(partial(multiply, x, matrices), device), device) / len(matrices)
+                size = first.num_bytes + 2 * count * (rows + columns)
+                bound = max(size / limits.bandwidth, 2 * count * rows * columns / limits.flops)
+                yield Row(
+                    f"{fmt.name if fmt else 'bfloat16'} {name} x {count}",
+                    f"{took * 1e6:.1f} us",
+                    f"{bound * 1e6:.1f} us",
+                    bound / took,
+                )
+
+
+def multiply(x: torch.Tensor, matrices: list[Matrix]) -> list[torch.Tensor]:
+    return [linear(x, matrix) for matrix in matrices]
+
+
+def copied(matrix: Matrix) -> Matrix:
+    values = matrix.values
+    if isinstance(values, torch.Tensor):
+        return Matrix(values.clone())
+    high = None if values.high is None else values.high.clone()
+    return Matrix(Blocks(values.format, values.columns, values.quants.clone(), high, values.header.clone()))
+
+
+def replayed(call: Callable[[], object], device: str) -> Callable[[], object]:
+    """`call` as a CUDA graph, whose launches take no time of the host."""
+    if device != "cuda":
+        return call
+    call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay

@@ -1,0 +1,119 @@
+"""Products with weights, against float64, and bit for bit between numbers of rows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.blocks import dequantize as expected
+from tests.runtime.cuda.compiled import compiled
+from tests.runtime.cuda.kernels.test_quantized import random_rows
+from tests.runtime.cuda.kernels.values import error, meta, random
+from trivet.runtime.cuda.kernels import linear as module
+from trivet.runtime.cuda.kernels.linear import linear, splits
+from trivet.runtime.cuda.kernels.matrix import Matrix
+from trivet.runtime.cuda.kernels.quantized.blocks import FORMATS
+from trivet.weights.formats import Format
+
+TOLERANCE = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+
+
+@pytest.mark.parametrize("numerics", module.NUMERICS)
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize(("tokens", "columns", "rows"), [(1, 64, 40), (17, 300, 70), (70, 1056, 65)])
+def test_dense(tokens: int, columns: int, rows: int, dtype: torch.dtype, numerics: str) -> None:
+    x, w, bias = random(tokens, columns, dtype=dtype), random(rows, columns, dtype=dtype, seed=1), random(rows, seed=2)
+    y = linear(x, Matrix(w), bias, numerics=numerics)
+    assert y.dtype == dtype
+    assert error(y, x.double() @ w.double().T + bias) < TOLERANCE[dtype]
+
+
+def test_float32_weights_and_results_of_bfloat16_rows() -> None:
+    x, w = random(3, 64, dtype=torch.bfloat16), random(40, 64, seed=1)
+    y = linear(x, Matrix(w), dtype=torch.float32)
+    assert y.dtype == torch.float32
+    assert error(y, x.double() @ w.double().T) < 1e-6
+
+
+@pytest.mark.parametrize("fmt", FORMATS, ids=lambda f: f.name)
+def test_blocks(fmt: Format) -> None:
+    data = random_rows(fmt, 70, 512)
+    w = torch.from_numpy(expected(fmt, data))
+    x = random(3, 512)
+    assert error(linear(x, Matrix.packed(torch.from_numpy(data), fmt)), x.double() @ w.double().T) < 1e-6
+
+
+def test_columns_that_fill_no_unit() -> None:
+    data = random_rows(Format.Q5_0, 10, 288)
+    x, w = random(2, 288), torch.from_numpy(expected(Format.Q5_0, data))
+    assert error(linear(x, Matrix.packed(torch.from_numpy(data), Format.Q5_0)), x.double() @ w.double().T) < 1e-6
+
+
+@pytest.mark.usefixtures("chains")
+@pytest.mark.parametrize(("rows", "columns"), [(70, 256), (65, 1024)])
+@pytest.mark.parametrize("fmt", [None, Format.Q4_0, Format.Q6_K, Format.Q8_0], ids=str)
+def test_rows_beside(fmt: Format | None, rows: int, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One kernel and one order for all: parts of K together or one by one, blocks unpacked inside or before."""
+    monkeypatch.setattr(module, "FUSED_ROWS", 40)
+    monkeypatch.setattr(module, "PARALLEL_ROWS", 64)
+    if fmt is None:
+        matrix = Matrix(random(rows, columns, dtype=torch.bfloat16, seed=1))
+    else:
+        matrix = Matrix.packed(torch.from_numpy(random_rows(fmt, rows, columns)), fmt)
+    assert splits(rows, columns) == (1 if columns == 256 else 2)
+    x, bias = random(70, columns, dtype=torch.bfloat16), random(rows, seed=2)
+    together = linear(x, matrix, bias)
+    for count in (1, 2, 7, 33, 64):
+        part = x.repeat(1, 2)[-count:, :columns]  # rows at a distance
+        assert linear(part, matrix, bias).equal(together[-count:]), count
+
+
+def test_panels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FUSED_ROWS", 0)
+    monkeypatch.setattr(module, "PROGRAMS", 1)
+    monkeypatch.setattr(module, "PANEL", 0)
+    data = random_rows(Format.Q4_0, 300, 64)
+    x, bias, w = random(2, 64), random(300, seed=1), torch.from_numpy(expected(Format.Q4_0, data))
+    for numerics in module.NUMERICS:
+        y = linear(x, Matrix.packed(torch.from_numpy(data), Format.Q4_0), bias, numerics=numerics)
+        assert error(y, x.double() @ w.double().T + bias) < 1e-6
+
+
+def test_no_rows() -> None:
+    assert linear(random(0, 64), Matrix(random(3, 64))).shape == (0, 3)
+
+
+def test_parts() -> None:
+    assert splits(4096, 4096) == splits(4096, 14336) == splits(6144, 4096) == 2
+    assert splits(28672, 4096) == splits(128256, 4096) == 1
+    assert splits(1024, 4096) == 8
+    assert splits(64, 512) == 1
+
+
+SHAPES = [(4096, 4096), (28672, 4096)]
+
+
+def check_compiled(matrix: Matrix, tokens: list[int], arch: int) -> None:
+    def calls() -> None:
+        for count in tokens:
+            linear(meta(count, matrix.columns), matrix, meta(matrix.rows))
+
+    for kernel in compiled(calls, arch):
+        assert kernel.stack == 0, kernel
+        if kernel.name == "product_kernel":
+            # One family of instructions for all tiles: so results depend on none.
+            assert ("wgmma.mma_async" in kernel.ptx) == (arch == 90), kernel
+            assert ("mma.sync.aligned.m16n8k16" in kernel.ptx) == (arch == 80), kernel
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("arch", [80, 90])
+def test_compiled(shape: tuple[int, int], arch: int) -> None:
+    check_compiled(Matrix(meta(*shape)), [1, 32, 64, 256, 8192], arch)
+
+
+@pytest.mark.parametrize("fmt", FORMATS, ids=lambda f: f.name)
+@pytest.mark.parametrize("arch", [80, 90])
+def test_compiled_for_blocks(fmt: Format, arch: int) -> None:
+    data = meta(1024, fmt.row_bytes(1024), dtype=torch.uint8)
+    check_compiled(Matrix.packed(data, fmt), [1, 64] if fmt is not Format.Q4_K else [1, 32, 64, 256], arch)

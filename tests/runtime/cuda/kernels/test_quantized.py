@@ -1,0 +1,87 @@
+"""Formats on the device: their layout there, and its meaning, against the `gguf` package."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tests.blocks import dequantize as expected
+from tests.blocks import random_blocks
+from tests.runtime.cuda.compiled import compiled
+from tests.runtime.cuda.kernels.values import meta
+from trivet.runtime.cuda.kernels.quantized.blocks import FORMATS, Blocks, pack
+from trivet.runtime.cuda.kernels.quantized.dequantize import dequantize
+from trivet.weights.formats import Format
+
+
+def random_rows(fmt: Format, rows: int, columns: int, seed: int = 0) -> np.ndarray:
+    """uint8 [rows, row bytes]."""
+    blocks = random_blocks(fmt, (rows, columns // fmt.block_size), np.random.default_rng(seed))
+    return blocks.reshape(rows, -1)
+
+
+def packed(rows: np.ndarray, fmt: Format) -> Blocks:
+    return pack(torch.from_numpy(rows), fmt)
+
+
+@pytest.mark.parametrize("fmt", FORMATS, ids=lambda f: f.name)
+@pytest.mark.parametrize(("rows", "columns"), [(1, 256), (33, 512)])
+def test_bits(fmt: Format, rows: int, columns: int) -> None:
+    data = random_rows(fmt, rows, columns)
+    values = dequantize(packed(data, fmt), torch.float32)
+    assert values.numpy().tobytes() == expected(fmt, data).tobytes()
+
+
+@pytest.mark.parametrize("fmt", [f for f in FORMATS if f.block_size == 32], ids=lambda f: f.name)
+@pytest.mark.parametrize("columns", [32, 896])
+def test_columns_that_fill_no_unit(fmt: Format, columns: int) -> None:
+    data = random_rows(fmt, 5, columns)
+    values = dequantize(packed(data, fmt), torch.float32)
+    assert values.numpy().tobytes() == expected(fmt, data).tobytes()
+
+
+def test_all_exponents_of_mxfp4() -> None:
+    data = random_rows(Format.MXFP4, 256, 32)
+    data[:, 0] = np.arange(256)
+    values = dequantize(packed(data, Format.MXFP4), torch.float32)
+    assert values.numpy().tobytes() == expected(Format.MXFP4, data).tobytes()
+
+
+def test_some_rows_in_another_dtype() -> None:
+    data = random_rows(Format.Q4_K, 50, 256)
+    values = dequantize(packed(data, Format.Q4_K), torch.float16, 7, 41)
+    assert values.equal(torch.from_numpy(expected(Format.Q4_K, data)[7:41]).half())
+
+
+@pytest.mark.parametrize("fmt", FORMATS, ids=lambda f: f.name)
+def test_size(fmt: Format) -> None:
+    data = random_rows(fmt, 16, 4096)
+    assert packed(data, fmt).num_bytes <= 1.01 * data.nbytes
+
+
+def test_stack() -> None:
+    data = np.stack([random_rows(Format.Q6_K, 9, 512, seed) for seed in range(3)])
+    stack = packed(data, Format.Q6_K)
+    alone = packed(data[2], Format.Q6_K)
+    assert stack.quants[2].equal(alone.quants)
+    assert stack.header[2].equal(alone.header)
+    assert stack.high is not None and alone.high is not None and stack.high[2].equal(alone.high)
+
+
+def test_refusals() -> None:
+    with pytest.raises(ValueError, match="IQ2_XS"):
+        pack(torch.zeros(2, 74, dtype=torch.uint8), Format.IQ2_XS)
+    with pytest.raises(ValueError, match="19 bytes"):
+        pack(torch.zeros(2, 19, dtype=torch.uint8), Format.Q4_0)
+
+
+@pytest.mark.parametrize("arch", [80, 90])
+def test_compiled(arch: int) -> None:
+    def calls() -> None:
+        for fmt in FORMATS:
+            dequantize(pack(meta(4096, fmt.row_bytes(4096), dtype=torch.uint8), fmt), torch.bfloat16)
+
+    for kernel in compiled(calls, arch):
+        assert kernel.stack == kernel.shared == 0, kernel
+        assert "st.global.v4.b32" in kernel.ptx, kernel

@@ -1,0 +1,258 @@
+"""Products with weights: y = x W^T + b.
+
+"exact" numerics (the default) are this project's own kernel for all numbers of rows, with one order of reduction
+(tiles.py): a row's bits do not depend on the rows beside it. "fast" leaves dense products to PyTorch's library, which
+chooses a kernel, and with it an order, by the number of rows.
+
+Quantised weights are unpacked inside the product for up to FUSED_ROWS rows. For more, a panel of them at a time is
+dequantised into a buffer and multiplied as a dense matrix, with the same bits. A product of T rows that unpacks inside
+does so once for each tile of 64 rows, about six instructions a weight: at 64 lanes a clock and multiprocessor some 2 ms
+for 8e9 weights on 132 multiprocessors of 1.7 GHz, as long as reading their 4.5 GB takes. Dequantising apart writes and
+reads 4 bytes a weight besides, through the L2 cache (5.5 TB/s, 6 ms), which pays from about the third tile on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+from trivet.runtime.cuda.kernels import device
+from trivet.runtime.cuda.kernels.matrix import Matrix
+from trivet.runtime.cuda.kernels.quantized.blocks import UNIT
+from trivet.runtime.cuda.kernels.quantized.dequantize import dequantize
+from trivet.runtime.cuda.kernels.tiles import tile_product
+
+NUMERICS = ("exact", "fast")
+
+FUSED_ROWS = 128
+
+PANEL = 24 << 20
+"""Bytes of dequantised weights at a time: they are read back from the L2 cache (50 MB on H100 and H200). More where the
+tiles of 128 x 128 are fewer than multiprocessors."""
+
+PROGRAMS = 128
+"""How many programs a product should have at least: about one for each multiprocessor (132)."""
+
+
+def linear(
+    x: torch.Tensor,
+    matrix: Matrix,
+    bias: torch.Tensor | None = None,
+    *,
+    numerics: str = "exact",
+    dtype: torch.dtype | None = None,
+) -> torch.Tensor:
+    """x [T, K], rows at any distance, times W [N, K]: [T, N] in `dtype` (that of x), rounded once. bias: [N]."""
+    blocks = matrix.values
+    if isinstance(blocks, torch.Tensor):
+        if numerics == "fast" and blocks.dtype == x.dtype:
+            return library_product(x, blocks, bias, dtype)
+        return product(x, matrix, bias, dtype)
+    if len(x) <= FUSED_ROWS:
+        return product(x, matrix, bias, dtype)
+    y = x.new_empty(len(x), matrix.rows, dtype=dtype or x.dtype)
+    resident = PANEL // (matrix.columns * x.element_size())
+    step = 128 * max(resident // 128, triton.cdiv(PROGRAMS, triton.cdiv(len(x), 128)))
+    for begin in range(0, matrix.rows, step):
+        part = slice(begin, min(begin + step, matrix.rows))
+        panel = dequantize(blocks, x.dtype, part.start, part.stop)
+        part_bias = None if bias is None else bias[part]
+        if numerics == "fast":
+            y[:, part] = library_product(x, panel, part_bias, dtype)
+        else:
+            product(x, Matrix(panel), part_bias, dtype, out=y[:, part], parts=splits(matrix.rows, matrix.columns))
+    return y
+
+
+def library_product(
+    x: torch.Tensor, weights: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype | None
+) -> torch.Tensor:
+    y = torch.nn.functional.linear(x, weights, None if bias is None else bias.to(x.dtype))
+    return y if dtype is None else y.to(dtype)
+
+
+def splits(rows: int, columns: int) -> int:
+    """In how many parts K is cut: of the matrix alone, for it is part of a result's order of summation.
+
+    As many as give PROGRAMS programs of 64 rows, of at least 512 columns each: one program loads about 60 KB ahead, so
+    one on each multiprocessor has far more in flight than bandwidth times latency (3.35 TB/s x 700 ns / 132 = 18 KB).
+    """
+    parts = 1
+    while parts < 8 and triton.cdiv(rows, 64) * parts < PROGRAMS and columns >= 1024 * parts:
+        parts *= 2
+    return parts
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Sizes of a program: rows of weights, tokens, columns at a time; its warps and the depth of its pipeline."""
+
+    rows: int
+    tokens: int
+    columns: int
+    warps: int
+    stages: int
+
+
+def tile(rows: int, tokens: int, format: str, dtype: torch.dtype, parts: int, arch: int) -> Tile:
+    """The tile of a product on a device of compute capability `arch`. No result depends on it.
+
+    A stage of the pipeline holds (rows + tokens) x columns values of 2 bytes in shared memory (227 KB), or of packed
+    blocks rows x 128 bytes (256 for Q8_0) and tokens x 512 bytes.
+    """
+    if dtype == torch.float32:  # without tensor cores
+        return Tile(64, 16 if tokens <= 16 else 32, 32, 4, 2)
+    if format != "dense":
+        # Few tokens: 8 KB of weights and up to 8 KB of activations a stage: 64 KB, three programs a multiprocessor.
+        # More: the activations that a program loads for its weights (32 KB a unit) weigh less over 128 rows.
+        if tokens <= 16:
+            return Tile(64, 16, UNIT, 4, 4)
+        if tokens <= 32:
+            return Tile(64, 32, UNIT, 4, 3)
+        return Tile(128, 64, UNIT, 8, 3) if arch >= 90 else Tile(64, 64, UNIT, 4, 2)
+    if tokens <= 16:
+        return Tile(64, 16, 128, 4, 5)  # 20 KB a stage, two programs a multiprocessor
+    if tokens <= 32:
+        return Tile(64, 32, 128, 4, 4)
+    if tokens <= 64:
+        # Activations come from L2 once for every `rows`: at 64 as many bytes as weights, at 128 half as many.
+        wide = triton.cdiv(rows, 128) * parts >= PROGRAMS
+        return Tile(128, 64, 64, 8, 4) if wide else Tile(64, 64, 64, 4, 5)
+    # Bound by arithmetic. 128 x 256 reads the least shared memory for each operation, and takes 128 registers of each
+    # thread for its sums: where those of several parts of K are kept beside them, 128 x 128.
+    # mma.sync needs registers for its operands, too.
+    if tokens <= 512 or parts > 1 or arch < 90:
+        return Tile(128, 128, 64, 8, 4 if arch >= 90 else 3)
+    return Tile(128, 256, 64, 8, 3)
+
+
+PARALLEL_ROWS = 256
+"""Up to so many rows the parts of K are programs of their own, whose sums a second kernel adds; beyond, tiles suffice
+to fill the chip, and each program takes all parts one after the other."""
+
+
+def product(
+    x: torch.Tensor,
+    matrix: Matrix,
+    bias: torch.Tensor | None = None,
+    dtype: torch.dtype | None = None,
+    out: torch.Tensor | None = None,
+    parts: int | None = None,
+) -> torch.Tensor:
+    """y [T, N] by the kernel; into `out`, whose rows may be at any distance."""
+    tokens, rows, columns = len(x), matrix.rows, matrix.columns
+    parts = parts or splits(rows, columns)
+    y = x.new_empty(tokens, rows, dtype=dtype or x.dtype) if out is None else out
+    if not tokens:
+        return y
+    dtype = torch.float32 if matrix.planes[0].dtype == torch.float32 else x.dtype
+    t = tile(rows, tokens, matrix.format, dtype, parts, device.capability(x.device))
+    together = parts > 1 and tokens <= PARALLEL_ROWS
+    target = x.new_empty(parts, tokens, rows, dtype=torch.float32) if together else y
+    grid = (triton.cdiv(rows, t.rows) * triton.cdiv(tokens, t.tokens), parts if together else 1)
+    product_kernel[grid](
+        x,
+        *matrix.planes,
+        None if together else bias,
+        target,
+        tokens,
+        rows,
+        columns,
+        x.stride(0),
+        target.stride(-2),
+        triton.cdiv(triton.cdiv(columns, UNIT), parts),
+        PARTS=parts,
+        TOGETHER=together,
+        FORMAT=matrix.format,
+        EVEN=columns % UNIT == 0,
+        BN=t.rows,
+        BT=t.tokens,
+        BK=t.columns,
+        num_warps=t.warps,
+        num_stages=t.stages,
+    )
+    if together:
+        grid = (tokens, triton.cdiv(rows, SUM))
+        sum_kernel[grid](target, bias, y, tokens, rows, y.stride(0), PARTS=parts, BLOCK=SUM, num_warps=4)
+    return y
+
+
+SUM = 512
+
+
+@triton.jit
+def product_kernel(
+    x,
+    values,
+    high,
+    header,
+    bias,
+    y,
+    tokens,
+    rows,
+    columns,
+    x_stride,
+    y_stride,
+    part_units,
+    PARTS: tl.constexpr,
+    TOGETHER: tl.constexpr,
+    FORMAT: tl.constexpr,
+    EVEN: tl.constexpr,
+    BN: tl.constexpr,
+    BT: tl.constexpr,
+    BK: tl.constexpr,
+):
+    """Tiles of y, or with TOGETHER those of the part `program_id(1)` of K, of float32 [PARTS, T, N]."""
+    # Groups of 8 tiles of rows, all tokens of a group before the next one: what runs at a time shares operands in L2.
+    GROUP: tl.constexpr = 8
+    row_tiles, token_tiles = tl.cdiv(rows, BN), tl.cdiv(tokens, BT)
+    program = tl.program_id(0)
+    group = program // (GROUP * token_tiles)
+    height = tl.minimum(row_tiles - group * GROUP, GROUP)
+    inside = program % (GROUP * token_tiles)
+    row = (group * GROUP + inside % height) * BN + tl.arange(0, BN)
+    token = (inside // height) * BT + tl.arange(0, BT)
+
+    n = tl.minimum(row, rows - 1)
+    kept = token < tokens
+    x_rows = x + token.to(tl.int64) * x_stride
+    units = tl.cdiv(columns, 256)
+    if TOGETHER:
+        part = tl.program_id(1)
+        first = part * part_units
+        last = tl.minimum(first + part_units, units)
+        total = tile_product(
+            x_rows, kept, values, high, header, n, rows, columns, first, last, FORMAT, EVEN, BN, BT, BK
+        )
+        y += part.to(tl.int64) * tokens * rows
+    elif PARTS == 1:
+        total = tile_product(x_rows, kept, values, high, header, n, rows, columns, 0, units, FORMAT, EVEN, BN, BT, BK)
+    else:
+        total = tl.zeros((BN, BT), tl.float32)
+        for part in range(PARTS):
+            first = part * part_units
+            last = tl.minimum(first + part_units, units)
+            total += tile_product(
+                x_rows, kept, values, high, header, n, rows, columns, first, last, FORMAT, EVEN, BN, BT, BK
+            )
+    if bias is not None:
+        total += tl.load(bias + n).to(tl.float32)[:, None]
+    at = y + token.to(tl.int64)[None, :] * y_stride + row[:, None]
+    tl.store(at, total.to(y.dtype.element_ty), mask=(row < rows)[:, None] & kept[None, :])
+
+
+@triton.jit
+def sum_kernel(sums, bias, y, tokens, rows, y_stride, PARTS: tl.constexpr, BLOCK: tl.constexpr):
+    """y = the parts of `sums` [PARTS, T, N], in order, and the bias."""
+    token = tl.program_id(0).to(tl.int64)
+    row = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    kept = row < rows
+    total = tl.zeros((BLOCK,), tl.float32)
+    for part in tl.static_range(PARTS):
+        total += tl.load(sums + (part * tokens + token) * rows + row, mask=kept, other=0)
+    if bias is not None:
+        total += tl.load(bias + row, mask=kept, other=0).to(tl.float32)
+    tl.store(y + token * y_stride + row, total.to(y.dtype.element_ty), mask=kept)

@@ -1,0 +1,206 @@
+"""What the bits of each format mean: the one place that products, dequantising and embeddings ask.
+
+The routines of formats give run `j` of 32 columns of one unit as float32 [rows, 32], bit for bit what GGUF's formulas
+give. They take `low`, the int32 tile [rows, 32] that has run j; `high`, the tile of further bits; `header`, pointers
+[rows] to the first word of the unit's header, and the distance `stride` of its words (see blocks.py). Q6_K has a scale
+for 16 columns, and so comes in halves of runs, [rows, 16].
+
+Everything between a load and a result is element by element, with values of rows broadcast: then Triton has the words
+go from shared memory to the registers that a tensor core takes them from, and unpacks them there. (A `where` on
+columns, or a load from a table, would send the weights through shared memory once more.)
+
+Products of a float16 scale, a scale of up to 8 bits and an integer of up to 5 are exact in float32; so it makes no
+difference whether the compiler contracts the subtraction of a minimum into an fma.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import libdevice
+
+
+@triton.jit
+def half(word, second: tl.constexpr):
+    """The lower or upper half of a word, a float16, as float32."""
+    return (word >> (16 * second)).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
+
+
+@triton.jit
+def signed_byte(word, i: tl.constexpr):
+    return (word << (24 - 8 * i)) >> 24
+
+
+@triton.jit
+def nibble(low, j: tl.constexpr):
+    return (low >> (4 * j)) & 15
+
+
+@triton.jit
+def half_of_run(header, stride, j: tl.constexpr):
+    """The j-th of a header's float16."""
+    return half(tl.load(header + (j // 2) * stride), j % 2)
+
+
+@triton.jit
+def fifth(high, j: tl.constexpr):
+    return ((high.to(tl.int32) >> j) & 1) << 4
+
+
+@triton.jit
+def looked_up(low, j: tl.constexpr, T0: tl.constexpr, T1: tl.constexpr, T2: tl.constexpr, T3: tl.constexpr):
+    """Run j by a table of 16 signed bytes, which are those of T0 to T3, lowest first.
+
+    Seven instructions look up the four nibbles of half a word, where one each would take ten.
+    """
+    q = low if j < 4 else low >> 16
+    lower, upper = libdevice.byte_perm(T0, T1, q & 0x7777), libdevice.byte_perm(T2, T3, q & 0x7777)
+    above_seven = libdevice.byte_perm(0, -1, (q >> 1) & 0x4444)
+    return signed_byte((lower & ~above_seven) | (upper & above_seven), j % 4).to(tl.float32)
+
+
+@triton.jit
+def iq4_value(low, j: tl.constexpr):
+    """-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113"""
+    return looked_up(low, j, -0x4052677F, -0x09152231, 0x26190D01, 0x71594535)
+
+
+@triton.jit
+def fp4_value(low, j: tl.constexpr):
+    """0, 1, 2, 3, 4, 6, 8, 12, and then all of them negative"""
+    return looked_up(low, j, 0x03020100, 0x0C080604, -0x02010100, -0x0B070504)
+
+
+@triton.jit
+def unpack_q4_0(low, header, stride, j: tl.constexpr):
+    return half_of_run(header, stride, j)[:, None] * (nibble(low, j) - 8).to(tl.float32)
+
+
+@triton.jit
+def unpack_q4_1(low, header, stride, j: tl.constexpr):
+    scale, minimum = half_of_run(header, stride, j), half_of_run(header, stride, 8 + j)
+    return scale[:, None] * nibble(low, j).to(tl.float32) + minimum[:, None]
+
+
+@triton.jit
+def unpack_q5_0(low, high, header, stride, j: tl.constexpr):
+    return half_of_run(header, stride, j)[:, None] * ((nibble(low, j) | fifth(high, j)) - 16).to(tl.float32)
+
+
+@triton.jit
+def unpack_q5_1(low, high, header, stride, j: tl.constexpr):
+    scale, minimum = half_of_run(header, stride, j), half_of_run(header, stride, 8 + j)
+    return scale[:, None] * (nibble(low, j) | fifth(high, j)).to(tl.float32) + minimum[:, None]
+
+
+@triton.jit
+def unpack_q8_0(low, header, stride, j: tl.constexpr):
+    return half_of_run(header, stride, j)[:, None] * signed_byte(low, j % 4).to(tl.float32)
+
+
+@triton.jit
+def unpack_iq4_nl(low, header, stride, j: tl.constexpr):
+    return half_of_run(header, stride, j)[:, None] * iq4_value(low, j)
+
+
+@triton.jit
+def unpack_mxfp4(low, header, stride, j: tl.constexpr):
+    exponent = (tl.load(header + (j // 4) * stride) >> (8 * (j % 4))) & 255
+    # 2^(exponent - 128), of which the smallest two are subnormal
+    scale = tl.where(exponent < 2, 0x00200000 << (exponent & 1), (exponent - 1) << 23).to(tl.float32, bitcast=True)
+    return scale[:, None] * fp4_value(low, j)
+
+
+@triton.jit
+def scale_and_minimum(header, stride, j: tl.constexpr):
+    """float32 [rows] each, of run j of Q4_K or Q5_K: (d, dmin), then twelve bytes of 6-bit integers."""
+    halves = tl.load(header)
+    first, second, third = tl.load(header + stride), tl.load(header + 2 * stride), tl.load(header + 3 * stride)
+    i: tl.constexpr = 8 * (j % 4)
+    if j < 4:
+        scale = (first >> i) & 63
+        minimum = (second >> i) & 63
+    else:
+        scale = ((third >> i) & 15) | (((first >> (i + 6)) & 3) << 4)
+        minimum = ((third >> (i + 4)) & 15) | (((second >> (i + 6)) & 3) << 4)
+    return half(halves, 0) * scale.to(tl.float32), half(halves, 1) * minimum.to(tl.float32)
+
+
+@triton.jit
+def unpack_q4_k(low, header, stride, j: tl.constexpr):
+    scale, minimum = scale_and_minimum(header, stride, j)
+    return scale[:, None] * nibble(low, j).to(tl.float32) - minimum[:, None]
+
+
+@triton.jit
+def unpack_q5_k(low, high, header, stride, j: tl.constexpr):
+    scale, minimum = scale_and_minimum(header, stride, j)
+    return scale[:, None] * (nibble(low, j) | fifth(high, j)).to(tl.float32) - minimum[:, None]
+
+
+@triton.jit
+def unpack_q6_k(low, high, header, stride, j: tl.constexpr, part: tl.constexpr):
+    scales = tl.load(header + (j // 2) * stride)
+    scale = half(tl.load(header + 4 * stride), 0) * signed_byte(scales, 2 * (j % 2) + part).to(tl.float32)
+    q = nibble(low, j) | (((high.to(tl.int32) >> (2 * j)) & 3) << 4)
+    return scale[:, None] * (q - 32).to(tl.float32)
+
+
+@triton.jit
+def unpack_iq4_xs(low, header, stride, j: tl.constexpr):
+    halves, low_scales = tl.load(header), tl.load(header + stride)
+    scale = (((low_scales >> (4 * j)) & 15) | (((halves >> (16 + 2 * j)) & 3) << 4)) - 32
+    return (half(halves, 0) * scale.to(tl.float32))[:, None] * iq4_value(low, j)
+
+
+@triton.constexpr_function
+def lanes(format):
+    """Columns that are unpacked at a time."""
+    return 16 if format == "Q6_K" else 32
+
+
+@triton.constexpr_function
+def header_words(format):
+    return {"IQ4_XS": 2, "MXFP4": 2, "Q4_1": 8, "Q5_1": 8, "Q6_K": 5}.get(format, 4)
+
+
+@triton.jit
+def unpack(quants, high, header, unit, n, rows, i: tl.constexpr, FORMAT: tl.constexpr):
+    """The i-th `lanes(FORMAT)` columns of a unit, of the rows `n` of `rows`: float32 [len(n), lanes(FORMAT)].
+
+    What several calls in one body of a loop load alike is loaded once.
+    """
+    LANES: tl.constexpr = lanes(FORMAT)
+    j: tl.constexpr = i * LANES // 32
+    part: tl.constexpr = i * LANES % 32 // LANES
+    tile = 2 * unit + j // 4 if FORMAT == "Q8_0" else unit
+    word = part * LANES + tl.arange(0, LANES)[None, :]
+    low = tl.load(quants + (tile * rows + n).to(tl.int64)[:, None] * 32 + word)
+    bits = 0
+    if high is not None:
+        bits = tl.load(high + (unit * rows + n).to(tl.int64)[:, None] * 32 + word)
+    first = header + (unit * header_words(FORMAT) * rows + n)
+    if FORMAT == "Q4_0":
+        values = unpack_q4_0(low, first, rows, j)
+    elif FORMAT == "Q4_1":
+        values = unpack_q4_1(low, first, rows, j)
+    elif FORMAT == "Q5_0":
+        values = unpack_q5_0(low, bits, first, rows, j)
+    elif FORMAT == "Q5_1":
+        values = unpack_q5_1(low, bits, first, rows, j)
+    elif FORMAT == "Q8_0":
+        values = unpack_q8_0(low, first, rows, j)
+    elif FORMAT == "IQ4_NL":
+        values = unpack_iq4_nl(low, first, rows, j)
+    elif FORMAT == "MXFP4":
+        values = unpack_mxfp4(low, first, rows, j)
+    elif FORMAT == "Q4_K":
+        values = unpack_q4_k(low, first, rows, j)
+    elif FORMAT == "Q5_K":
+        values = unpack_q5_k(low, bits, first, rows, j)
+    elif FORMAT == "Q6_K":
+        values = unpack_q6_k(low, bits, first, rows, j, part)
+    else:
+        tl.static_assert(FORMAT == "IQ4_XS")
+        values = unpack_iq4_xs(low, first, rows, j)
+    return values

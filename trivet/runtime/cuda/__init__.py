@@ -1,0 +1,1 @@
+"""Runs graphs on an NVIDIA GPU, with PyTorch and Triton. Nothing outside this package imports them."""

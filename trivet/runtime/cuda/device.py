@@ -1,0 +1,142 @@
+"""What is CUDA's own in running steps (streams, events, pinned memory, graphs), and its stand-in on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+
+from trivet.errors import EngineError
+
+
+class Event(Protocol):
+    """Ends of copies."""
+
+    def record(self) -> None: ...
+
+    def synchronize(self) -> None: ...
+
+
+class Device(Protocol):
+    torch: torch.device
+    name: str
+    """For people."""
+    capability: str
+    """What fixes a kernel's bits: "sm_90"."""
+
+    def pinned(self, ints: int) -> torch.Tensor:
+        """Host memory for so many int32 that the device reads by itself."""
+        ...
+
+    def pinned_bytes(self, count: int) -> torch.Tensor: ...
+
+    def event(self) -> Event: ...
+
+    def memory(self) -> tuple[int, int]:
+        """Bytes that are free, and of all."""
+        ...
+
+    def peak_bytes(self, run: Callable[[], None]) -> int:
+        """What `run` takes at most beyond what is taken now."""
+        ...
+
+    def capture(self, run: Callable[[], None]) -> Callable[[], None]:
+        """Make `run`, whose tensors outside live on, a graph; returns what replays it. Raises OutOfMemoryError."""
+        ...
+
+    def synchronize(self) -> None: ...
+
+
+def find_device() -> Device | None:
+    """The first CUDA device, if there is one."""
+    return CudaDevice() if torch.cuda.is_available() else None
+
+
+class CudaDevice:
+    """The current CUDA device. All its graphs share one pool of memory, as they never run at the same time."""
+
+    def __init__(self) -> None:
+        self.torch = torch.device("cuda", torch.cuda.current_device())
+        properties = torch.cuda.get_device_properties(self.torch)
+        self.name = properties.name
+        self.capability = f"sm_{properties.major}{properties.minor}"
+        if properties.major < 8:
+            raise EngineError(
+                f"{self.name} has compute capability {properties.major}.{properties.minor}; 8.0 (Ampere) is the "
+                "least that is supported; use --device cpu"
+            )
+        self._pool: tuple[int, int] | None = None
+
+    def pinned(self, ints: int) -> torch.Tensor:
+        return torch.empty(ints, dtype=torch.int32, pin_memory=True)
+
+    def pinned_bytes(self, count: int) -> torch.Tensor:
+        return torch.empty(count, dtype=torch.uint8, pin_memory=True)
+
+    def event(self) -> Event:
+        return torch.cuda.Event()
+
+    def memory(self) -> tuple[int, int]:
+        return torch.cuda.mem_get_info(self.torch)
+
+    def peak_bytes(self, run: Callable[[], None]) -> int:
+        torch.cuda.reset_peak_memory_stats(self.torch)
+        before = torch.cuda.memory_allocated(self.torch)
+        run()
+        torch.cuda.synchronize(self.torch)
+        return torch.cuda.max_memory_allocated(self.torch) - before
+
+    def capture(self, run: Callable[[], None]) -> Callable[[], None]:
+        # What is compiled or loaded at first use may not be so within a capture.
+        run()
+        torch.cuda.synchronize(self.torch)
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            run()
+        return graph.replay
+
+    def synchronize(self) -> None:
+        torch.cuda.synchronize(self.torch)
+
+
+class _Done:
+    """An event of a device that does everything at once."""
+
+    def record(self) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        pass
+
+
+class HostDevice:
+    """Torch's CPU in place of a GPU, for tests; kernels then run in Triton's interpreter."""
+
+    torch = torch.device("cpu")
+    name = "torch's CPU"
+    capability = "interpreter"
+
+    def pinned(self, ints: int) -> torch.Tensor:
+        return torch.empty(ints, dtype=torch.int32)
+
+    def pinned_bytes(self, count: int) -> torch.Tensor:
+        return torch.empty(count, dtype=torch.uint8)
+
+    def event(self) -> Event:
+        return _Done()
+
+    def memory(self) -> tuple[int, int]:
+        return 1 << 30, 1 << 30
+
+    def peak_bytes(self, run: Callable[[], None]) -> int:
+        run()
+        return 0
+
+    def capture(self, run: Callable[[], None]) -> Callable[[], None]:
+        run()
+        return run
+
+    def synchronize(self) -> None:
+        pass

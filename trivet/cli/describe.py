@@ -9,7 +9,7 @@ from typing import Any
 from trivet.errors import ModelError
 from trivet.models.config import ModelConfig
 from trivet.models.registry import build
-from trivet.runtime.cpu import main_format
+from trivet.runtime.model import main_format
 from trivet.text.tokenizer import Tokenizer
 from trivet.weights import open_checkpoint
 from trivet.weights.check import bad_tensors

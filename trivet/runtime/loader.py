@@ -7,8 +7,8 @@ from trivet.graph.passes import optimize
 from trivet.models import registry
 from trivet.models.config import ModelConfig
 from trivet.runtime.base import Runtime
-from trivet.runtime.compiler import Progress
 from trivet.runtime.cpu import CpuRuntime
+from trivet.runtime.weights import Progress
 from trivet.weights import open_checkpoint
 
 

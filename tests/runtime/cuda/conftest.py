@@ -13,6 +13,11 @@ os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined, so before
 
 HERE = Path(__file__).parent
 
+if importlib.util.find_spec("torch"):
+    from tests.runtime.cuda import reference
+
+    reference.install()
+
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     missing = any(importlib.util.find_spec(name) is None for name in ("torch", "triton"))

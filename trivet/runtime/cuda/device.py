@@ -19,7 +19,7 @@ class Event(Protocol):
 
 
 class Device(Protocol):
-    torch: torch.device
+    place: torch.device
     name: str
     """For people."""
     capability: str
@@ -47,6 +47,10 @@ class Device(Protocol):
 
     def synchronize(self) -> None: ...
 
+    def release(self) -> None:
+        """Give back the memory of what has been deleted."""
+        ...
+
 
 def find_device() -> Device | None:
     """The first CUDA device, if there is one."""
@@ -57,8 +61,8 @@ class CudaDevice:
     """The current CUDA device. All its graphs share one pool of memory, as they never run at the same time."""
 
     def __init__(self) -> None:
-        self.torch = torch.device("cuda", torch.cuda.current_device())
-        properties = torch.cuda.get_device_properties(self.torch)
+        self.place = torch.device("cuda", torch.cuda.current_device())
+        properties = torch.cuda.get_device_properties(self.place)
         self.name = properties.name
         self.capability = f"sm_{properties.major}{properties.minor}"
         if properties.major < 8:
@@ -78,19 +82,19 @@ class CudaDevice:
         return torch.cuda.Event()
 
     def memory(self) -> tuple[int, int]:
-        return torch.cuda.mem_get_info(self.torch)
+        return torch.cuda.mem_get_info(self.place)
 
     def peak_bytes(self, run: Callable[[], None]) -> int:
-        torch.cuda.reset_peak_memory_stats(self.torch)
-        before = torch.cuda.memory_allocated(self.torch)
+        torch.cuda.reset_peak_memory_stats(self.place)
+        before = torch.cuda.memory_allocated(self.place)
         run()
-        torch.cuda.synchronize(self.torch)
-        return torch.cuda.max_memory_allocated(self.torch) - before
+        torch.cuda.synchronize(self.place)
+        return torch.cuda.max_memory_allocated(self.place) - before
 
     def capture(self, run: Callable[[], None]) -> Callable[[], None]:
         # What is compiled or loaded at first use may not be so within a capture.
         run()
-        torch.cuda.synchronize(self.torch)
+        torch.cuda.synchronize(self.place)
         self._pool = self._pool or torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
@@ -98,7 +102,10 @@ class CudaDevice:
         return graph.replay
 
     def synchronize(self) -> None:
-        torch.cuda.synchronize(self.torch)
+        torch.cuda.synchronize(self.place)
+
+    def release(self) -> None:
+        torch.cuda.empty_cache()
 
 
 class _Done:
@@ -114,7 +121,7 @@ class _Done:
 class HostDevice:
     """Torch's CPU in place of a GPU, for tests; kernels then run in Triton's interpreter."""
 
-    torch = torch.device("cpu")
+    place = torch.device("cpu")
     name = "torch's CPU"
     capability = "interpreter"
 
@@ -139,4 +146,7 @@ class HostDevice:
         return run
 
     def synchronize(self) -> None:
+        pass
+
+    def release(self) -> None:
         pass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import accumulate
 from typing import Self
 
@@ -46,6 +46,10 @@ class StepInputs:
         return self.max_query_len == 1
 
 
+TABLE_WIDTH = 16
+"""Tables are a multiple of so many blocks wide: Triton compiles a kernel anew for strides that are not."""
+
+
 @dataclass(slots=True)
 class HostStep:
     """The same on the host, as numpy arrays of int32."""
@@ -70,13 +74,16 @@ class HostStep:
         longest = int(lengths.max())
         tokens, rows = len(plan.token_ids), len(plan.logit_rows)
         context = int(plan.context_lens.max())
+        width = -(-context // block_size)
+        tables = np.full((len(lengths), -(-width // TABLE_WIDTH) * TABLE_WIDTH), -1, np.int32)
+        tables[:, :width] = plan.block_tables[:, :width]
         return cls(
             plan.token_ids,
             plan.positions,
             blocks * block_size + plan.positions % block_size,
             plan.query_starts,
             plan.context_lens,
-            plan.block_tables[:, : -(-context // block_size)],
+            tables,
             plan.logit_rows,
             attention.tiles(plan.query_starts) if longest > 1 else np.empty(0, np.int32),
             longest,
@@ -142,10 +149,17 @@ class StepBuffer:
         for start, array in zip(starts, arrays, strict=False):
             values[start : start + array.size] = array.reshape(-1)
         if target is None:
-            target = torch.empty(starts[-1], dtype=torch.int32, device=self._device.torch)
+            target = torch.empty(starts[-1], dtype=torch.int32, device=self._device.place)
         target[: starts[-1]].copy_(host[: starts[-1]], non_blocking=True)
         copied.record()
         return inputs_at(step, target)
+
+
+def resolved(step: StepInputs, drawn: torch.Tensor) -> StepInputs:
+    """The step with each token -1 - r replaced by `drawn[r]`."""
+    ids = step.token_ids
+    before = drawn.index_select(0, (-1 - ids).clamp_(min=0))
+    return replace(step, token_ids=torch.where(ids < 0, before, ids))
 
 
 def ints_of(step: HostStep) -> int:

@@ -1,0 +1,233 @@
+"""The GPU runtime: a graph's kernels, weights and a paged cache on one CUDA device."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from trivet import __version__
+from trivet.engine.config import EngineConfig
+from trivet.engine.plan import StepOutput, StepPlan
+from trivet.errors import EngineError
+from trivet.graph.ops import Graph
+from trivet.models.config import ModelConfig
+from trivet.runtime.cuda.cache import DTYPES, PagedCache, block_bytes
+from trivet.runtime.cuda.device import Device, find_device
+from trivet.runtime.cuda.graphs import DecodeGraphs, graph_bytes
+from trivet.runtime.cuda.memory import LARGEST_SAMPLE, gib, largest_steps, or_engine_error
+from trivet.runtime.cuda.program import Program
+from trivet.runtime.cuda.sampler import DeviceSampler, DeviceSamples
+from trivet.runtime.cuda.step import HostStep, StepBuffer, StepInputs, resolved
+from trivet.runtime.cuda.weights import DeviceWeights
+from trivet.runtime.model import describe, main_format, sampled_digest
+from trivet.runtime.weights import Progress, WeightReader
+from trivet.weights.formats import Format
+from trivet.weights.tensor import Checkpoint
+
+logger = logging.getLogger(__name__)
+
+NO_DEVICE = "device cuda: no CUDA device was found (does nvidia-smi show one?); use --device cpu"
+
+
+class CudaPending:
+    """A step that has been started."""
+
+    def __init__(self, samples: DeviceSamples | None) -> None:
+        self._samples = samples
+
+    def result(self) -> StepOutput:
+        """Waits for its end."""
+        if self._samples is None:
+            return StepOutput(np.empty(0, np.int32), [], [])
+        return self._samples.collect()
+
+
+class CudaRuntime:
+    """A Runtime that can start a step before the one before it has ended.
+
+    Activations are float32 for a float32 model, else bfloat16; so is the cache, where its type is "auto".
+
+    Raises ModelError when graph and checkpoint do not fit together, EngineError for a wrong setting or where memory
+    is short.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        checkpoint: Checkpoint,
+        model: ModelConfig,
+        config: EngineConfig,
+        progress: Progress | None = None,
+        device: Device | None = None,
+    ) -> None:
+        found = device or find_device()
+        if found is None:
+            raise EngineError(NO_DEVICE)
+        exact = main_format(checkpoint) is Format.F32
+        self._device = found
+        self._dtype = torch.float32 if exact else torch.bfloat16
+        self._cache_type = ("f32" if exact else "bf16") if config.kv_cache_dtype == "auto" else config.kv_cache_dtype
+        if self._cache_type not in DTYPES:
+            raise EngineError(
+                f"kv_cache_dtype must be one of auto, {', '.join(DTYPES)} on a GPU, got {config.kv_cache_dtype}"
+            )
+        if not 0 < config.gpu_memory_utilization <= 1:
+            raise EngineError(
+                f"gpu_memory_utilization must be more than 0 and at most 1, got {config.gpu_memory_utilization:g}"
+            )
+        if config.numerics not in ("exact", "fast"):
+            raise EngineError(f"numerics must be exact or fast, got {config.numerics}")
+        self._config = config
+        self._checkpoint = checkpoint
+        self._layers = graph.cache
+        self._vocab_size = model.vocab_size
+        self._max_context = min(config.max_model_len or model.context_length, model.context_length)
+        began = time.perf_counter()
+        reader = WeightReader(graph, checkpoint, progress)
+        weights = DeviceWeights(reader, found, self._dtype)
+        with or_engine_error(
+            found,
+            f"the weights, {gib(reader.total)} in their files,",
+            "use a smaller model or one with quantised weights, or keep layers on the CPU with gpu_layers",
+        ):
+            self._program = Program(graph, weights, self._dtype, config.numerics)
+        seconds = time.perf_counter() - began
+        logger.info("loaded %s in %.1f s, %.2f GB/s", gib(reader.total), seconds, reader.total / seconds / 1e9)
+        self._drawn = torch.zeros(config.max_num_batched_tokens, dtype=torch.int32, device=found.place)
+        self._buffer = StepBuffer(found)
+        self._sampler = DeviceSampler(model.vocab_size, found.place)
+        self._graphs: DecodeGraphs | None = None
+        self.info = describe(checkpoint, model, f"cuda ({found.name})", weights.num_bytes, dedicated_memory=True)
+
+    def block_bytes(self, block_size: int) -> int:
+        return block_bytes(self._layers, DTYPES[self._cache_type], block_size)
+
+    def available_bytes(self) -> int:
+        """Of the memory that may be in use, what is neither in use by anyone nor needed for steps and graphs.
+
+        Raises EngineError when nothing is left.
+        """
+        return self._available
+
+    @cached_property
+    def _available(self) -> int:
+        config = self._config
+        with or_engine_error(
+            self._device,
+            f"a step of max_num_batched_tokens {config.max_num_batched_tokens} and max_num_seqs {config.max_num_seqs}",
+            "lower one of these",
+        ):
+            reserve = self._profile()
+        free, total = self._device.memory()
+        budget = int(total * config.gpu_memory_utilization)
+        available = budget - (total - free) - reserve
+        if available <= 0:
+            raise EngineError(
+                f"gpu_memory_utilization {config.gpu_memory_utilization:g} lets {gib(budget)} of {gib(total)} be in "
+                f"use, but {gib(total - free)} are with the weights ({gib(self.info.weight_bytes)}) and the largest "
+                f"step, and CUDA graphs take {gib(reserve)}: there is no room for the KV cache; raise it, or lower "
+                f"max_num_batched_tokens ({config.max_num_batched_tokens}) or max_num_seqs ({config.max_num_seqs})"
+            )
+        return available
+
+    def allocate_cache(self, num_blocks: int, block_size: int) -> None:
+        config = self._config
+        size = num_blocks * self.block_bytes(block_size)
+        with (
+            or_engine_error(
+                self._device,
+                f"a KV cache of {num_blocks} blocks, {gib(size)},",
+                f"lower gpu_memory_utilization ({config.gpu_memory_utilization:g}) or num_blocks",
+            ),
+            torch.inference_mode(),
+        ):
+            self._program.cache = PagedCache(
+                self._layers, DTYPES[self._cache_type], num_blocks, block_size, self._device
+            )
+            if not config.enforce_eager:
+                self._graphs = DecodeGraphs(
+                    self._device,
+                    self._logits,
+                    self._buffer,
+                    self._vocab_size,
+                    block_size,
+                    config.max_num_seqs,
+                    self._max_context,
+                )
+                self._graphs.prepare()
+
+    def run(self, plan: StepPlan) -> StepOutput:
+        return self.start(plan).result()
+
+    @torch.inference_mode()
+    def start(self, plan: StepPlan) -> CudaPending:
+        """Begin a step, whose `token_ids` may stand for what the step started before it draws.
+
+        The host waits for nothing but its own pinned memory.
+        """
+        logits = self.logits(plan)
+        if logits is None:
+            return CudaPending(None)
+        samples = self._sampler.sample(logits, self._sampler.prepare(plan.samples))
+        self._drawn[: len(samples.tokens)].copy_(samples.tokens)
+        return CudaPending(samples)
+
+    @torch.inference_mode()
+    def logits(self, plan: StepPlan) -> torch.Tensor | None:
+        """A step but for the choice of tokens: logits [R, V] float32 on the device, good until the next step."""
+        step = HostStep.of(plan, self._program.cache.block_size)
+        logits = self._graphs.run(step) if self._graphs is not None else None
+        return self._logits(self._buffer.send(step)) if logits is None else logits
+
+    def identity(self) -> Mapping[str, str]:
+        return self._identity
+
+    @cached_property
+    def _identity(self) -> dict[str, str]:
+        return {
+            "weights": sampled_digest(self._checkpoint),
+            "cache type": self._cache_type,
+            "instruction set": f"{self._device.capability}, {self._config.numerics}, torch {torch.__version__}",
+            "program version": __version__,
+        }
+
+    @torch.inference_mode()
+    def read_block(self, block: int) -> np.ndarray:
+        return self._program.cache.read(block)
+
+    @torch.inference_mode()
+    def write_block(self, block: int, data: np.ndarray) -> None:
+        self._program.cache.write(block, data)
+
+    def close(self) -> None:
+        self._device.synchronize()
+        del self._program, self._graphs, self._buffer, self._sampler, self._drawn
+        self._device.release()
+
+    def _logits(self, step: StepInputs) -> torch.Tensor | None:
+        return self._program.run(resolved(step, self._drawn))
+
+    @torch.inference_mode()
+    def _profile(self) -> int:
+        """Run the largest steps, whose memory torch keeps; returns what CUDA graphs will take beyond it."""
+        config = self._config
+        self._program.cache = PagedCache(self._layers, DTYPES[self._cache_type], 1, config.block_size, self._device)
+        prompt, decode = largest_steps(
+            config.max_num_batched_tokens, config.max_num_seqs, self._max_context, config.block_size
+        )
+        for step in (prompt, decode):
+            logits = self._logits(self._buffer.send(step))
+            assert logits is not None
+            rows = [LARGEST_SAMPLE] * len(logits)
+            self._sampler.sample(logits, self._sampler.prepare(rows)).collect()
+            del logits
+        self._device.synchronize()
+        if config.enforce_eager:
+            return 0
+        inputs = self._buffer.send(decode)
+        return graph_bytes(self._device.peak_bytes(lambda: self._logits(inputs)), config.max_num_seqs, self._vocab_size)

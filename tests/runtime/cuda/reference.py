@@ -14,26 +14,32 @@ import torch
 
 from trivet.engine.plan import SampleRow, StepOutput
 from trivet.sampling import sampler
-from trivet.weights.formats import Format
 
 Tensor = torch.Tensor
 
 
 @dataclass
 class Matrix:
-    data: Tensor
-    rows: int
-    columns: int
-    format: Format | None = None
+    values: Tensor
+
+    @property
+    def num_bytes(self) -> int:
+        return self.values.nbytes
 
 
-def linear(x: Tensor, matrix: Matrix, bias: Tensor | None = None, numerics: str = "exact") -> Tensor:
-    y = x.double() @ matrix.data.double().T
-    return (y if bias is None else y + bias.double()).to(x.dtype)
+def linear(
+    x: Tensor,
+    matrix: Matrix,
+    bias: Tensor | None = None,
+    numerics: str = "exact",
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    y = x.double() @ matrix.values.double().T
+    return (y if bias is None else y + bias.double()).to(dtype or x.dtype)
 
 
 def embed(token_ids: Tensor, table: Matrix, scale: float, dtype: torch.dtype) -> Tensor:
-    return (table.data.float()[token_ids.long()] * scale).to(dtype)
+    return (table.values.float()[token_ids.long()] * scale).to(dtype)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, group: int = 0) -> Tensor:
@@ -133,10 +139,6 @@ def attention(
     return output
 
 
-def tiles(query_starts: np.ndarray) -> np.ndarray:
-    return np.empty(0, np.int32)
-
-
 def moe(
     x: Tensor,
     router: Tensor,
@@ -155,8 +157,8 @@ def moe(
     output = torch.zeros_like(rows)
     for i, row in enumerate(rows):
         for share, e in zip(shares[i], experts[i], strict=True):
-            hidden = activation(act, gate.data[e].double() @ row) * (up.data[e].double() @ row)
-            output[i] += scale * share * (down.data[e].double() @ hidden)
+            hidden = activation(act, gate.values[e].double() @ row) * (up.values[e].double() @ row)
+            output[i] += scale * share * (down.values[e].double() @ hidden)
     return output.to(x.dtype)
 
 
@@ -169,24 +171,31 @@ class DeviceSamples:
         return self.output
 
 
+@dataclass
+class SamplingBatch:
+    rows: Sequence[SampleRow]
+    on_device: np.ndarray
+
+
 class DeviceSampler:
     def __init__(self, vocab_size: int, device: torch.device) -> None:
         pass
 
-    def prepare(self, rows: Sequence[SampleRow]) -> Sequence[SampleRow]:
-        return rows
+    def prepare(self, rows: Sequence[SampleRow]) -> SamplingBatch:
+        return SamplingBatch(rows, np.ones(len(rows), bool))
 
-    def sample(self, logits: Tensor, batch: Sequence[SampleRow]) -> DeviceSamples:
-        return DeviceSamples(sampler.sample(logits.numpy(), batch))
+    def sample(self, logits: Tensor, batch: SamplingBatch) -> DeviceSamples:
+        return DeviceSamples(sampler.sample(logits.numpy(), batch.rows))
 
 
 PLACES = {
-    "kernels.attention": (attention, tiles),
+    "kernels.attention": (attention,),
     "kernels.rope": (rope, rope_and_cache, write_cache),
     "kernels.norm": (rms_norm, add_rms_norm),
     "kernels.activation": (act_mul,),
     "kernels.embedding": (embed,),
-    "kernels.linear": (linear, Matrix),
+    "kernels.linear": (linear,),
+    "kernels.matrix": (Matrix,),
     "kernels.moe": (moe,),
     "sampler": (DeviceSampler, DeviceSamples),
 }
@@ -205,6 +214,7 @@ def install() -> None:
             setattr(sys.modules.get(parent) or __import__(parent, fromlist=["_"]), child, module)
     full = "trivet.runtime.cuda.kernels.quantized"
     if importlib.util.find_spec(full) is None:
-        module = ModuleType(full)
+        module = ModuleType(full + ".blocks")
         module.FORMATS = set()
-        sys.modules[full] = module
+        sys.modules[full] = ModuleType(full)
+        sys.modules[full + ".blocks"] = module

@@ -35,16 +35,20 @@ NO_DEVICE = "device cuda: no CUDA device was found (does nvidia-smi show one?); 
 
 
 class CudaPending:
-    """A step that has been started."""
+    """A step that has been started; `samples` is None where it draws nothing."""
 
     def __init__(self, samples: DeviceSamples | None) -> None:
         self._samples = samples
+        self._output: StepOutput | None = None
 
     def result(self) -> StepOutput:
         """Waits for its end."""
-        if self._samples is None:
-            return StepOutput(np.empty(0, np.int32), [], [])
-        return self._samples.collect()
+        if self._output is None:
+            self._output = NOTHING if self._samples is None else self._samples.collect()
+        return self._output
+
+
+NOTHING = StepOutput(np.empty(0, np.int32), [], [])
 
 
 class CudaRuntime:
@@ -101,6 +105,7 @@ class CudaRuntime:
         self._drawn = torch.zeros(config.max_num_batched_tokens, dtype=torch.int32, device=found.place)
         self._buffer = StepBuffer(found)
         self._sampler = DeviceSampler(model.vocab_size, found.place)
+        self._drawn_late: CudaPending | None = None
         self._graphs: DecodeGraphs | None = None
         self.info = describe(checkpoint, model, f"cuda ({found.name})", weights.num_bytes, dedicated_memory=True)
 
@@ -166,16 +171,23 @@ class CudaRuntime:
 
     @torch.inference_mode()
     def start(self, plan: StepPlan) -> CudaPending:
-        """Begin a step, whose `token_ids` may stand for what the step started before it draws.
-
-        The host waits for nothing but its own pinned memory.
+        """Begin a step. The host waits for nothing, but for rows of the step before that are drawn on the host, where
+        this step has their tokens.
         """
+        if self._drawn_late is not None and len(plan.token_ids) and plan.token_ids.min() < 0:
+            tokens = self._drawn_late.result().tokens
+            self._drawn[: len(tokens)].copy_(torch.from_numpy(tokens))
+        self._drawn_late = None
         logits = self.logits(plan)
         if logits is None:
             return CudaPending(None)
-        samples = self._sampler.sample(logits, self._sampler.prepare(plan.samples))
+        batch = self._sampler.prepare(plan.samples)
+        samples = self._sampler.sample(logits, batch)
         self._drawn[: len(samples.tokens)].copy_(samples.tokens)
-        return CudaPending(samples)
+        pending = CudaPending(samples)
+        if not batch.on_device.all():
+            self._drawn_late = pending
+        return pending
 
     @torch.inference_mode()
     def logits(self, plan: StepPlan) -> torch.Tensor | None:

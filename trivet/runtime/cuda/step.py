@@ -11,7 +11,6 @@ import torch
 
 from trivet.engine.plan import StepPlan
 from trivet.runtime.cuda.device import Device
-from trivet.runtime.cuda.kernels import attention
 
 
 @dataclass(slots=True)
@@ -28,12 +27,10 @@ class StepInputs:
     """[S + 1] sequence s brings the tokens `query_starts[s]:query_starts[s + 1]`."""
     context_lens: torch.Tensor
     """[S] tokens of the sequence in the cache after this step."""
-    block_tables: torch.Tensor
-    """[S, B] block ids in order, padded with -1."""
     logit_rows: torch.Tensor
     """[R] tokens whose logits are needed, ascending."""
-    tiles: torch.Tensor
-    """The work list of the prompt kernel, see `attention.tiles`; empty when `decode`."""
+    block_tables: torch.Tensor
+    """[S, B] block ids in order; those past a sequence's context mean nothing."""
     max_query_len: int
     """An upper bound; with the next, the same for all steps that replay one graph."""
     max_context_len: int
@@ -46,8 +43,9 @@ class StepInputs:
         return self.max_query_len == 1
 
 
-TABLE_WIDTH = 16
-"""Tables are a multiple of so many blocks wide: Triton compiles a kernel anew for strides that are not."""
+def table_width(context: int, block_size: int) -> int:
+    """Blocks of a table for so many tokens: a multiple of 16, so that Triton compiles kernels for one kind of stride."""
+    return -(-context // (16 * block_size)) * 16
 
 
 @dataclass(slots=True)
@@ -59,9 +57,8 @@ class HostStep:
     slots: np.ndarray
     query_starts: np.ndarray
     context_lens: np.ndarray
-    block_tables: np.ndarray
     logit_rows: np.ndarray
-    tiles: np.ndarray
+    block_tables: np.ndarray
     max_query_len: int
     max_context_len: int
     all_rows: bool
@@ -75,7 +72,7 @@ class HostStep:
         tokens, rows = len(plan.token_ids), len(plan.logit_rows)
         context = int(plan.context_lens.max())
         width = -(-context // block_size)
-        tables = np.full((len(lengths), -(-width // TABLE_WIDTH) * TABLE_WIDTH), -1, np.int32)
+        tables = np.zeros((len(lengths), table_width(context, block_size)), np.int32)
         tables[:, :width] = plan.block_tables[:, :width]
         return cls(
             plan.token_ids,
@@ -83,41 +80,37 @@ class HostStep:
             blocks * block_size + plan.positions % block_size,
             plan.query_starts,
             plan.context_lens,
-            tables,
             plan.logit_rows,
-            attention.tiles(plan.query_starts) if longest > 1 else np.empty(0, np.int32),
+            tables,
             longest,
             context,
             rows == tokens,
         )
 
-    def padded(self, sequences: int, max_context_len: int, width: int) -> HostStep:
-        """A step of single tokens as one of so many, with tables of `width` blocks.
+    def padded(self, sequences: int) -> HostStep:
+        """A step of single tokens as one of so many.
 
         The rows added write nothing; they read the first slot of the cache, which is always finite, so that nothing
         that is computed from them is undefined.
         """
         more = sequences - len(self.context_lens)
-        tables = np.zeros((sequences, width), np.int32)
-        tables[: len(self.context_lens), : self.block_tables.shape[1]] = self.block_tables
         return HostStep(
             np.pad(self.token_ids, (0, more)),
             np.pad(self.positions, (0, more)),
             np.pad(self.slots, (0, more), constant_values=-1),
             np.arange(sequences + 1, dtype=np.int32),
             np.pad(self.context_lens, (0, more), constant_values=1),
-            tables,
             np.arange(sequences, dtype=np.int32),
-            self.tiles,
+            np.pad(self.block_tables, ((0, more), (0, 0))),
             1,
-            max_context_len,
+            self.max_context_len,
             True,
         )
 
     @property
     def arrays(self) -> list[np.ndarray]:
         """In the order of the fields of StepInputs."""
-        return [getattr(self, field.name) for field in fields(self)[:8]]
+        return [getattr(self, field.name) for field in fields(self)[:7]]
 
 
 ALIGNMENT = 4

@@ -13,8 +13,8 @@ import torch
 from trivet import _native
 from trivet.graph.ops import Weight
 from trivet.runtime.cuda.device import Device
-from trivet.runtime.cuda.kernels.linear import Matrix
-from trivet.runtime.cuda.kernels.quantized import FORMATS
+from trivet.runtime.cuda.kernels.matrix import Matrix
+from trivet.runtime.cuda.kernels.quantized.blocks import FORMATS
 from trivet.runtime.weights import WeightReader, release_pages
 from trivet.weights.formats import Format
 from trivet.weights.tensor import Tensor
@@ -83,7 +83,6 @@ class DeviceWeights:
         fmt = self._format(weights[0])
         dtype, width = (self._dtype, columns) if fmt is None else (torch.uint8, fmt.row_bytes(columns))
         data = torch.empty((*stack, rows, width), dtype=dtype, device=self._device.place)
-        self.num_bytes += data.numel() * data.element_size()
         start = 0
         for weight in weights:
             part = data[..., start : start + weight.shape[-2], :]
@@ -95,7 +94,9 @@ class DeviceWeights:
                 self._upload.send(tensor.data, part)
             release_pages(tensor.data)
             self._reader.report(tensor)
-        return Matrix(data, rows, columns, fmt)
+        matrix = Matrix(data) if fmt is None else Matrix.packed(data, fmt)
+        self.num_bytes += matrix.num_bytes
+        return matrix
 
     def _dense(self, tensor: Tensor, scales: np.ndarray | None, target: torch.Tensor) -> None:
         fmt, columns = tensor.info.format, tensor.info.shape[-1]

@@ -17,7 +17,7 @@ from trivet.weights.formats import Format
 from trivet.weights.hub import resolve
 from trivet.weights.tensor import Checkpoint
 
-CACHE_BYTES = {"f32": 4, "f16": 2, "bf16": 2}
+CACHE_BYTES = {"f32": 4, "f16": 2, "bf16": 2, "fp8": 1}
 
 
 def describe(

@@ -43,7 +43,7 @@ class EngineConfig(msgspec.Struct, kw_only=True, omit_defaults=True):
     max_queued_tokens: int | None = None
     step_timeout: float = 600.0
     device: str = "auto"
-    gpu_memory_utilization: float = 0.9
+    gpu_memory_utilization: float = 0.92
     enforce_eager: bool = False
     gpu_layers: int | None = None
     numerics: str = "exact"

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
 
 from trivet.engine.plan import SampleRow, StepOutput
@@ -174,7 +173,7 @@ class DeviceSamples:
 @dataclass
 class SamplingBatch:
     rows: Sequence[SampleRow]
-    on_device: np.ndarray
+    on_device: bool = True
 
 
 class DeviceSampler:
@@ -182,7 +181,7 @@ class DeviceSampler:
         pass
 
     def prepare(self, rows: Sequence[SampleRow]) -> SamplingBatch:
-        return SamplingBatch(rows, np.ones(len(rows), bool))
+        return SamplingBatch(rows)
 
     def sample(self, logits: Tensor, batch: SamplingBatch) -> DeviceSamples:
         return DeviceSamples(sampler.sample(logits.numpy(), batch.rows))

@@ -7,8 +7,6 @@ from typing import Protocol
 
 import torch
 
-from trivet.errors import EngineError
-
 
 class Event(Protocol):
     """Ends of copies."""
@@ -38,7 +36,7 @@ class Device(Protocol):
         ...
 
     def peak_bytes(self, run: Callable[[], None]) -> int:
-        """What `run` takes at most beyond what is taken now."""
+        """What `run` takes of the device beyond what is taken now, gaps between its tensors included."""
         ...
 
     def capture(self, run: Callable[[], None]) -> Callable[[], None]:
@@ -52,11 +50,6 @@ class Device(Protocol):
         ...
 
 
-def find_device() -> Device | None:
-    """The first CUDA device, if there is one."""
-    return CudaDevice() if torch.cuda.is_available() else None
-
-
 class CudaDevice:
     """The current CUDA device. All its graphs share one pool of memory, as they never run at the same time."""
 
@@ -65,11 +58,6 @@ class CudaDevice:
         properties = torch.cuda.get_device_properties(self.place)
         self.name = properties.name
         self.capability = f"sm_{properties.major}{properties.minor}"
-        if properties.major < 8:
-            raise EngineError(
-                f"{self.name} has compute capability {properties.major}.{properties.minor}; 8.0 (Ampere) is the "
-                "least that is supported; use --device cpu"
-            )
         self._pool: tuple[int, int] | None = None
 
     def pinned(self, ints: int) -> torch.Tensor:
@@ -85,11 +73,14 @@ class CudaDevice:
         return torch.cuda.mem_get_info(self.place)
 
     def peak_bytes(self, run: Callable[[], None]) -> int:
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(self.place)
-        before = torch.cuda.memory_allocated(self.place)
+        before = torch.cuda.memory_reserved(self.place)
         run()
         torch.cuda.synchronize(self.place)
-        return torch.cuda.max_memory_allocated(self.place) - before
+        peak = torch.cuda.max_memory_reserved(self.place) - before
+        torch.cuda.empty_cache()
+        return peak
 
     def capture(self, run: Callable[[], None]) -> Callable[[], None]:
         # What is compiled or loaded at first use may not be so within a capture.

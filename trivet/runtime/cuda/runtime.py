@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from trivet.errors import EngineError
 from trivet.graph.ops import Graph
 from trivet.models.config import ModelConfig
 from trivet.runtime.cuda.cache import DTYPES, PagedCache, block_bytes
-from trivet.runtime.cuda.device import Device, find_device
+from trivet.runtime.cuda.device import CudaDevice, Device
 from trivet.runtime.cuda.graphs import DecodeGraphs, graph_bytes
 from trivet.runtime.cuda.memory import LARGEST_SAMPLE, gib, largest_steps, or_engine_error
 from trivet.runtime.cuda.program import Program
@@ -30,8 +30,6 @@ from trivet.weights.formats import Format
 from trivet.weights.tensor import Checkpoint
 
 logger = logging.getLogger(__name__)
-
-NO_DEVICE = "device cuda: no CUDA device was found (does nvidia-smi show one?); use --device cpu"
 
 
 class CudaPending:
@@ -69,9 +67,8 @@ class CudaRuntime:
         progress: Progress | None = None,
         device: Device | None = None,
     ) -> None:
-        found = device or find_device()
-        if found is None:
-            raise EngineError(NO_DEVICE)
+        """`device` is a stand-in for the CUDA device, in tests."""
+        found = device or CudaDevice()
         exact = main_format(checkpoint) is Format.F32
         self._device = found
         self._dtype = torch.float32 if exact else torch.bfloat16
@@ -127,16 +124,17 @@ class CudaRuntime:
             f"a step of max_num_batched_tokens {config.max_num_batched_tokens} and max_num_seqs {config.max_num_seqs}",
             "lower one of these",
         ):
-            reserve = self._profile()
+            steps, graphs = self._profile()
         free, total = self._device.memory()
         budget = int(total * config.gpu_memory_utilization)
-        available = budget - (total - free) - reserve
+        available = budget - (total - free) - steps - graphs
         if available <= 0:
             raise EngineError(
                 f"gpu_memory_utilization {config.gpu_memory_utilization:g} lets {gib(budget)} of {gib(total)} be in "
-                f"use, but {gib(total - free)} are with the weights ({gib(self.info.weight_bytes)}) and the largest "
-                f"step, and CUDA graphs take {gib(reserve)}: there is no room for the KV cache; raise it, or lower "
-                f"max_num_batched_tokens ({config.max_num_batched_tokens}) or max_num_seqs ({config.max_num_seqs})"
+                f"use: {gib(total - free)} are already, {gib(self.info.weight_bytes)} by the weights, the largest step "
+                f"takes {gib(steps)} and CUDA graphs take {gib(graphs)}, which leaves no room for the KV cache; raise "
+                f"it, or lower max_num_batched_tokens ({config.max_num_batched_tokens}) or max_num_seqs "
+                f"({config.max_num_seqs})"
             )
         return available
 
@@ -185,7 +183,7 @@ class CudaRuntime:
         samples = self._sampler.sample(logits, batch)
         self._drawn[: len(samples.tokens)].copy_(samples.tokens)
         pending = CudaPending(samples)
-        if not batch.on_device.all():
+        if not batch.on_device:
             self._drawn_late = pending
         return pending
 
@@ -225,21 +223,21 @@ class CudaRuntime:
         return self._program.run(resolved(step, self._drawn))
 
     @torch.inference_mode()
-    def _profile(self) -> int:
-        """Run the largest steps, whose memory torch keeps; returns what CUDA graphs will take beyond it."""
+    def _profile(self) -> tuple[int, int]:
+        """Run the largest steps, so that kernels are compiled too. Returns the bytes of steps and of graphs."""
         config = self._config
         self._program.cache = PagedCache(self._layers, DTYPES[self._cache_type], 1, config.block_size, self._device)
         prompt, decode = largest_steps(
             config.max_num_batched_tokens, config.max_num_seqs, self._max_context, config.block_size
         )
-        for step in (prompt, decode):
+
+        def run(step: HostStep) -> None:
             logits = self._logits(self._buffer.send(step))
             assert logits is not None
-            rows = [LARGEST_SAMPLE] * len(logits)
-            self._sampler.sample(logits, self._sampler.prepare(rows)).collect()
-            del logits
-        self._device.synchronize()
+            self._sampler.sample(logits, self._sampler.prepare([LARGEST_SAMPLE] * len(logits))).collect()
+
+        steps = max(self._device.peak_bytes(partial(run, step)) for step in (prompt, decode))
         if config.enforce_eager:
-            return 0
-        inputs = self._buffer.send(decode)
-        return graph_bytes(self._device.peak_bytes(lambda: self._logits(inputs)), config.max_num_seqs, self._vocab_size)
+            return steps, 0
+        largest = self._device.peak_bytes(lambda: self._logits(self._buffer.send(decode)))
+        return steps, graph_bytes(largest, config.max_num_seqs, self._vocab_size)

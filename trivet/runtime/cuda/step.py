@@ -44,7 +44,7 @@ class StepInputs:
 
 
 def table_width(context: int, block_size: int) -> int:
-    """Blocks of a table for so many tokens: a multiple of 16, so that Triton compiles kernels for one kind of stride."""
+    """Blocks of a table for so many tokens: a multiple of 16, as Triton compiles kernels anew for other strides."""
     return -(-context // (16 * block_size)) * 16
 
 

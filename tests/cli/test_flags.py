@@ -72,10 +72,8 @@ def outcome(trivet, monkeypatch):
         ("serve m --dtype half --kv-cache-dtype bfloat16", {"dtype": "half", "kv_cache_dtype": "bf16"}),
         ("serve m --gpu-memory-utilization 0.85 --max-logprobs 5", {"gpu_memory_utilization": 0.85, "max_logprobs": 5}),
         ("serve m --device cuda --enforce-eager", {"device": "cuda", "enforce_eager": True, "gpu_layers": None}),
-        (
-            "serve m -dev none -ngl 20 --kv-cache-dtype fp8",
-            {"device": "cpu", "gpu_layers": 20, "kv_cache_dtype": "fp8"},
-        ),
+        ("serve m -dev none -ngl 20", {"device": "cpu", "gpu_layers": 20}),
+        ("serve m --kv-cache-dtype fp8", {"kv_cache_dtype": "fp8"}),
         ("llama-server -m m --device CUDA0 --gpu-layers all", {"device": "cuda", "gpu_layers": None}),
         ("LLAMA_ARG_N_GPU_LAYERS=9 serve m --n-gpu-layers=3", {"gpu_layers": 3}),
         ("LLAMA_ARG_N_GPU_LAYERS=9 serve m", {"gpu_layers": 9}),
@@ -356,7 +354,7 @@ def test_a_peer_s_flag_is_in_its_table_once(peer):
     assert len(spellings) == len(set(spellings))
 
 
-OURS = ("step_timeout", "mlock", "threads", "prefix_cache_dir", "prefix_cache_size")
+OURS = ("step_timeout", "mlock", "threads", "prefix_cache_dir", "prefix_cache_size", "gpu_layers", "numerics")
 
 
 def test_every_engine_argument_is_a_flag():

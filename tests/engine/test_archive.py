@@ -12,6 +12,7 @@ from tests.engine.fake import Options, Result, plain, request
 from tests.engine.test_engine import MAX_LEN, engine, prompts, run
 from trivet.engine.archive import DIGEST_BYTES
 from trivet.engine.engine import Engine
+from trivet.engine.messages import StoreCommand
 from trivet.engine.request import EngineRequest
 from trivet.errors import EngineError
 
@@ -48,6 +49,18 @@ def test_a_new_engine_computes_nothing_again(tmp_path: Path) -> None:
     assert sum(len(plan.token_ids) for plan in e.runtime.plans) == 2 + 19
     again = [*PROMPT, *plain(r, MAX_LEN).tokens, 5]
     assert served(tmp_path / "new/cache", request(again, max_tokens=1)) == 40
+
+
+@pytest.mark.parametrize("written", [False, True], ids=["while it is written", "by a later engine"])
+def test_what_is_dropped_is_forgotten(tmp_path: Path, written: bool) -> None:
+    e = start(tmp_path)
+    run(e, request(PROMPT, max_tokens=1))
+    if written:
+        e.close()
+        e = start(tmp_path)
+    assert e.store(StoreCommand(0, "drop", PROMPT)).tokens == PROMPT[:20]
+    e.close()
+    assert not files(tmp_path)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trivet.engine.pace import CROWD, LEAST_TOKENS, REFRESH, SHARE, Pace
+from trivet.engine.pace import LEAST_TOKENS, QUEUE, REFRESH, SHARE, Pace
 
 
 class Machine:
@@ -50,7 +50,7 @@ def test_many_waiting_prompts_have_a_part_by_their_number() -> None:
     m.run(16, 0)
     for _ in range(REFRESH - 1):
         tokens, _ = m.run(16, 7)
-    assert tokens == pytest.approx(100 * SHARE * CROWD * 6 / 16, abs=2)
+    assert tokens == pytest.approx(100 * SHARE * (1 + QUEUE * 6), abs=2)
 
 
 @pytest.mark.parametrize("decodes", [lambda i: 8, lambda i: 2**i % 1000 + 1, lambda i: 1])

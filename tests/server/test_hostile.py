@@ -14,6 +14,7 @@ import pytest
 from tests.server.conftest import running
 from tests.server.fake_llm import ANSWER, FakeLLM
 from tests.server.wire import client, get, post
+from trivet.server.launch import allow_connections
 from trivet.server.options import ListenOptions, ServerOptions
 
 BODIES = {
@@ -153,9 +154,10 @@ def test_slow_clients_hold_up_nobody(patient_url):
 
 
 def test_many_idle_connections():
+    allow_connections()
     with running(FakeLLM(delay=0.02)) as url:
         with beside_a_stream(url):
-            idle = [raw(url) for _ in range(300)]
+            idle = [raw(url) for _ in range(2000)]
         assert post(url, "/v1/completions", BODIES["/v1/completions"]).status_code == 200
         for connection in idle:
             connection.close()

@@ -87,6 +87,12 @@ class BlockArchive:
             self._files.move_to_end(path)
         return True
 
+    def forget(self, key: bytes) -> bool:
+        """Remove a block's file, also one that is yet to be written; whether there was one."""
+        path, found = self._path(key), key in self
+        self._writer.submit(self._remove, path)
+        return found
+
     def close(self) -> None:
         """Write what waits for it."""
         self._writer.shutdown()
@@ -144,6 +150,9 @@ class BlockArchive:
 
     def _drop(self, path: Path, why: str) -> None:
         logger.warning("the prefix cache drops %s: it %s", path, why)
+        self._remove(path)
+
+    def _remove(self, path: Path) -> None:
         with self._lock:
             self._written -= self._files.pop(path, 0)
         with suppress(OSError):

@@ -51,7 +51,7 @@ class Engine:
             )
         sized = msgspec.structs.replace(config, max_model_len=max_model_len)
         self.scheduler = Scheduler(sized, num_blocks, self._archive)
-        self._store = PrefixStore(self.runtime, self.scheduler.pool, config.block_size)
+        self._store = PrefixStore(self.runtime, self.scheduler.pool, config.block_size, self._archive)
         self._histograms = StepHistograms(config.max_num_seqs)
         model = self.runtime.info
         self.info = ModelInfo(

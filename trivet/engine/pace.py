@@ -14,8 +14,8 @@ GROWTH = 2
 SHARE = 0.9
 """Of the time of decoding, for a prompt: measured times lag behind contexts that grow."""
 
-CROWD = 8
-"""Streams that a prompt after the first counts for: while many wait, large batches are missed, and with them speed."""
+QUEUE = 2
+"""Times that of the first, for each prompt that waits beside it: they wait for one another too."""
 
 WEIGHT = 0.5
 """Of the latest step in the averages."""
@@ -27,8 +27,8 @@ REFRESH = 32
 class Pace:
     """Learns what decoding and reading take, and from that sizes the part that prompts have of a step.
 
-    One prompt at most doubles the time between a stream's tokens; where several wait, they share the time with the
-    streams by their number. Only the sizes of steps follow from what is measured here; no result depends on that.
+    One prompt at most doubles the time between a stream's tokens; each that waits beside it adds
+    QUEUE times as much. Only the sizes of steps follow from what is measured here; no result depends on that.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -53,7 +53,7 @@ class Pace:
         if self._token_seconds is None:
             return LEAST_TOKENS
         most = GROWTH * self._last
-        seconds = SHARE * self._decode_seconds * max(1.0, CROWD * (prompts - 1) / decodes)
+        seconds = SHARE * self._decode_seconds * (1 + QUEUE * (prompts - 1))
         if seconds < most * self._token_seconds:
             most = int(seconds / self._token_seconds)
         return max(LEAST_TOKENS, most)

@@ -15,6 +15,7 @@ from tempfile import NamedTemporaryFile
 import msgspec
 import numpy as np
 
+from trivet.engine.archive import BlockArchive
 from trivet.engine.blocks import BlockPool, block_key, root_key
 from trivet.errors import RequestError
 from trivet.runtime.base import Runtime
@@ -40,8 +41,9 @@ class Header(msgspec.Struct, kw_only=True):
 class PrefixStore:
     """Saves blocks of one engine's pool, loads them, drops them. To be used between its steps only."""
 
-    def __init__(self, runtime: Runtime, pool: BlockPool, block_size: int) -> None:
+    def __init__(self, runtime: Runtime, pool: BlockPool, block_size: int, archive: BlockArchive | None = None) -> None:
         self._runtime = runtime
+        self._archive = archive
         self._pool = pool
         self._block_size = block_size
         self._block_bytes = runtime.block_bytes(block_size)
@@ -99,11 +101,17 @@ class PrefixStore:
         return tokens.tolist(), len(data)
 
     def drop(self, tokens: Sequence[int], salt: str) -> list[int]:
-        """Forget the cached blocks of a sequence. Returns the tokens they held."""
-        blocks = list(self._cached(tokens, salt))
-        for block in blocks:
-            self._pool.drop(block)
-        return list(tokens[: len(blocks) * self._block_size])
+        """Forget the cached blocks of a sequence, in the archive too. Returns the tokens they held."""
+        dropped = 0
+        for key in self._keys(tokens, salt):
+            block = self._pool.find(key)
+            archived = self._archive is not None and self._archive.forget(key)
+            if block is not None:
+                self._pool.drop(block)
+            elif not archived:
+                break
+            dropped += self._block_size
+        return list(tokens[:dropped])
 
     def _parts(self, header: bytes, tokens: list[int], blocks: list[int]) -> Iterator[bytes | memoryview]:
         yield MAGIC + struct.pack("<I", len(header)) + header

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import gc
 import logging
+import resource
 import signal
 import socket
 import ssl
@@ -157,11 +158,18 @@ async def run(
                 "prompts may have %d tokens, not %d: the context is %d",
                 *(llm.info.max_model_len - 1, options.max_input_tokens, llm.info.max_model_len),
             )
+        allow_connections()
         server = Server(create_app(llm, options), listen, on_ready)
         gc.freeze()  # What is loaded stays: the collector would stop all streams to look at it.
         await server.serve(sockets=list(listeners))
     finally:
         await llm.close()
+
+
+def allow_connections() -> None:
+    """Let the process have as many open files, and so connections, as the system permits it."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _prefixed(app: Starlette, prefix: str) -> Starlette:

@@ -28,3 +28,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.compare)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def repaired_interpreter() -> None:
+    from tests.runtime.cuda.interpreter import repair
+
+    repair()

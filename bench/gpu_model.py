@@ -1,0 +1,210 @@
+"""A whole model on a GPU: loading, prompts, decoding; each beside the machine's limit.
+
+Used by bench/gpu.py. Weights are random: speed does not depend on them.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.gpu_shapes import Shape
+from trivet.engine.config import EngineConfig
+from trivet.engine.engine import Engine
+from trivet.engine.request import EngineRequest
+from trivet.sampling.params import SamplingParams
+
+WARM_UP = 8
+"""Steps before any is timed."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a device does, measured: bytes a second that are read, bfloat16 operations a second of a large product."""
+
+    bandwidth: float
+    flops: float
+
+    @staticmethod
+    def measure(device: str, megabytes: int = 4096, size: int = 8192) -> Limits:
+        data = torch.zeros(megabytes << 18, dtype=torch.float32, device=device)
+        a, b = (torch.randn(size, size, dtype=torch.bfloat16, device=device) for _ in range(2))
+        return Limits(
+            bandwidth=data.nbytes / seconds(lambda: data.sum(), device),
+            flops=2 * size**3 / seconds(lambda: a @ b, device),
+        )
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table. `reached` is the measured speed over the bound's, `target` the share asked for."""
+
+    name: str
+    measured: str
+    bound: str
+    reached: float | None = None
+    target: float | None = None
+
+
+def seconds(call: Callable[[], object], device: str, repeats: int = 10) -> float:
+    """The median of a call's times."""
+    times = []
+    for _ in range(repeats + 2):
+        synchronize(device)
+        began = time.perf_counter()
+        call()
+        synchronize(device)
+        times.append(time.perf_counter() - began)
+    return median(times[2:])
+
+
+def synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def load(folder: Path, **config: Any) -> tuple[Engine, Row]:
+    """An engine, and how fast it took its weights; it is loaded twice, for by then the files are in memory."""
+    Engine(EngineConfig(model=str(folder), **config)).close()
+    before, began = peak_memory(), time.perf_counter()
+    engine = Engine(EngineConfig(model=str(folder), **config))
+    took = time.perf_counter() - began
+    size = engine.info.weight_bytes
+    grown = (peak_memory() - before) / 2**30
+    measured = f"{size / took / 1e9:.2f} GB/s ({took:.1f} s with all else; peak of host memory {grown:+.2f} GiB)"
+    return engine, Row("load", measured, "2 GB/s", size / took / 2e9, 1.0)
+
+
+def peak_memory() -> int:
+    """Bytes of this process, at most so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+
+
+def request(name: str, vocab_size: int, prompt: int, tokens: int) -> EngineRequest:
+    ids = np.random.default_rng(list(name.encode())).integers(0, vocab_size, prompt)
+    params = SamplingParams(temperature=0, max_tokens=tokens)
+    return EngineRequest(request_id=name, prompt=ids.tolist(), params=params, seed=0)
+
+
+@contextmanager
+def decoding(engine: Engine, batch: int, context: int, steps: int) -> Iterator[None]:
+    """While this lasts, `batch` sequences of about `context` tokens decode, for `steps` steps at most."""
+    names = [f"{batch} {index}" for index in range(batch)]
+    for name in names:
+        engine.add(request(name, engine.info.vocab_size, context - steps // 2, steps + 2 * WARM_UP))
+    seen = dict.fromkeys(names, 0)
+    while min(seen.values()) < WARM_UP:
+        for chunk in engine.step():
+            seen[chunk.request_id] += len(chunk.tokens)
+    try:
+        yield
+    finally:
+        for name in names:
+            engine.cancel(name)
+        while engine.busy:
+            engine.step()
+
+
+def step_seconds(engine: Engine, steps: int) -> float:
+    """A step's, from the time of many."""
+    began = time.perf_counter()
+    for _ in range(steps):
+        engine.step()
+    return (time.perf_counter() - began) / steps
+
+
+def decode(engine: Engine, shape: Shape, limits: Limits, batch: int, context: int, steps: int = 64) -> Row:
+    """The bound: all matrices and caches are read once, and each sequence is multiplied by all weights."""
+    with decoding(engine, batch, context, steps):
+        took = step_seconds(engine, steps)
+    data = 2 * shape.product_weights + batch * context * shape.cache_bytes
+    operations = 2 * batch * shape.product_weights
+    bound = max(data / limits.bandwidth, operations / limits.flops)
+    return Row(
+        f"decode {batch} x {context}",
+        f"{took * 1e3:.2f} ms, {batch / took:.0f} tok/s",
+        f"{bound * 1e3:.2f} ms, the more of {data / 1e9:.1f} GB and {operations / 1e12:.2f} TFLOP",
+        bound / took,
+        0.75 if batch == 1 else 0.7,
+    )
+
+
+def prefill(engine: Engine, shape: Shape, limits: Limits, tokens: int, repeats: int = 5) -> Row:
+    """The bound: the products with all matrices but the last, and causal attention, at the speed of a large product."""
+    times = []
+    for repeat in range(repeats + 1):
+        engine.add(request(f"prompt {repeat}", engine.info.vocab_size, tokens, 1))
+        began = time.perf_counter()
+        while engine.busy:
+            engine.step()
+        times.append(time.perf_counter() - began)
+    took = median(times[1:])
+    layers = shape.product_weights - shape.hidden * shape.vocab
+    operations = 2 * tokens * layers + 2 * shape.layers * shape.heads * shape.head_dim * tokens**2
+    bound = operations / limits.flops
+    return Row(
+        f"prefill {tokens}",
+        f"{took * 1e3:.1f} ms, {tokens / took:.0f} tok/s",
+        f"{bound * 1e3:.1f} ms = {operations / 1e12:.1f} TFLOP",
+        bound / took,
+        0.6,
+    )
+
+
+def host_share(engine: Engine, batch: int, context: int, steps: int = 32) -> Row:
+    """The part of a step in which the GPU has nothing to do: kernels' time is traced, in steps that are not timed."""
+    from torch.autograd import DeviceType
+    from torch.profiler import ProfilerActivity, profile
+
+    with decoding(engine, batch, context, 2 * steps):
+        took = step_seconds(engine, steps)
+        with profile(activities=[ProfilerActivity.CUDA]) as trace:
+            step_seconds(engine, steps)
+            torch.cuda.synchronize()
+    kernels = [event.time_range for event in trace.events() if event.device_type == DeviceType.CUDA]
+    share = max(0.0, 1 - union([(one.start, one.end) for one in kernels]) / 1e6 / steps / took)
+    return Row(f"host {batch} x {context}", f"{share:.1%} of {took * 1e3:.2f} ms", "5 %", (1 - share) / 0.95, 1.0)
+
+
+def union(spans: list[tuple[float, float]]) -> float:
+    """The time that any of these spans covers."""
+    covered, until = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        covered += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return covered
+
+
+def transformers_rows(folder: Path, prompt: int, batches: list[int], context: int, device: str) -> list[Row]:
+    """The same model in transformers (sdpa), where it is installed."""
+    try:
+        from transformers import AutoModelForCausalLM, DynamicCache
+    except ImportError:
+        return [Row("transformers", "not installed", "")]
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, attn_implementation="sdpa").to(device)
+    vocab = model.config.vocab_size
+    rows = []
+    with torch.inference_mode():
+        ids = torch.randint(vocab, (1, prompt), device=device)
+        took = seconds(lambda: model(ids, logits_to_keep=1, use_cache=True), device, 3)
+        rows.append(Row(f"transformers: prefill {prompt}", f"{took * 1e3:.1f} ms, {prompt / took:.0f} tok/s", ""))
+        for batch in batches:
+            cache = DynamicCache(config=model.config)
+            for start in range(0, context, 128):  # In parts: what a whole large batch needs may not fit.
+                part = torch.randint(vocab, (batch, min(128, context - start)), device=device)
+                model(part, past_key_values=cache, logits_to_keep=1)
+            token = torch.randint(vocab, (batch, 1), device=device)
+            took = seconds(lambda: model(token, past_key_values=cache).logits.argmax(-1), device)  # noqa: B023
+            rows.append(
+                Row(f"transformers: decode {batch} x {context}", f"{took * 1e3:.2f} ms, {batch / took:.0f} tok/s", "")
+            )
+    return rows

@@ -1,0 +1,113 @@
+"""Models of a well-known shape with random weights, written as Hugging Face folders by PyTorch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+SHARD_BYTES = 4 << 30
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a Llama in bfloat16."""
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    vocab: int
+
+    @property
+    def product_weights(self) -> int:
+        """Numbers that a token is multiplied by: all matrices but the embedding."""
+        attention = 2 * self.hidden * self.head_dim * (self.heads + self.kv_heads)
+        return self.layers * (attention + 3 * self.hidden * self.ffn) + self.hidden * self.vocab
+
+    @property
+    def cache_bytes(self) -> int:
+        """Of one token's keys and values."""
+        return 2 * 2 * self.layers * self.kv_heads * self.head_dim
+
+    def config(self) -> dict[str, Any]:
+        """config.json."""
+        return {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "torch_dtype": "bfloat16",
+            "hidden_size": self.hidden,
+            "intermediate_size": self.ffn,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads,
+            "head_dim": self.head_dim,
+            "vocab_size": self.vocab,
+            "max_position_embeddings": 131072,
+            "rope_theta": 500000.0,
+            "rms_norm_eps": 1e-5,
+            "tie_word_embeddings": False,
+            "hidden_act": "silu",
+        }
+
+    def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Names and shapes, in the order of the files."""
+        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        layer: dict[str, tuple[int, ...]] = {
+            "input_layernorm": (self.hidden,),
+            "self_attn.q_proj": (q, self.hidden),
+            "self_attn.k_proj": (kv, self.hidden),
+            "self_attn.v_proj": (kv, self.hidden),
+            "self_attn.o_proj": (self.hidden, q),
+            "post_attention_layernorm": (self.hidden,),
+            "mlp.gate_proj": (self.ffn, self.hidden),
+            "mlp.up_proj": (self.ffn, self.hidden),
+            "mlp.down_proj": (self.hidden, self.ffn),
+        }
+        yield "model.embed_tokens.weight", (self.vocab, self.hidden)
+        for i in range(self.layers):
+            for name, shape in layer.items():
+                yield f"model.layers.{i}.{name}.weight", shape
+        yield "model.norm.weight", (self.hidden,)
+        yield "lm_head.weight", (self.vocab, self.hidden)
+
+
+SHAPES = {
+    "llama-3.1-8b": Shape(4096, 32, 32, 8, 128, 14336, 128256),
+    "llama-3.2-1b": Shape(2048, 16, 32, 8, 64, 8192, 128256),
+    "tiny": Shape(256, 2, 4, 2, 64, 512, 1024),
+}
+
+
+def write_model(shape: Shape, folder: Path, device: str) -> None:
+    """Draw the weights on `device` and save them in shards of up to SHARD_BYTES."""
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = torch.Generator(device).manual_seed(0)
+    shard: dict[str, torch.Tensor] = {}
+    where: dict[str, str] = {}
+
+    def save() -> None:
+        file = f"model-{len(set(where.values())) + 1:05}.safetensors"
+        save_file(shard, folder / file, {"format": "pt"})
+        where.update(dict.fromkeys(shard, file))
+        shard.clear()
+
+    for name, size in shape.tensors():
+        if len(size) == 1:
+            tensor = torch.ones(size, dtype=torch.bfloat16)
+        else:
+            values = torch.randn(size, generator=generator, device=device, dtype=torch.float32)
+            tensor = (values * size[1] ** -0.5).to("cpu", torch.bfloat16)
+        if shard and sum(one.nbytes for one in shard.values()) + tensor.nbytes > SHARD_BYTES:
+            save()
+        shard[name] = tensor
+    save()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    (folder / "config.json").write_text(json.dumps(shape.config()))

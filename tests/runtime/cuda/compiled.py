@@ -1,0 +1,162 @@
+"""Compiles kernels for NVIDIA GPUs on a machine without one: whatever a call launches, as it would be launched there.
+
+    for kernel in compiled(lambda: rms_norm(x, weight, 1e-5), arch=90):
+        assert kernel.stack == 0, kernel
+
+Tensors may be on the device "meta": nothing of the call is executed, its launches are only recorded. They are compiled
+in a process of its own, because this one has Triton's interpreter.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+SHARED_MEMORY = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10}
+"""Bytes of shared memory that a block of threads may have, by compute capability."""
+
+
+@dataclass(frozen=True)
+class Compiled:
+    name: str
+    arch: int
+    registers: int
+    """Of one thread."""
+    stack: int
+    """Bytes of local memory of a thread: what did not fit in registers."""
+    shared: int
+    """Bytes of a block of threads."""
+    ptx: str
+    """The assembly, to look for instructions in ("mma.sync", "ld.global.v4.b32", ...)."""
+
+    def __repr__(self) -> str:
+        return f"{self.name} (sm_{self.arch}: {self.registers} registers, stack {self.stack}, shared {self.shared})"
+
+
+def compiled(call: Callable[[], object], arch: int = 90) -> list[Compiled]:
+    """Every kernel that `call` launches, in order, compiled for compute capability `arch`.
+
+    Raises what the compiler raises. What a kernel asks for more than a block may have is an AssertionError.
+    """
+    from triton.runtime.interpreter import InterpretedFunction
+
+    from trivet.runtime.cuda.kernels import device
+
+    launches: list[Launch] = []
+
+    def record(self: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:
+        launches.append(
+            Launch(reference(self), tuple(map(portable, args)), {k: portable(v) for k, v in options.items()})
+        )
+
+    with (
+        mock.patch.object(InterpretedFunction, "run", record),
+        mock.patch.object(device, "capability", lambda _: arch),
+    ):
+        call()
+    assert launches, "nothing was launched"
+    kernels = list(compiler().map(compile_launch, launches, [arch] * len(launches)))
+    for kernel in kernels:
+        assert kernel.shared <= SHARED_MEMORY[arch], kernel
+    return kernels
+
+
+@dataclass(frozen=True)
+class Pointer:
+    dtype: str
+    address: int
+
+
+@dataclass(frozen=True)
+class Function:
+    module: str
+    name: str
+
+    def load(self) -> Any:
+        return getattr(importlib.import_module(self.module), self.name)
+
+
+@dataclass(frozen=True)
+class Launch:
+    kernel: Function
+    args: tuple[Any, ...]
+    options: dict[str, Any]
+
+
+def reference(kernel: Any) -> Function:
+    return Function(kernel.fn.__module__, kernel.fn.__name__)
+
+
+def portable(value: Any) -> Any:
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return Pointer(str(value.dtype).removeprefix("torch."), value.storage_offset() * value.element_size())
+    return reference(value) if hasattr(value, "fn") else value
+
+
+@cache
+def compiler() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), without_interpreter)
+
+
+def without_interpreter() -> None:
+    os.environ["TRITON_INTERPRET"] = "0"
+
+
+def compile_launch(launch: Launch, arch: int) -> Compiled:
+    """In the compiler's process: through Triton's own launcher, so that arguments are specialised as at a launch."""
+    import torch
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime import driver
+
+    class Driver:
+        def get_current_device(self) -> int:
+            return arch
+
+        def get_current_stream(self, device: int) -> int:
+            return 0
+
+        def get_current_target(self) -> GPUTarget:
+            return GPUTarget("cuda", arch, 32)
+
+    class Tensor:
+        def __init__(self, pointer: Pointer) -> None:
+            self.dtype = getattr(torch, pointer.dtype)
+            self.address = pointer.address
+
+        def data_ptr(self) -> int:
+            return self.address
+
+    def argument(value: Any) -> Any:
+        if isinstance(value, Function):
+            return value.load()
+        return Tensor(value) if isinstance(value, Pointer) else value
+
+    driver.set_active(Driver())
+    kernel = launch.kernel.load().warmup(
+        *map(argument, launch.args), grid=(1,), **{k: argument(v) for k, v in launch.options.items()}
+    )
+    usage = resource_usage(kernel.asm["cubin"])
+    return Compiled(launch.kernel.name, arch, usage["REG"], usage["STACK"], kernel.metadata.shared, kernel.asm["ptx"])
+
+
+def resource_usage(cubin: bytes) -> dict[str, int]:
+    from triton import knobs
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "kernel.cubin")
+        path.write_bytes(cubin)
+        text = subprocess.check_output([knobs.nvidia.cuobjdump.path, "--dump-resource-usage", path], text=True)
+    return {name: int(value) for name, value in re.findall(r"\b(REG|STACK|SHARED|LOCAL):(\d+)", text)}

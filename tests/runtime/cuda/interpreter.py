@@ -1,0 +1,54 @@
+"""Repairs Triton's interpreter.
+
+It holds bfloat16 and float8 as integers: it multiplies those, and rounds towards zero. And it makes a Python integer of
+a scalar in a way that numpy 2.4 no longer has, so that no loop may have a computed bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import triton.language as tl
+from triton.runtime import interpreter
+
+TORCH = {
+    tl.float8e4nv: torch.float8_e4m3fn,
+    tl.float8e5: torch.float8_e5m2,
+    tl.bfloat16: torch.bfloat16,
+    tl.float16: torch.float16,
+    tl.float32: torch.float32,
+    tl.float64: torch.float64,
+}
+BITS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+
+
+def convert(array: np.ndarray, source: tl.dtype, target: tl.dtype, rounding: Any) -> np.ndarray:
+    """The bits of `array`, whose bits are those of `source`, in `target`, rounded to the nearest."""
+    values = torch.from_numpy(np.ascontiguousarray(array).reshape(-1).view(np.uint8)).view(TORCH[source])
+    converted = values.to(TORCH[target])
+    return converted.view(torch.uint8).numpy().view(BITS[converted.element_size()]).reshape(array.shape)
+
+
+def create_dot(self: Any, a: Any, b: Any, d: Any, input_precision: Any, max_num_imprecise_acc: Any) -> Any:
+    def numbers(x: Any) -> np.ndarray:
+        scalar = x.dtype.scalar
+        if x.data.dtype.kind == "f" or scalar not in TORCH:
+            return x.data
+        return convert(x.data, scalar, tl.float32, None).view(np.float32)
+
+    product = np.matmul(numbers(a), numbers(b), dtype=d.data.dtype)
+    return interpreter.TensorHandle(product + d.data, d.dtype.scalar)
+
+
+def patch_tensor(tensor: Any, scope: Any, original: Callable[[Any, Any], None] = interpreter._patch_lang_tensor) -> None:
+    original(tensor, scope)
+    scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+
+def repair() -> None:
+    interpreter._convert_float = convert
+    interpreter.InterpreterBuilder.create_dot = create_dot
+    interpreter._patch_lang_tensor = patch_tensor

@@ -43,7 +43,9 @@ def create_dot(self: Any, a: Any, b: Any, d: Any, input_precision: Any, max_num_
     return interpreter.TensorHandle(product + d.data, d.dtype.scalar)
 
 
-def patch_tensor(tensor: Any, scope: Any, original: Callable[[Any, Any], None] = interpreter._patch_lang_tensor) -> None:
+def patch_tensor(
+    tensor: Any, scope: Any, original: Callable[[Any, Any], None] = interpreter._patch_lang_tensor
+) -> None:
     original(tensor, scope)
     scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
 

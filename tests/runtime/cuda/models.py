@@ -28,13 +28,15 @@ SMALL: dict[str, Any] = {"max_num_seqs": 4, "max_num_batched_tokens": 8, "max_mo
 GREEDY = Chain(SamplingParams(temperature=0))
 
 
-def graph_runtime(model: tuple[Graph, RandomCheckpoint], device: Device | None = None, **settings: Any) -> CudaRuntime:
+def graph_runtime(
+    model: tuple[Graph, RandomCheckpoint], device: Device | None = None, progress: Any = None, **settings: Any
+) -> CudaRuntime:
     graph, checkpoint = model
     described = SimpleNamespace(
         architecture="random", context_length=512, vocab_size=graph.widths[-1], num_layers=2, hidden_size=256
     )
     config = EngineConfig(model="random", **SMALL | settings)
-    return CudaRuntime(optimize(graph), checkpoint, described, config, device=device or HostDevice())  # type: ignore[arg-type]
+    return CudaRuntime(optimize(graph), checkpoint, described, config, progress, device or HostDevice())  # type: ignore[arg-type]
 
 
 def load(config: EngineConfig, progress: Any = None) -> CudaRuntime:

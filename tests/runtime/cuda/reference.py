@@ -1,4 +1,5 @@
-"""What the kernels of `trivet/runtime/cuda/kernels` compute, in plain torch: slow, in float64, and easy to read."""
+"""What the kernels of trivet/runtime/cuda/kernels compute, in plain torch and float64, of dense weights: quicker than
+Triton's interpreter, for tests of what calls them."""
 
 from __future__ import annotations
 
@@ -185,6 +186,9 @@ class DeviceSampler:
 
     def sample(self, logits: Tensor, batch: SamplingBatch) -> DeviceSamples:
         return DeviceSamples(sampler.sample(logits.numpy(), batch.rows))
+
+
+KERNELS = (*(act_mul, add_rms_norm, attention, embed, linear, moe, rms_norm, rope, rope_and_cache, write_cache),)
 
 
 PLACES = {

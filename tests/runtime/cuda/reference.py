@@ -141,7 +141,7 @@ def attention(
 
 def moe(
     x: Tensor,
-    router: Tensor,
+    router: Matrix,
     gate: Matrix,
     up: Matrix,
     down: Matrix,
@@ -151,7 +151,7 @@ def moe(
     scale: float,
 ) -> Tensor:
     rows = x.double()
-    shares, experts = (rows @ router.double().T).softmax(-1).topk(top_k)
+    shares, experts = (rows @ router.values.double().T).softmax(-1).topk(top_k)
     if normalize:
         shares = shares / shares.sum(-1, keepdim=True)
     output = torch.zeros_like(rows)

@@ -52,7 +52,9 @@ class DecodeGraphs:
         block_size: int,
         max_batch: int,
         max_context: int,
+        hidden: torch.Tensor | None = None,
     ) -> None:
+        """`hidden` [1, width] is of the kind that steps of a graph that was cut begin with."""
         self._device = device
         self._run = run
         self._buffer = buffer
@@ -63,6 +65,7 @@ class DecodeGraphs:
         largest, width = self._batches[-1], table_width(max_context, block_size)
         self._logits = torch.empty((largest, vocab_size), dtype=torch.float32, device=device.place)
         self._tables = torch.zeros((largest, width), dtype=torch.int32, device=device.place)
+        self._hidden = None if hidden is None else hidden.new_zeros(largest, hidden.shape[1])
         self._values = torch.empty(
             ints_of(EMPTY.padded(largest)) + largest * width, dtype=torch.int32, device=device.place
         )
@@ -71,7 +74,7 @@ class DecodeGraphs:
         """Capture the largest graph. Raises OutOfMemoryError."""
         self._graphs[self._batches[-1]] = self._capture(self._batches[-1])
 
-    def run(self, step: HostStep) -> torch.Tensor | None:
+    def run(self, step: HostStep, hidden: torch.Tensor | None = None) -> torch.Tensor | None:
         """Logits [R, V] of a step of single tokens, to be read before the next; None where there is no graph."""
         rows = len(step.token_ids)
         if step.max_query_len != 1 or not step.all_rows or rows > self._batches[-1]:
@@ -89,6 +92,8 @@ class DecodeGraphs:
         replay, inputs = graph
         tables = self._buffer.send(step.padded(batch), self._values).block_tables
         inputs.block_tables[:, : tables.shape[1]].copy_(tables)
+        if self._hidden is not None and hidden is not None:
+            self._hidden[:rows].copy_(hidden)
         replay()
         return self._logits[:rows]
 
@@ -96,6 +101,8 @@ class DecodeGraphs:
         # Tables come last among the values: however wide they are, the others are at the same places.
         inputs = self._buffer.send(EMPTY.padded(batch), self._values)
         inputs = replace(inputs, block_tables=self._tables[:batch], max_context_len=self._max_context)
+        if self._hidden is not None:
+            inputs.hidden = self._hidden[:batch]
 
         def run() -> None:
             logits = self._run(inputs)

@@ -16,6 +16,7 @@ from trivet.runtime.cuda.kernels.activation import act_mul
 from trivet.runtime.cuda.kernels.attention import attention
 from trivet.runtime.cuda.kernels.embedding import embed
 from trivet.runtime.cuda.kernels.linear import linear
+from trivet.runtime.cuda.kernels.matrix import Matrix
 from trivet.runtime.cuda.kernels.moe import moe
 from trivet.runtime.cuda.kernels.norm import add_rms_norm, rms_norm
 from trivet.runtime.cuda.kernels.rope import rope, rope_and_cache, write_cache
@@ -80,6 +81,9 @@ class Program:
             values.update(zip(call.outputs, results, strict=True))
             for value in call.dead:
                 del values[value]
+
+    def _input(self, op: Op) -> Kernel:
+        return lambda step: (step.hidden,)
 
     def _embed(self, op: Op) -> Kernel:
         table = self._weights.matrix(op.weights[0])
@@ -160,7 +164,8 @@ class Program:
 
     def _moe(self, op: Op) -> Kernel:
         # The choice of experts is taken in float32, whatever the router is stored in.
-        router, experts = self._weights.vector(op.weights[0]), [self._weights.matrix(w) for w in op.weights[1:]]
+        router = Matrix(self._weights.vector(op.weights[0]))
+        experts = [self._weights.matrix(weight) for weight in op.weights[1:]]
         settings = {name: op.attrs[name] for name in ("top_k", "act", "normalize", "scale")}
         return lambda step, x: (moe(x, router, *experts, **settings),)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property, partial
 
 import numpy as np
@@ -86,6 +87,7 @@ class CudaRuntime:
         self._config = config
         self._checkpoint = checkpoint
         self._layers = graph.cache
+        self._hidden_size = graph.widths[graph.ops[0].outputs[0]] if graph.ops[0].kind == "input" else 0
         self._vocab_size = model.vocab_size
         self._max_context = min(config.max_model_len or model.context_length, model.context_length)
         began = time.perf_counter()
@@ -161,14 +163,16 @@ class CudaRuntime:
                     block_size,
                     config.max_num_seqs,
                     self._max_context,
+                    self._hidden(1),
                 )
                 self._graphs.prepare()
 
-    def run(self, plan: StepPlan) -> StepOutput:
-        return self.start(plan).result()
+    def run(self, plan: StepPlan, hidden: np.ndarray | None = None) -> StepOutput:
+        """`hidden` [tokens, width] float32 is what a graph that was cut begins with."""
+        return self.start(plan, hidden).result()
 
     @torch.inference_mode()
-    def start(self, plan: StepPlan) -> CudaPending:
+    def start(self, plan: StepPlan, hidden: np.ndarray | None = None) -> CudaPending:
         """Begin a step. The host waits for nothing, but for rows of the step before that are drawn on the host, where
         this step has their tokens.
         """
@@ -176,7 +180,7 @@ class CudaRuntime:
             tokens = self._drawn_late.result().tokens
             self._drawn[: len(tokens)].copy_(torch.from_numpy(tokens))
         self._drawn_late = None
-        logits = self.logits(plan)
+        logits = self.logits(plan, hidden)
         if logits is None:
             return CudaPending(None)
         batch = self._sampler.prepare(plan.samples)
@@ -188,11 +192,12 @@ class CudaRuntime:
         return pending
 
     @torch.inference_mode()
-    def logits(self, plan: StepPlan) -> torch.Tensor | None:
+    def logits(self, plan: StepPlan, hidden: np.ndarray | None = None) -> torch.Tensor | None:
         """A step but for the choice of tokens: logits [R, V] float32 on the device, good until the next step."""
         step = HostStep.of(plan, self._program.cache.block_size)
-        logits = self._graphs.run(step) if self._graphs is not None else None
-        return self._logits(self._buffer.send(step)) if logits is None else logits
+        begin = None if hidden is None else torch.from_numpy(hidden).to(self._device.place, self._dtype)
+        logits = self._graphs.run(step, begin) if self._graphs is not None else None
+        return self._logits(self._buffer.send(step), begin) if logits is None else logits
 
     def identity(self) -> Mapping[str, str]:
         return self._identity
@@ -219,8 +224,15 @@ class CudaRuntime:
         del self._program, self._graphs, self._buffer, self._sampler, self._drawn
         self._device.release()
 
-    def _logits(self, step: StepInputs) -> torch.Tensor | None:
-        return self._program.run(resolved(step, self._drawn))
+    def _logits(self, step: StepInputs, hidden: torch.Tensor | None = None) -> torch.Tensor | None:
+        step = resolved(step, self._drawn)
+        return self._program.run(step if hidden is None else replace(step, hidden=hidden))
+
+    def _hidden(self, rows: int) -> torch.Tensor | None:
+        """Zeros for what a graph that was cut begins with."""
+        if not self._hidden_size:
+            return None
+        return torch.zeros(rows, self._hidden_size, dtype=self._dtype, device=self._device.place)
 
     @torch.inference_mode()
     def _profile(self) -> tuple[int, int]:
@@ -232,12 +244,13 @@ class CudaRuntime:
         )
 
         def run(step: HostStep) -> None:
-            logits = self._logits(self._buffer.send(step))
+            logits = self._logits(self._buffer.send(step), self._hidden(len(step.token_ids)))
             assert logits is not None
             self._sampler.sample(logits, self._sampler.prepare([LARGEST_SAMPLE] * len(logits))).collect()
 
         steps = max(self._device.peak_bytes(partial(run, step)) for step in (prompt, decode))
         if config.enforce_eager:
             return steps, 0
-        largest = self._device.peak_bytes(lambda: self._logits(self._buffer.send(decode)))
+        hidden = self._hidden(len(decode.token_ids))
+        largest = self._device.peak_bytes(lambda: self._logits(self._buffer.send(decode), hidden))
         return steps, graph_bytes(largest, config.max_num_seqs, self._vocab_size)

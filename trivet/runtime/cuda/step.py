@@ -165,11 +165,13 @@ def ints_of(step: HostStep) -> int:
 def inputs_at(step: HostStep, values: torch.Tensor) -> StepInputs:
     """The inputs of a step that lie, or will lie, in an int32 tensor on the device."""
     arrays = step.arrays
-    parts = [
-        values[start : start + array.size].view(array.shape)
-        for start, array in zip(_starts(arrays), arrays, strict=False)
-    ]
-    return StepInputs(*parts, step.max_query_len, step.max_context_len, step.all_rows)
+    parts = {
+        field.name: values[start : start + array.size].view(array.shape)
+        for field, start, array in zip(fields(step), _starts(arrays), arrays, strict=False)
+    }
+    return StepInputs(
+        **parts, max_query_len=step.max_query_len, max_context_len=step.max_context_len, all_rows=step.all_rows
+    )
 
 
 def _starts(arrays: list[np.ndarray]) -> list[int]:

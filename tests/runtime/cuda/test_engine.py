@@ -27,12 +27,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def requests() -> list[EngineRequest]:
-    """Prompts that begin alike, of which some are longer than a step."""
-    prompts = [PROMPT[:17], PROMPT[:14], PROMPT[5:18], [*PROMPT[:16], 7, 8, 9]]
+    """Some outgrow a block soon, some begin with the same block; some are longer than a step."""
+    prompts = [PROMPT[:15], PROMPT[4:18], PROMPT[2:16], PROMPT[:17], [*PROMPT[:16], 7, 8, 9]]
     return [
-        *(request(prompt, f"{i}", temperature=0, max_tokens=6, logprobs=1) for i, prompt in enumerate(prompts)),
-        request(PROMPT[:13], "drawn", temperature=1.0, seed=3, max_tokens=6),
-        request(PROMPT[:6], "penalised", temperature=0.8, repetition_penalty=1.3, seed=4, max_tokens=6),
+        *(request(prompt, f"{i}", temperature=0, max_tokens=5, logprobs=1) for i, prompt in enumerate(prompts)),
+        request(PROMPT[:6], "drawn", temperature=0.9, repetition_penalty=1.3, seed=4, max_tokens=5),
     ]
 
 
@@ -49,7 +48,7 @@ def alone(model: str) -> dict[str, Result]:
 @pytest.mark.usefixtures("plain_kernels")
 @pytest.mark.parametrize(
     "fields",
-    [{"num_blocks": 4, "max_num_batched_tokens": 48}, {"enforce_eager": True}, {"archive": True}],
+    [{"num_blocks": 3, "max_model_len": 48, "max_num_batched_tokens": 48}, {"enforce_eager": True}, {"archive": True}],
     ids=str,
 )
 def test_tokens_are_those_of_the_cpu(

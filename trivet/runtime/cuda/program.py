@@ -128,15 +128,18 @@ class Program:
         return torch.cat(parts)
 
     def _rope(self, op: Op) -> Kernel:
-        rotary, head_dim = self._rotaries[op.attrs["rotary"]], op.attrs["head_dim"]
-        return lambda step, x: (rope(x, step.positions, *rotary, head_dim),)
+        freq, interleaved, magnitude = self._rotaries[op.attrs["rotary"]]
+        head_dim = op.attrs["head_dim"]
+        return lambda step, x: (rope(x, step.positions, freq, interleaved, magnitude, head_dim),)
 
     def _rope_cache(self, op: Op) -> Kernel:
-        rotary, head_dim, layer = self._rotaries[op.attrs["rotary"]], op.attrs["head_dim"], op.attrs["layer"]
+        freq, interleaved, magnitude = self._rotaries[op.attrs["rotary"]]
+        head_dim, layer = op.attrs["head_dim"], op.attrs["layer"]
 
         def kernel(step: StepInputs, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor]:
-            caches = self.cache.layers[layer]
-            return (rope_and_cache(q, k, v, step.positions, step.slots, *rotary, head_dim, *caches),)
+            keys, values = self.cache.layers[layer]
+            place = step.positions, step.slots
+            return (rope_and_cache(q, k, v, *place, freq, interleaved, magnitude, head_dim, keys, values),)
 
         return kernel
 
@@ -146,10 +149,11 @@ class Program:
         settings["sinks"] = self._weights.vector(op.weights[0]) if op.weights else None
 
         def kernel(step: StepInputs, q: torch.Tensor, *written: torch.Tensor) -> tuple[torch.Tensor]:
-            caches = self.cache.layers[layer]
+            keys, values = self.cache.layers[layer]
             if written:
-                write_cache(*written, step.slots, *caches)
-            return (attention(q, *caches, step, **settings, decode=step.decode),)
+                k, v = written
+                write_cache(k, v, step.slots, keys, values)
+            return (attention(q, keys, values, step, **settings, decode=step.decode),)
 
         return kernel
 
@@ -165,9 +169,9 @@ class Program:
     def _moe(self, op: Op) -> Kernel:
         # The choice of experts is taken in float32, whatever the router is stored in.
         router = Matrix(self._weights.vector(op.weights[0]))
-        experts = [self._weights.matrix(weight) for weight in op.weights[1:]]
-        settings = {name: op.attrs[name] for name in ("top_k", "act", "normalize", "scale")}
-        return lambda step, x: (moe(x, router, *experts, **settings),)
+        gate, up, down = (self._weights.matrix(weight) for weight in op.weights[1:])
+        settings: dict[str, Any] = {name: op.attrs[name] for name in ("top_k", "act", "normalize", "scale")}
+        return lambda step, x: (moe(x, router, gate, up, down, **settings),)
 
     def _select(self, op: Op) -> Kernel:
         return lambda step, x: (x if step.all_rows else x.index_select(0, step.logit_rows),)

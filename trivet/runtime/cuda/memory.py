@@ -18,13 +18,10 @@ from trivet.sampling.params import SamplingParams
 PROMPT_ROWS = 256
 """Rows of logits that a step may have beyond one for each sequence, for prompt log-probabilities."""
 
-LARGEST_SAMPLE = SampleRow(
-    Chain(SamplingParams(temperature=1.0, top_k=50, top_p=0.9, min_p=0.01, repetition_penalty=1.1, logprobs=20)),
-    seed=0,
-    position=1,
-    prompt_len=1,
-    history=np.zeros(1, np.int32),
+_LARGEST_CHAIN = Chain(
+    SamplingParams(temperature=1.0, top_k=50, top_p=0.9, min_p=0.01, repetition_penalty=1.1, logprobs=20)
 )
+LARGEST_SAMPLE = SampleRow(_LARGEST_CHAIN, 0, 1, 1, np.zeros(1, np.int32))
 """A choice that needs as much memory as any."""
 
 

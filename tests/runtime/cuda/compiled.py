@@ -35,13 +35,20 @@ class Compiled:
     """Of one thread."""
     stack: int
     """Bytes of local memory of a thread: what did not fit in registers."""
+    loop_spills: int
+    """Accesses to local memory in innermost loops, where they cost; elsewhere a few bytes are no harm."""
     shared: int
     """Bytes of a block of threads."""
     ptx: str
     """The assembly, to look for instructions in ("mma.sync", "ld.global.v4.b32", ...)."""
+    layouts: frozenset[str]
+    """Of matrix products: the instruction, its shape and how many warps share the columns of a row."""
 
     def __repr__(self) -> str:
-        return f"{self.name} (sm_{self.arch}: {self.registers} registers, stack {self.stack}, shared {self.shared})"
+        return (
+            f"{self.name} (sm_{self.arch}: {self.registers} registers, stack {self.stack}, loop spills "
+            f"{self.loop_spills}, shared {self.shared}, {sorted(self.layouts)})"
+        )
 
 
 def compiled(call: Callable[[], object], arch: int = 90) -> list[Compiled]:
@@ -108,11 +115,10 @@ def portable(value: Any) -> Any:
 
 @cache
 def compiler() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), without_interpreter)
-
-
-def without_interpreter() -> None:
-    os.environ["TRITON_INTERPRET"] = "0"
+    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    with mock.patch.dict(os.environ, TRITON_INTERPRET="0"):
+        pool.submit(int).result()  # starts the process
+    return pool
 
 
 def compile_launch(launch: Launch, arch: int) -> Compiled:
@@ -148,15 +154,41 @@ def compile_launch(launch: Launch, arch: int) -> Compiled:
     kernel = launch.kernel.load().warmup(
         *map(argument, launch.args), grid=(1,), **{k: argument(v) for k, v in launch.options.items()}
     )
-    usage = resource_usage(kernel.asm["cubin"])
-    return Compiled(launch.kernel.name, arch, usage["REG"], usage["STACK"], kernel.metadata.shared, kernel.asm["ptx"])
+    usage, instructions = disassembled(kernel.asm["cubin"])
+    layouts = re.findall(
+        r"nvidia_mma<{versionMajor = (\d).*?warpsPerCTA = \[\d+, (\d+)\], instrShape = (\[.*?\])", kernel.asm["ttgir"]
+    )
+    return Compiled(
+        name=launch.kernel.name,
+        arch=arch,
+        registers=usage["REG"],
+        stack=usage["STACK"],
+        loop_spills=loop_spills(instructions),
+        shared=kernel.metadata.shared,
+        ptx=kernel.asm["ptx"],
+        layouts=frozenset(" ".join(layout) for layout in layouts),
+    )
 
 
-def resource_usage(cubin: bytes) -> dict[str, int]:
+def disassembled(cubin: bytes) -> tuple[dict[str, int], list[str]]:
+    """What a kernel uses, and its instructions and labels."""
     from triton import knobs
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "kernel.cubin")
         path.write_bytes(cubin)
-        text = subprocess.check_output([knobs.nvidia.cuobjdump.path, "--dump-resource-usage", path], text=True)
-    return {name: int(value) for name, value in re.findall(r"\b(REG|STACK|SHARED|LOCAL):(\d+)", text)}
+        usage = subprocess.check_output([knobs.nvidia.cuobjdump.path, "--dump-resource-usage", path], text=True)
+        text = subprocess.check_output([knobs.nvidia.nvdisasm.path, "-c", path], text=True)
+    lines = re.findall(r"^(\.L\w+:|\s+/\*[0-9a-f]{4,}\*/.*)", text, re.MULTILINE)
+    return {name: int(value) for name, value in re.findall(r"\b(REG|STACK):(\d+)", usage)}, lines
+
+
+def loop_spills(instructions: list[str]) -> int:
+    labels = {line.rstrip(":"): i for i, line in enumerate(instructions) if line.startswith(".L")}
+    loops = []
+    for i, line in enumerate(instructions):
+        jump = re.search(r"\bBRA.*`\((\.L\w+)\)", line)
+        if jump and labels.get(jump[1], i) < i:
+            loops.append(range(labels[jump[1]], i))
+    innermost = [a for a in loops if not any(b is not a and b.start >= a.start and b.stop <= a.stop for b in loops)]
+    return sum(bool(re.search(r"\b(LDL|STL)\b", instructions[i])) for loop in innermost for i in loop)

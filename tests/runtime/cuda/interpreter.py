@@ -6,7 +6,6 @@ a scalar in a way that numpy 2.4 no longer has, so that no loop may have a compu
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -33,20 +32,24 @@ def convert(array: np.ndarray, source: tl.dtype, target: tl.dtype, rounding: Any
 
 
 def create_dot(self: Any, a: Any, b: Any, d: Any, input_precision: Any, max_num_imprecise_acc: Any) -> Any:
+    """Summed in float64: that of float32 depends on how many rows there are, on a GPU it does not."""
+
     def numbers(x: Any) -> np.ndarray:
         scalar = x.dtype.scalar
         if x.data.dtype.kind == "f" or scalar not in TORCH:
             return x.data
         return convert(x.data, scalar, tl.float32, None).view(np.float32)
 
-    product = np.matmul(numbers(a), numbers(b), dtype=d.data.dtype)
+    wide = np.float64 if d.data.dtype.kind == "f" else d.data.dtype
+    product = np.matmul(numbers(a), numbers(b), dtype=wide).astype(d.data.dtype)
     return interpreter.TensorHandle(product + d.data, d.dtype.scalar)
 
 
-def patch_tensor(
-    tensor: Any, scope: Any, original: Callable[[Any, Any], None] = interpreter._patch_lang_tensor
-) -> None:
-    original(tensor, scope)
+patch_lang_tensor = interpreter._patch_lang_tensor
+
+
+def patch_tensor(tensor: Any, scope: Any) -> None:
+    patch_lang_tensor(tensor, scope)
     scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
 
 

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 NATIVE := $(shell find native -name '*.cpp' -o -name '*.h' 2>/dev/null) CMakeLists.txt
 
-.PHONY: serve test lint compare native clean
+.PHONY: serve test lint compare native test-emulated clean
 
 serve: $(VENV)/.installed
 	$(BIN)/trivet serve --port 8080
@@ -25,6 +25,19 @@ native:
 	cmake -S . -B build/native -G Ninja -DCMAKE_BUILD_TYPE=Release -DPython_EXECUTABLE=$$(command -v python)
 	cmake --build build/native
 	cmake --install build/native --prefix .
+
+# Tests the kernels of all instruction sets, those that this processor lacks in software (slow; needs libsimde-dev).
+# The module lies in a copy of the package, so that the one in place stays as it is.
+EMULATED := build/emulated
+test-emulated:
+	cmake -S . -B $(EMULATED) -G Ninja -DCMAKE_BUILD_TYPE=Release -DTRIVET_EMULATE=ON \
+	  -DPython_EXECUTABLE=$$(command -v python)
+	cmake --build $(EMULATED)
+	rm -rf $(EMULATED)/package && mkdir $(EMULATED)/package
+	cp -r pyproject.toml tests trivet $(EMULATED)/package && rm -f $(EMULATED)/package/trivet/_native*.so
+	cmake --install $(EMULATED) --prefix $(EMULATED)/package
+	cd $(EMULATED)/package && for isa in avx512 amx; do \
+	  TRIVET_ISA=$$isa python -m pytest -q tests/native || exit 1; done
 
 $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)

@@ -130,8 +130,8 @@ def cpu_seconds(process: psutil.Process) -> float:
     return times.user + times.system
 
 
-def schedule_microseconds(streams: int, steps: int = 2000) -> float:
-    """Of one step's `schedule` and `commit`, while all decode."""
+def schedule_microseconds(streams: int, steps: int = 2000) -> tuple[float, float]:
+    """Of one step's `schedule` and of its `commit`, while all decode."""
     config = EngineConfig(model="", max_model_len=8192, max_num_seqs=streams)
     scheduler = Scheduler(config, 65536)
     for i in range(streams):
@@ -143,13 +143,16 @@ def schedule_microseconds(streams: int, steps: int = 2000) -> float:
     for _ in range(steps):
         start = time.perf_counter()
         scheduler.schedule()
+        scheduled = time.perf_counter()
         scheduler.commit(output)
-        times.append(time.perf_counter() - start)
-    return median(times) * 1e6
+        times.append((scheduled - start, time.perf_counter() - scheduled))
+    schedule, commit = map(median, zip(*times, strict=True))
+    return schedule * 1e6, commit * 1e6
 
 
 def measure(streams: list[str], count: int, tokens: int, rounds: int, model: str | None) -> None:
-    print(f"schedule and commit: {schedule_microseconds(count):.0f} µs a step of {count} sequences")
+    schedule, commit = schedule_microseconds(count)
+    print(f"schedule: {schedule:.0f} µs, commit: {commit:.0f} µs a step of {count} sequences")
     command = [sys.executable, "-m", "bench.pipeline", "--serve", *(["--model", model] if model else [])]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None

@@ -5,15 +5,17 @@
 
 namespace trivet {
 
-enum class Isa { generic, avx2 };
+// avx512 has F, BW, DQ, VL and VNNI; amx has tiles of int8 and bfloat16 besides.
+enum class Isa { generic, avx2, avx512, amx };
 
 const char* isa_name(Isa isa);
 
-// What this processor and its operating system can execute, worst first.
+// What this processor and its operating system can execute, worst first. A build with TRIVET_EMULATE can
+// execute all, those after the processor's own in software.
 std::vector<Isa> available_isas();
 
-// The best available one, or what the environment variable TRIVET_ISA names; fixed at the first call.
-// Throws std::runtime_error when TRIVET_ISA names an unknown or unavailable one.
+// The best available one that is not emulated, or what the environment variable TRIVET_ISA names; fixed at
+// the first call. Throws std::runtime_error when TRIVET_ISA names an unknown or unavailable one.
 Isa active_isa();
 
 }  // namespace trivet

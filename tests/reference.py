@@ -45,11 +45,15 @@ def run(
     tokens: Sequence[int],
     rows: Sequence[int] | None = None,
     dtype: Any = np.float64,
+    hidden: Array | None = None,
 ) -> Array:
-    """Logits [len(rows), vocabulary] of `tokens` at positions 0, 1, ...; all rows where `rows` is None."""
+    """Logits [len(rows), vocabulary] of `tokens` at positions 0, 1, ...; all rows where `rows` is None.
+
+    Of a graph that was cut: its output; `hidden` is its input.
+    """
     values: dict[int, Array] = {}
     for op in graph.ops:
-        context = Step(graph, weights, np.asarray(tokens), rows, np.dtype(dtype))
+        context = Step(graph, weights, np.asarray(tokens), rows, np.dtype(dtype), hidden)
         results = OPS[op.kind](context, op, *(values[i] for i in op.inputs))
         for i, result in zip(op.outputs, results if isinstance(results, list) else [results], strict=True):
             assert result.shape[1] == graph.widths[i], (op.kind, result.shape, graph.widths[i])
@@ -75,7 +79,9 @@ class Step:
         tokens: Array,
         rows: Sequence[int] | None,
         dtype: np.dtype,
+        hidden: Array | None,
     ) -> None:
+        self.hidden = hidden
         self.graph, self.weights, self.tokens, self.dtype = graph, weights, tokens, dtype
         self.rows = range(len(tokens)) if rows is None else rows
 
@@ -103,6 +109,15 @@ def activation(name: str, x: Array) -> Array:
 
 def softcapped(x: Array, cap: float) -> Array:
     return cap * np.tanh(x / cap) if cap else x
+
+
+def input(step: Step, op: Op) -> Array:
+    assert step.hidden is not None
+    return step.hidden
+
+
+def output(step: Step, op: Op, x: Array) -> Array:
+    return x
 
 
 def embed(step: Step, op: Op) -> Array:
@@ -201,6 +216,7 @@ def logits(step: Step, op: Op, x: Array) -> Array:
 OPS: dict[str, Callable[..., Any]] = {
     f.__name__: f
     for f in (
+        input,
         embed,
         rms_norm,
         add_rms_norm,
@@ -213,5 +229,6 @@ OPS: dict[str, Callable[..., Any]] = {
         moe,
         select,
         logits,
+        output,
     )
 }

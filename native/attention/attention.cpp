@@ -8,9 +8,11 @@
 namespace trivet {
 
 const AttentionKernels& attention_kernels_avx2(CacheType type);
+const AttentionKernels& attention_kernels_avx512(CacheType type);
 
 const AttentionKernels& attention_kernels(CacheType type) {
 #ifdef __x86_64__
+  if (active_isa() >= Isa::avx512) return attention_kernels_avx512(type);
   if (active_isa() == Isa::avx2) return attention_kernels_avx2(type);
 #endif
   return kernels(type);

@@ -13,6 +13,7 @@ struct Avx2 {
   // Integer kernels have totals beside their sums: measured, 4 rows are best.
   static constexpr int kFloatRows = 6;
   static constexpr int kByteRows = 4;
+  static constexpr bool kEveryHeight = true;
   static constexpr bool kDirectBytes = true;
 
   struct F32x16 {

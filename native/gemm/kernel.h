@@ -28,17 +28,40 @@ namespace {
 // one block of rows share the L1 cache.
 constexpr int kChunk = 64;
 
-template <class K, int M, class Weights>
+// At most K::kRows rows, in one block if V has blocks of every height, else in blocks of powers of two.
+template <class V, class K, int M, class Weights>
 void multiply_rows(int rows, const Weights& weights, const typename K::Scratch& scratch, const std::byte* x,
                    std::size_t stride, std::int64_t column, int count, float (*acc)[kPanelRows]) {
-  if (rows == M) {
+  if (rows >= M) {
     K::template tile<M>(weights, scratch, x, stride, column, count, acc);
-  } else if constexpr (M > 1) {
-    multiply_rows<K, M - 1>(rows, weights, scratch, x, stride, column, count, acc);
+    if (rows == M) return;
+    rows -= M;
+    x += M * stride;
+    acc += M;
+  }
+  if constexpr (M > 1) {
+    multiply_rows<V, K, V::kEveryHeight ? M - 1 : M / 2>(rows, weights, scratch, x, stride, column, count,
+                                                         acc);
   }
 }
 
-template <class K>
+inline void clear(float (*acc)[kPanelRows], int count) {
+  for (int i = 0; i < count; ++i) {
+    for (int r = 0; r < kPanelRows; ++r) acc[i][r] = 0;
+  }
+}
+
+// Writes the sums of `count` rows and panel p to the first columns of y that are the panel's.
+inline void store_rows(const Panels& w, std::int64_t p, const float (*acc)[kPanelRows], int count, float* y,
+                       std::int64_t ldy) {
+  const std::int64_t row = p * kPanelRows;
+  const int valid = w.rows - row < kPanelRows ? static_cast<int>(w.rows - row) : kPanelRows;
+  for (int i = 0; i < count; ++i) {
+    for (int r = 0; r < valid; ++r) y[i * ldy + row + r] = acc[i][r] * w.scale;
+  }
+}
+
+template <class V, class K>
 void multiply(const Panels& w, const std::byte* x, std::size_t stride, std::int64_t m,
               std::int64_t panel_begin, std::int64_t panel_end, float* y, std::int64_t ldy) {
   typename K::Scratch scratch;
@@ -48,9 +71,7 @@ void multiply(const Panels& w, const std::byte* x, std::size_t stride, std::int6
     const std::byte* rows = x + first * stride;
     for (std::int64_t p = panel_begin; p < panel_end; ++p) {
       const std::byte* panel = w.data + p * w.layout.bytes;
-      for (int i = 0; i < chunk; ++i) {
-        for (int r = 0; r < kPanelRows; ++r) acc[i][r] = 0;
-      }
+      clear(acc, chunk);
       const std::byte* step = panel;
       for (std::int64_t c = 0; c < w.columns; c += K::kColumns, step += K::kStepBytes) {
         const int count = w.columns - c < K::kColumns ? static_cast<int>(w.columns - c) : K::kColumns;
@@ -58,24 +79,22 @@ void multiply(const Panels& w, const std::byte* x, std::size_t stride, std::int6
         const auto& packed = K::weights(step);
         if constexpr (K::kDirect) {
           if (chunk <= K::kRows) {
-            multiply_rows<K, K::kRows>(chunk, packed, scratch, rows, stride, c, count, acc);
+            multiply_rows<V, K, K::kRows>(chunk, packed, scratch, rows, stride, c, count, acc);
             continue;
           }
         }
         const auto unpacked = K::unpack(packed, count, scratch);
         // Blocks of nearly equal height: a short last one would leave registers unused.
         for (int i = 0, left = (chunk + K::kRows - 1) / K::kRows; left > 0; --left) {
-          const int block = (chunk - i + left - 1) / left;
-          multiply_rows<K, K::kRows>(block, unpacked, scratch, rows + i * stride, stride, c, count, acc + i);
+          const int block = V::kEveryHeight        ? (chunk - i + left - 1) / left
+                            : chunk - i < K::kRows ? chunk - i
+                                                   : K::kRows;
+          multiply_rows<V, K, K::kRows>(block, unpacked, scratch, rows + i * stride, stride, c, count,
+                                        acc + i);
           i += block;
         }
       }
-      const std::int64_t row = p * kPanelRows;
-      const int valid = w.rows - row < kPanelRows ? static_cast<int>(w.rows - row) : kPanelRows;
-      for (int i = 0; i < chunk; ++i) {
-        float* out = y + (first + i) * ldy + row;
-        for (int r = 0; r < valid; ++r) out[r] = acc[i][r] * w.scale;
-      }
+      store_rows(w, p, acc, chunk, y + first * ldy, ldy);
     }
   }
 }
@@ -83,15 +102,20 @@ void multiply(const Panels& w, const std::byte* x, std::size_t stride, std::int6
 template <class V>
 constexpr Kernels make_kernels() {
   Kernels kernels = {
-      .quantize_q8_32 = Quantize<V>::q8_32, .quantize_q8_256 = Quantize<V>::q8_256, .multiply = {}};
+      .quantize_q8_32 = Quantize<V>::q8_32,
+      .quantize_q8_256 = Quantize<V>::q8_256,
+      .round_bf16 = nullptr,
+      .multiply = {},
+      .pass_rows = kChunk,
+  };
   const auto set = [&](Format format, Kernels::Multiply multiply) {
     kernels.multiply[static_cast<int>(format)] = multiply;
   };
-  set(Format::F32, multiply<KernelF32<V>>);
-  set(Format::F16, multiply<KernelF16<V>>);
-  set(Format::BF16, multiply<KernelBF16<V>>);
+  set(Format::F32, multiply<V, KernelF32<V>>);
+  set(Format::F16, multiply<V, KernelF16<V>>);
+  set(Format::BF16, multiply<V, KernelBF16<V>>);
 #define TRIVET_SET(name, id, values, group) \
-  set(Format::name, multiply<Block##group##Kernel<V, Weights##name>>);
+  set(Format::name, multiply<V, Block##group##Kernel<V, Weights##name>>);
   TRIVET_BLOCK_FORMATS(TRIVET_SET)
 #undef TRIVET_SET
   return kernels;

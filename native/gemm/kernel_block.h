@@ -9,7 +9,8 @@
 //   unpack(panel, quads)               or this, where decoding shares work across runs: all quads of a step
 //
 // V::dot_bytes<M, Quads, Bits> adds scale * sum(w * x) over a run to M int32 totals, exactly. Where V's sums
-// hold no products of eight bits (V::kWeightBits), such weights are two runs of four bits.
+// hold no products of eight bits (V::kWeightBits), such weights are two runs of four bits; where they do,
+// V::sum_bytes<M, Quads> adds without a scale.
 #pragma once
 
 #include "gemm/activations.h"
@@ -79,14 +80,18 @@ UnpackedQuads<V, W> unpack_quads(const PackedQuads<V, W>& packed, int groups, st
   return {out};
 }
 
-// total[i] += scale * sum(w * x) over a run at `column` of M rows of int8.
-template <class V, class W, int M, class Quads>
+// total[i] += scale * sum(w * x) over a run at `column` of M rows of int8; with kScaled false, scale is 1.
+template <class V, class W, bool kScaled, int M, class Quads>
 [[gnu::always_inline]] inline void dot_run(const Quads& quads, int group, int run, const RowPairs& scale,
                                            const std::int8_t* const (&x)[M], int column,
                                            typename V::I32x16 (&total)[M]) {
   if constexpr (kParts<V, W> == 1) {
     const auto quad = [&](int v) { return quads(group, run, 0, v); };
-    V::template dot_bytes<M, W::kQuads, W::kBits>(quad, V::load_pairs(scale), x, column, total);
+    if constexpr (!kScaled && V::kWeightBits == 8) {
+      V::template sum_bytes<M, W::kQuads>(quad, 0, x, column, total);
+    } else {
+      V::template dot_bytes<M, W::kQuads, W::kBits>(quad, V::load_pairs(scale), x, column, total);
+    }
   } else {
     const auto low = [&](int v) { return quads(group, run, 0, v); };
     const auto high = [&](int v) { return quads(group, run, 1, v); };

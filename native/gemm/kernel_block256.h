@@ -52,21 +52,26 @@ struct Block256Kernel {
 #pragma GCC unroll 8
       for (int i = 0; i < W::kRuns; ++i) {
         const int run = W::kRuns * group + i;
-        dot_run<V, W>(quads, group, i, scratch.scales[run], rows.q, 4 * W::kQuads * run, total);
+        dot_run<V, W, true>(quads, group, i, scratch.scales[run], rows.q, 4 * W::kQuads * run, total);
       }
     }
-    const std::int16_t* sums = W::kQuads == 4 ? rows.step[0]->sum16 : rows.step[0]->sum32;
-    V::template dot_words<M, kAllRuns / 2>(scratch.mins, sums, stride, offset);
-    const F d = V::load(scratch.d);
-    for (int i = 0; i < M; ++i) {
-      const F scale = V::broadcast(rows.step[i]->scale);
-      if constexpr (W::kHasMinimum) {
-        const F sum = V::fma(V::to_float(total[i]), V::mul(d, scale), V::load(acc[i]));
-        V::store(acc[i], V::fnma(V::to_float(offset[i]), V::mul(V::load(scratch.dmin), scale), sum));
-      } else {
-        const I exact = V::sub(total[i], offset[i]);
-        V::store(acc[i], V::fma(V::to_float(exact), V::mul(d, scale), V::load(acc[i])));
-      }
+    V::template dot_words<M, kAllRuns / 2>(scratch.mins, run_sums(*rows.step[0]), stride, offset);
+    for (int i = 0; i < M; ++i) add_scaled(scratch, rows.step[i]->scale, total[i], offset[i], acc[i]);
+  }
+
+  static const std::int16_t* run_sums(const ActivationStep256& step) {
+    return W::kQuads == 4 ? step.sum16 : step.sum32;
+  }
+
+  // acc += the products of a row's integers with the weights' and with `mins`, times their scales.
+  static void add_scaled(const Scratch& scratch, float row_scale, I total, I offset,
+                         float (&acc)[kPanelRows]) {
+    const F scale = V::broadcast(row_scale), d = V::mul(V::load(scratch.d), scale);
+    if constexpr (W::kHasMinimum) {
+      const F sum = V::fma(V::to_float(total), d, V::load(acc));
+      V::store(acc, V::fnma(V::to_float(offset), V::mul(V::load(scratch.dmin), scale), sum));
+    } else {
+      V::store(acc, V::fma(V::to_float(V::sub(total, offset)), d, V::load(acc)));
     }
   }
 };

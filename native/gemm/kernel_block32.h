@@ -58,7 +58,7 @@ struct Block32Kernel {
         I total[M];
         for (int i = 0; i < M; ++i) total[i] = V::izero();
         const int column = 32 * b + 4 * W::kQuads * run;
-        dot_run<V, W>(quads, b, run, kOne, rows.q, column, total);
+        dot_run<V, W, false>(quads, b, run, kOne, rows.q, column, total);
         if constexpr (W::kOffset != 0) {
           V::template dot_words<M, 1>(kMinusOffset + run, halves, stride, total);
         }

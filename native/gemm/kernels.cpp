@@ -5,10 +5,18 @@
 namespace trivet {
 
 const Kernels& kernels() {
+  switch (active_isa()) {
 #ifdef __x86_64__
-  if (active_isa() == Isa::avx2) return kAvx2Kernels;
+    case Isa::avx2:
+      return kAvx2Kernels;
+    case Isa::avx512:
+      return kAvx512Kernels;
+    case Isa::amx:
+      return kAmxKernels;
 #endif
-  return kGenericKernels;
+    default:
+      return kGenericKernels;
+  }
 }
 
 }  // namespace trivet

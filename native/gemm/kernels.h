@@ -26,15 +26,20 @@ struct Kernels {
   // One row of `columns` floats to ActivationStep32 or ActivationStep256.
   void (*quantize_q8_32)(const float* x, std::int64_t columns, std::byte* out);
   void (*quantize_q8_256)(const float* x, std::int64_t columns, std::byte* out);
+  // To bfloat16, for those kernels that multiply bfloat16 weights with such rows; else null.
+  void (*round_bf16)(const float* x, std::int64_t columns, std::byte* out);
 
   // PackedMatrix::multiply; rows of x are `stride` bytes apart.
   using Multiply = void (*)(const Panels& w, const std::byte* x, std::size_t stride, std::int64_t m,
                             std::int64_t panel_begin, std::int64_t panel_end, float* y, std::int64_t ldy);
   std::array<Multiply, kFormats> multiply;  // by number of the format
+  int pass_rows;                            // rows of x that take part in one pass over the weights
 };
 
 extern const Kernels kGenericKernels;
 extern const Kernels kAvx2Kernels;
+extern const Kernels kAvx512Kernels;
+extern const Kernels kAmxKernels;
 
 // Those of active_isa().
 const Kernels& kernels();

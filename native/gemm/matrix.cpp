@@ -13,14 +13,20 @@ namespace {
 
 std::int64_t steps(std::int64_t columns) { return (columns + kStep - 1) / kStep; }
 
+// Of a row of floats.
+std::size_t value_bytes(ActivationFormat format, std::int64_t columns) {
+  return static_cast<std::size_t>(columns) * (format == ActivationFormat::bf16 ? 2 : sizeof(float));
+}
+
 }  // namespace
 
 ActivationFormat activation_format(Format weights) {
   switch (weights) {
     case Format::F32:
     case Format::F16:
-    case Format::BF16:
       return ActivationFormat::f32;
+    case Format::BF16:
+      return kernels().round_bf16 == nullptr ? ActivationFormat::f32 : ActivationFormat::bf16;
 #define TRIVET_CASE(name, id, values, group) \
   case Format::name:                         \
     return ActivationFormat::q8_##group;
@@ -32,8 +38,9 @@ ActivationFormat activation_format(Format weights) {
 
 std::size_t activation_row_bytes(ActivationFormat format, std::int64_t columns) {
   switch (format) {
-    case ActivationFormat::f32: {
-      const std::size_t bytes = (static_cast<std::size_t>(columns) * sizeof(float) + 63) / 64 * 64;
+    case ActivationFormat::f32:
+    case ActivationFormat::bf16: {
+      const std::size_t bytes = (value_bytes(format, columns) + 63) / 64 * 64;
       // Rows 4 KiB apart would all compete for the same few lines of the L1 cache.
       return bytes % 4096 == 0 ? bytes + 256 : bytes;
     }
@@ -52,9 +59,14 @@ void pack_activations(ActivationFormat format, const float* x, std::int64_t ldx,
     const float* row = x + i * ldx;
     std::byte* packed = out + static_cast<std::size_t>(i) * stride;
     switch (format) {
-      case ActivationFormat::f32: {
-        const std::size_t bytes = static_cast<std::size_t>(columns) * sizeof(float);
-        std::memcpy(packed, row, bytes);
+      case ActivationFormat::f32:
+      case ActivationFormat::bf16: {
+        const std::size_t bytes = value_bytes(format, columns);
+        if (format == ActivationFormat::f32) {
+          std::memcpy(packed, row, bytes);
+        } else {
+          kernels().round_bf16(row, columns, packed);
+        }
         std::memset(packed + bytes, 0, stride - bytes);
         break;
       }
@@ -67,6 +79,8 @@ void pack_activations(ActivationFormat format, const float* x, std::int64_t ldx,
     }
   }
 }
+
+int product_pass_rows() { return kernels().pass_rows; }
 
 PackedMatrix::PackedMatrix(Format format, std::int64_t rows, std::int64_t columns, float scale)
     : format_(format),

@@ -9,10 +9,12 @@
 
 namespace trivet {
 
-// How activations are converted before they meet weights: kept as float32, or int8 with one float32 scale per
-// 32 or per 256 columns (see TRIVET_BLOCK_FORMATS). The conversion of a row looks at nothing but that row.
-enum class ActivationFormat { f32, q8_32, q8_256 };
+// How activations are converted before they meet weights: kept as float32, rounded to bfloat16, or int8 with
+// one float32 scale per 32 or per 256 columns (see TRIVET_BLOCK_FORMATS). The conversion of a row looks at
+// nothing but that row.
+enum class ActivationFormat { f32, bf16, q8_32, q8_256 };
 
+// For the instruction set in use.
 ActivationFormat activation_format(Format weights);
 
 // Bytes of one converted row, a multiple of 64.
@@ -22,6 +24,9 @@ std::size_t activation_row_bytes(ActivationFormat format, std::int64_t columns);
 // aligned.
 void pack_activations(ActivationFormat format, const float* x, std::int64_t ldx, std::int64_t begin,
                       std::int64_t end, std::int64_t columns, std::byte* out);
+
+// Rows of activations that a product takes in one pass over the weights; for more it goes over them again.
+int product_pass_rows();
 
 // W [rows, columns] in panels of kPanel rows, interleaved so that one vector holds the same columns of all
 // rows.

@@ -67,5 +67,17 @@ struct Quantize {
   }
 };
 
+// Nearest, ties to even; NaN stays NaN.
+[[maybe_unused]] void round_bf16(const float* x, std::int64_t columns, std::byte* out) {
+  auto* rounded = reinterpret_cast<std::uint16_t*>(out);
+  for (std::int64_t i = 0; i < columns; ++i) {
+    std::uint32_t bits;
+    __builtin_memcpy(&bits, x + i, sizeof bits);
+    const std::uint32_t nearest = bits + 0x7fffu + (bits >> 16 & 1u);
+    const bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
+    rounded[i] = static_cast<std::uint16_t>((nan ? bits | 0x400000u : nearest) >> 16);
+  }
+}
+
 }  // namespace
 }  // namespace trivet

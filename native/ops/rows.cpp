@@ -6,9 +6,11 @@
 namespace trivet {
 
 extern const RowKernels kRowKernelsAvx2;
+extern const RowKernels kRowKernelsAvx512;
 
 const RowKernels& row_kernels() {
 #ifdef __x86_64__
+  if (active_isa() >= Isa::avx512) return kRowKernelsAvx512;
   if (active_isa() == Isa::avx2) return kRowKernelsAvx2;
 #endif
   return kRowKernels;

@@ -25,7 +25,7 @@ std::string below(std::int64_t end) { return "0 to " + std::to_string(end - 1); 
 }  // namespace
 
 void Batch::check(std::int64_t vocabulary, const KvCache& cache) const {
-  for (std::int64_t i = 0; i < tokens; ++i) {
+  for (std::int64_t i = 0; vocabulary > 0 && i < tokens; ++i) {
     if (token_ids[i] < 0 || token_ids[i] >= vocabulary)
       refuse(at("token_ids", i), token_ids[i], below(vocabulary));
   }

@@ -17,12 +17,13 @@ struct Batch {
   const std::int32_t* context_lens;  // [sequences]
   const std::int32_t* block_tables;  // [sequences][table_width]
   const std::int32_t* output_rows;   // [outputs]
+  const float* hidden;               // [tokens][width of the input operation], where there is one
   std::int64_t tokens, sequences, table_width, outputs;
 
   std::int64_t rows(Rows kind) const { return kind == Rows::tokens ? tokens : outputs; }
 
   // Throws std::invalid_argument, saying which value is wrong, unless every index that the program will
-  // follow is inside the vocabulary, the cache and these arrays.
+  // follow is inside the vocabulary (0: no token is looked up), the cache and these arrays.
   void check(std::int64_t vocabulary, const KvCache& cache) const;
 };
 

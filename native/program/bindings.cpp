@@ -26,6 +26,7 @@ using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::c
 using Bytes = nb::ndarray<std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using ReadOnlyBytes = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Table = nb::ndarray<const std::uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Hidden = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Stack = nb::ndarray<const std::uint8_t, nb::ndim<3>, nb::device::cpu>;
 
 std::vector<float> to_vector(const Floats& array) { return {array.data(), array.data() + array.size()}; }
@@ -85,7 +86,8 @@ const std::int32_t* plan_array(const char* name, const Array& array, std::vector
 
 nb::ndarray<nb::numpy, float> run(Program& program, const Array& token_ids, const Array& positions,
                                   const Array& query_starts, const Array& context_lens,
-                                  const Array& block_tables, const Array& logit_rows) {
+                                  const Array& block_tables, const Array& logit_rows,
+                                  const std::optional<Hidden>& hidden) {
   Batch batch = {};
   batch.token_ids = plan_array("token_ids", token_ids, {-1});
   batch.tokens = static_cast<std::int64_t>(token_ids.shape(0));
@@ -97,15 +99,23 @@ nb::ndarray<nb::numpy, float> run(Program& program, const Array& token_ids, cons
   batch.table_width = static_cast<std::int64_t>(block_tables.shape(1));
   batch.output_rows = plan_array("logit_rows", logit_rows, {-1});
   batch.outputs = static_cast<std::int64_t>(logit_rows.shape(0));
-  std::shared_ptr<const float> logits;
+  const std::int64_t given = hidden ? static_cast<std::int64_t>(hidden->shape(1)) : 0;
+  if (given != program.hidden_width() ||
+      (hidden && static_cast<std::int64_t>(hidden->shape(0)) != batch.tokens)) {
+    throw std::invalid_argument("hidden must have " + std::to_string(program.hidden_width()) +
+                                " columns (0: be None) and a row for each token, got " +
+                                std::to_string(given) + " columns");
+  }
+  if (hidden) batch.hidden = hidden->data();
+  std::shared_ptr<const float> rows;
   {
     nb::gil_scoped_release release;
-    logits = program.run(batch);
+    rows = program.run(batch);
   }
-  const std::size_t shape[] = {static_cast<std::size_t>(batch.outputs),
-                               static_cast<std::size_t>(program.logits_width())};
+  const std::size_t shape[] = {static_cast<std::size_t>(batch.rows(program.result_rows())),
+                               static_cast<std::size_t>(program.result_width())};
   // Python may keep the array past the program's next growth, or its end.
-  auto* kept = new std::shared_ptr<const float>(std::move(logits));
+  auto* kept = new std::shared_ptr<const float>(std::move(rows));
   nb::capsule owner(kept, [](void* p) noexcept { delete static_cast<std::shared_ptr<const float>*>(p); });
   return {const_cast<float*>(kept->get()), 2, shape, owner};
 }
@@ -176,6 +186,7 @@ void bind_program(nb::module_& m) {
            "returns "
            "their index.")
       .def("add_rotary", &Program::add_rotary, "inv_freq"_a, "interleaved"_a, "magnitude"_a)
+      .def("input", &Program::input, "output"_a)
       .def("embed", &embed, "output"_a, "type_id"_a, "table"_a, "scale"_a,
            "`table`: GGUF rows [vocabulary, bytes per row], kept and read in place.")
       .def(
@@ -219,6 +230,7 @@ void bind_program(nb::module_& m) {
           "scale"_a)
       .def("select", &Program::select, "input"_a, "output"_a)
       .def("logits", &Program::logits, "input"_a, "matrix"_a, "softcap"_a, "scale"_a)
+      .def("output", &Program::output, "input"_a)
       .def(
           "cache_block_bytes",
           [](Program& self, std::int64_t block_size) { return self.cache().block_bytes(block_size); },
@@ -230,17 +242,22 @@ void bind_program(nb::module_& m) {
           [](const Program& self, std::int64_t block, const Bytes& out) {
             self.cache().read_block(block, reinterpret_cast<std::byte*>(block_data(self.cache(), out)));
           },
-          "block"_a, "out"_a, "Copy a block of the cache to `out`, uint8 of its size. IndexError: no such block.")
+          "block"_a, "out"_a,
+          "Copy a block of the cache to `out`, uint8 of its size. IndexError: no such block.")
       .def(
           "write_block",
           [](Program& self, std::int64_t block, const ReadOnlyBytes& data) {
-            self.cache().write_block(block, reinterpret_cast<const std::byte*>(block_data(self.cache(), data)));
+            self.cache().write_block(block,
+                                     reinterpret_cast<const std::byte*>(block_data(self.cache(), data)));
           },
           "block"_a, "data"_a, "Fill a block of the cache with what `read_block` gave.")
       .def("run", &run, "token_ids"_a, "positions"_a, "query_starts"_a, "context_lens"_a, "block_tables"_a,
-           "logit_rows"_a,
-           "Execute one step for the arrays of a StepPlan, which must not change meanwhile. Returns logits\n"
-           "[logit rows, vocabulary] float32, overwritten by the next run.")
+           "logit_rows"_a, "hidden"_a = nb::none(),
+           "Execute one step for the arrays of a StepPlan, which must not change meanwhile. `hidden` "
+           "[tokens, columns] "
+           "float32\nis what an input operation takes. Returns logits [logit rows, vocabulary], or what an "
+           "output "
+           "operation gives\n[tokens, columns], float32, overwritten by the next run.")
       .def_prop_ro("threads", &Program::threads)
       .def_prop_ro("weight_bytes", &Program::weight_bytes, "Bytes of the repacked matrices.")
       .def_prop_ro("listing", &Program::listing, "Names of the compiled steps; \"|\" is a barrier.");

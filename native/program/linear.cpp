@@ -13,10 +13,9 @@ constexpr std::int64_t kUnits = 4;
 // Weight bytes read times rows multiplied, below which a unit is done faster than another member joins.
 constexpr std::int64_t kUnitWork = 32 << 10;
 
-// The kernels take so many rows at a time; a unit of more rows goes over its weights again, so these should
-// stay in the L2 cache.
-constexpr std::int64_t kPassRows = 64;
-constexpr std::int64_t kUnitBytes = 128 << 10;
+// The weights of a unit of more than a pass's rows, for each row of a pass: they are gone over again, and
+// share the L2 cache with the rows.
+constexpr std::int64_t kUnitBytes = 2 << 10;
 
 std::vector<Access> linear_accesses(const std::vector<Projection>& projections) {
   std::vector<Access> accesses;
@@ -30,7 +29,8 @@ std::vector<Access> linear_accesses(const std::vector<Projection>& projections) 
 }  // namespace
 
 std::int64_t panels_per_unit(std::int64_t panels, std::int64_t panel_bytes, std::int64_t rows, int members) {
-  if (rows > kPassRows) return std::max<std::int64_t>(1, kUnitBytes / panel_bytes);
+  const std::int64_t pass = product_pass_rows();
+  if (rows > pass) return std::max<std::int64_t>(1, pass * kUnitBytes / panel_bytes);
   if (members == 1) return panels;
   const std::int64_t balanced = (panels + members * kUnits - 1) / (members * kUnits);
   const std::int64_t worthwhile = kUnitWork / (panel_bytes * rows) + 1;
@@ -71,9 +71,9 @@ void LinearStep::prepare(const Batch& batch, int members) {
     unit_ends_[i] = units;
   }
   // Where the panels are too few for the members, the rows are divided too.
-  const std::int64_t tiles =
-      std::clamp<std::int64_t>(members * kUnits / units, 1, (rows + kPassRows - 1) / kPassRows);
-  unit_rows_ = ((rows + tiles - 1) / tiles + kPassRows - 1) / kPassRows * kPassRows;
+  const std::int64_t pass = product_pass_rows();
+  const std::int64_t tiles = std::clamp<std::int64_t>(members * kUnits / units, 1, (rows + pass - 1) / pass);
+  unit_rows_ = ((rows + tiles - 1) / tiles + pass - 1) / pass * pass;
   claims_.reset();
 }
 

@@ -63,7 +63,7 @@ int Program::add_rotary(std::vector<double> inv_freq, bool interleaved, double m
 void Program::embed(int output_value, Format format, std::int64_t rows, const std::byte* table,
                     std::shared_ptr<const void> owner, float scale) {
   need(rows >= 1, "the embedding table is empty");
-  const Value& y = output(output_value, width(output_value), Rows::tokens);
+  const Value& y = write(output_value, width(output_value), Rows::tokens);
   vocabulary_ = vocabulary_ == 0 ? rows : std::min(vocabulary_, rows);
   append_rows("embed", {}, {&y},
               [&buffer = *y.buffer, width = y.width, format, table, owner = std::move(owner), scale](
@@ -78,13 +78,13 @@ void Program::embed(int output_value, Format format, std::int64_t rows, const st
 
 void Program::rms_norm(int input_value, int output_value, std::vector<float> weight, float eps,
                        std::int64_t group) {
-  const Value& x = input(input_value);
+  const Value& x = read(input_value);
   const std::int64_t size = group == 0 ? x.width : group;
   need(size > 0 && x.width % size == 0,
        "rms_norm: " + number(x.width) + " columns are not groups of " + number(group));
   need(static_cast<std::int64_t>(weight.size()) == size,
        "rms_norm: got " + number(weight.size()) + " weights for " + number(size) + " columns");
-  const Value& y = output(output_value, x.width, x.rows);
+  const Value& y = write(output_value, x.width, x.rows);
   append_rows("rms_norm", {&x}, {&y},
               [&x = *x.buffer, &y = *y.buffer, width = x.width, size, weight = std::move(weight), eps](
                   const Batch&, std::int64_t begin, std::int64_t end) {
@@ -101,11 +101,11 @@ void Program::add_rms_norm(int a_value, int b_value, int sum_value, int output_v
 }
 
 void Program::linear(int input_value, std::vector<LinearOutput> outputs) {
-  const Value x = input(input_value);
+  const Value x = read(input_value);
   need(!outputs.empty(), "linear: there are no matrices");
   std::vector<Projection> projections;
   for (LinearOutput& out : outputs) {
-    const Value& y = output(out.value, width(out.value), x.rows);
+    const Value& y = write(out.value, width(out.value), x.rows);
     const PackedMatrix& w = matrix(out.matrix, y.width, x.width);
     need(out.bias.empty() || static_cast<std::int64_t>(out.bias.size()) == y.width,
          "linear: got " + number(out.bias.size()) + " biases for " + number(y.width) + " columns");
@@ -116,7 +116,7 @@ void Program::linear(int input_value, std::vector<LinearOutput> outputs) {
 }
 
 void Program::rope(int input_value, int output_value, int rotary_index, std::int64_t head_dim) {
-  const Value& x = input(input_value);
+  const Value& x = read(input_value);
   need(rotary_index >= 0 && rotary_index < static_cast<int>(rotaries_.size()),
        "rope: there is no rotary embedding " + number(rotary_index));
   const Rotary& rotary = *rotaries_[rotary_index];
@@ -125,7 +125,7 @@ void Program::rope(int input_value, int output_value, int rotary_index, std::int
        "rope: cannot rotate " + number(2 * pairs) + " of " + number(head_dim) + " columns a head in " +
            number(x.width) + " columns");
   need(x.rows == Rows::tokens, "rope: must come before select");
-  const Value& y = output(output_value, x.width, x.rows);
+  const Value& y = write(output_value, x.width, x.rows);
   append(std::make_unique<RowStep>(
       "rope", x.rows,
       std::vector{reads(x.buffer, Division::tokens), reads(&rotary.table, Division::tokens),
@@ -141,7 +141,7 @@ void Program::rope(int input_value, int output_value, int rotary_index, std::int
 
 void Program::attention(int q_value, int k_value, int v_value, int output_value, int layer, int heads,
                         float scale, std::int64_t window, float softcap, std::vector<float> sinks) {
-  const Value &q = input(q_value), &k = input(k_value), &v = input(v_value);
+  const Value &q = read(q_value), &k = read(k_value), &v = read(v_value);
   need(layer >= 0 && layer < static_cast<int>(cache_.layers().size()),
        "attention: the cache has no layer " + number(layer));
   const CacheLayer& cached = cache_.layers()[layer];
@@ -166,15 +166,15 @@ void Program::attention(int q_value, int k_value, int v_value, int output_value,
                                 static_cast<int>(std::min<std::int64_t>(window, INT32_MAX)),
                                 softcap};
   const Buffer &queries = *q.buffer, &keys = *k.buffer, &values = *v.buffer;
-  const Value& y = output(output_value, q.width, Rows::tokens);
+  const Value& y = write(output_value, q.width, Rows::tokens);
   append(store_step(cache_, layer, keys, values));
   append(std::make_unique<AttendStep>(schedule(shape), cache_, layer, queries, *y.buffer, std::move(sinks)));
 }
 
 void Program::act_mul(int gate_value, int up_value, int output_value, Activation act) {
-  const Value &gate = input(gate_value), &up = input(up_value);
+  const Value &gate = read(gate_value), &up = read(up_value);
   need(gate.width == up.width && gate.rows == up.rows, "act_mul: gate and up differ in shape");
-  const Value& y = output(output_value, gate.width, gate.rows);
+  const Value& y = write(output_value, gate.width, gate.rows);
   append_rows("act_mul", {&gate, &up}, {&y},
               [&gate = *gate.buffer, &up = *up.buffer, &y = *y.buffer, width = y.width, act](
                   const Batch&, std::int64_t begin, std::int64_t end) {
@@ -185,9 +185,9 @@ void Program::act_mul(int gate_value, int up_value, int output_value, Activation
 }
 
 void Program::add(int a_value, int b_value, int output_value) {
-  const Value &a = input(a_value), &b = input(b_value);
+  const Value &a = read(a_value), &b = read(b_value);
   need(a.width == b.width && a.rows == b.rows, "add: the operands differ in shape");
-  const Value& y = output(output_value, a.width, a.rows);
+  const Value& y = write(output_value, a.width, a.rows);
   append_rows("add", {&a, &b}, {&y},
               [&a = *a.buffer, &b = *b.buffer, &y = *y.buffer, width = y.width](
                   const Batch&, std::int64_t begin, std::int64_t end) {
@@ -197,8 +197,8 @@ void Program::add(int a_value, int b_value, int output_value) {
 }
 
 void Program::scale(int input_value, int output_value, float factor) {
-  const Value& x = input(input_value);
-  const Value& y = output(output_value, x.width, x.rows);
+  const Value& x = read(input_value);
+  const Value& y = write(output_value, x.width, x.rows);
   append_rows("scale", {&x}, {&y},
               [&x = *x.buffer, &y = *y.buffer, width = y.width, factor](const Batch&, std::int64_t begin,
                                                                         std::int64_t end) {
@@ -209,7 +209,7 @@ void Program::scale(int input_value, int output_value, float factor) {
 
 void Program::moe(int input_value, int output_value, int router, int gate, int up, int down, int top_k,
                   Activation act, bool normalize, float scale) {
-  const Value x = input(input_value);
+  const Value x = read(input_value);
   need(router >= 0 && router < static_cast<int>(matrices_.size()),
        "moe: there is no matrix " + number(router));
   const int count = static_cast<int>(matrices_[router]->front().rows());
@@ -220,7 +220,7 @@ void Program::moe(int input_value, int output_value, int router, int gate, int u
   const MoeShape shape = {x.width, hidden, count, top_k, act, normalize, scale};
   const MoeWeights weights = {&matrix(router, count, x.width), &experts(gate, count, hidden, x.width),
                               &experts(up, count, hidden, x.width), &experts(down, count, x.width, hidden)};
-  const Value& y = output(output_value, x.width, x.rows);
+  const Value& y = write(output_value, x.width, x.rows);
   auto scratch = std::find_if(moe_scratch_.begin(), moe_scratch_.end(),
                               [&](const auto& s) { return s->fits(shape, weights); });
   if (scratch == moe_scratch_.end()) {
@@ -231,10 +231,10 @@ void Program::moe(int input_value, int output_value, int router, int gate, int u
 }
 
 void Program::select(int input_value, int output_value) {
-  const Value& x = input(input_value);
+  const Value& x = read(input_value);
   need(x.rows == Rows::tokens, "select: the rows are selected already");
   const Buffer& from = *x.buffer;
-  const Value& y = output(output_value, x.width, Rows::outputs);
+  const Value& y = write(output_value, x.width, Rows::outputs);
   need(y.buffer != &from, "select: input and output share a buffer");
   append(std::make_unique<RowStep>(
       "select", Rows::outputs,
@@ -246,18 +246,44 @@ void Program::select(int input_value, int output_value) {
 }
 
 void Program::logits(int input_value, int matrix_index, float softcap, float scale) {
-  const Value& x = input(input_value);
+  const Value& x = read(input_value);
   need(x.rows == Rows::outputs, "logits: must come after select");
-  need(!logits_, "logits: there is one already");
+  need(!result_, "logits: the program has its result already");
   need(std::isfinite(softcap) && softcap >= 0, "logits: softcap must be 0 or greater");
   need(matrix_index >= 0 && matrix_index < static_cast<int>(matrices_.size()),
        "logits: there is no matrix " + number(matrix_index));
   const PackedMatrix& head = matrix(matrix_index, matrices_[matrix_index]->front().rows(), x.width);
-  logits_ = std::make_unique<Buffer>(head.rows());
-  append_linear("logits", x, {{&head, nullptr, logits_.get(), {}}}, scale, softcap);
+  result_ = std::make_unique<Buffer>(head.rows());
+  append_linear("logits", x, {{&head, nullptr, result_.get(), {}}}, scale, softcap);
 }
 
-const Program::Value& Program::input(int value) const {
+void Program::input(int output_value) {
+  need(hidden_width_ == 0, "input: there is one already");
+  hidden_width_ = width(output_value);
+  const Value& y = write(output_value, hidden_width_, Rows::tokens);
+  append_rows(
+      "input", {}, {&y},
+      [&to = *y.buffer, width = hidden_width_](const Batch& batch, std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i = begin; i < end; ++i) std::copy_n(batch.hidden + i * width, width, to.row(i));
+      });
+}
+
+void Program::output(int input_value) {
+  const Value& x = read(input_value);
+  need(x.rows == Rows::tokens, "output: must come before select");
+  need(!result_, "output: the program has its result already");
+  result_ = std::make_unique<Buffer>(x.width);
+  result_rows_ = Rows::tokens;
+  append(std::make_unique<RowStep>(
+      "output", Rows::tokens,
+      std::vector{reads(x.buffer, Division::tokens), writes(result_.get(), Division::tokens)},
+      [&from = *x.buffer, &to = *result_, width = x.width](const Batch&, std::int64_t begin,
+                                                           std::int64_t end) {
+        for (std::int64_t i = begin; i < end; ++i) std::copy_n(from.row(i), width, to.row(i));
+      }));
+}
+
+const Program::Value& Program::read(int value) const {
   need(value >= 0 && value < static_cast<int>(values_.size()), "there is no value " + number(value));
   need(values_[value].defined, "value " + number(value) + " is read before it is written");
   return values_[value];
@@ -268,7 +294,7 @@ std::int64_t Program::width(int value) const {
   return values_[value].width;
 }
 
-Program::Value& Program::output(int value, std::int64_t width, Rows rows) {
+Program::Value& Program::write(int value, std::int64_t width, Rows rows) {
   need(this->width(value) == width, "value " + number(value) + " has " + number(this->width(value)) +
                                         " columns, the operation gives it " + number(width));
   Value& result = values_[value];

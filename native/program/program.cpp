@@ -33,12 +33,12 @@ Program::Program(int threads, const std::vector<Slot>& slots, CacheType cache_ty
 
 std::shared_ptr<const float> Program::run(const Batch& batch) {
   const std::unique_lock lock = exclusive();
-  if (!logits_) throw std::invalid_argument("the program has no logits operation");
+  if (!result_) throw std::invalid_argument("the program has no logits operation, nor an output");
   complete_ = true;
   batch.check(vocabulary_, cache_);
   for (const auto& buffer : buffers_) buffer->reserve(std::max(batch.tokens, batch.outputs));
   for (const auto& rotary : rotaries_) rotary->table.reserve(batch.tokens);
-  logits_->reserve(batch.outputs);
+  result_->reserve(batch.rows(result_rows_));
   const int members = useful_members(batch);
   for (const auto& schedule : schedules_) {
     schedule->build({static_cast<int>(batch.sequences), batch.query_starts, batch.positions,
@@ -55,7 +55,7 @@ std::shared_ptr<const float> Program::run(const Batch& batch) {
       }
     });
   }
-  return {logits_->data(), logits_->row(0)};
+  return {result_->data(), result_->row(0)};
 }
 
 // A member is worth its barriers when it has at least kMemberWork bytes to go over between two of them: some

@@ -36,6 +36,8 @@ class Program {
                    const std::byte* data, std::int64_t stride, const std::vector<float>& scales);
   int add_rotary(std::vector<double> inv_freq, bool interleaved, double magnitude);
 
+  // Takes the rows that a run is given, of a graph whose operations before were cut off; it comes first.
+  void input(int output);
   // `table` holds `rows` GGUF rows and is kept by `owner`.
   void embed(int output, Format format, std::int64_t rows, const std::byte* table,
              std::shared_ptr<const void> owner, float scale);
@@ -55,11 +57,14 @@ class Program {
   void moe(int input, int output, int router, int gate, int up, int down, int top_k, Activation act,
            bool normalize, float scale);
   void select(int input, int output);
+  // One of these two makes what a run returns: of the graph's end, or of a graph whose operations after were
+  // cut off.
   void logits(int input, int matrix, float softcap, float scale);
+  void output(int input);
 
-  // Executes the program for one batch: [outputs][vocabulary] float32, overwritten by the next run. Throws
-  // std::invalid_argument for a batch that Batch::check refuses, std::runtime_error when another run is under
-  // way.
+  // Executes the program for one batch: [rows][width] float32, overwritten by the next run: a row of logits
+  // for each of the outputs, or a row of a value for each of the tokens. Throws std::invalid_argument for a
+  // batch that Batch::check refuses, std::runtime_error when another run is under way.
   std::shared_ptr<const float> run(const Batch& batch);
 
   // Throws std::bad_alloc.
@@ -68,7 +73,10 @@ class Program {
   const KvCache& cache() const { return cache_; }
   KvCache& cache() { return cache_; }
   int threads() const { return team_.size(); }
-  std::int64_t logits_width() const { return logits_ ? logits_->stride() : 0; }
+  // Of the rows that a run returns, and of those that it is given (0: none).
+  std::int64_t result_width() const { return result_ ? result_->stride() : 0; }
+  Rows result_rows() const { return result_rows_; }
+  std::int64_t hidden_width() const { return hidden_width_; }
   std::size_t weight_bytes() const { return weight_bytes_; }
 
   // Columns of a value.
@@ -94,8 +102,8 @@ class Program {
     Buffer table;
   };
 
-  const Value& input(int value) const;
-  Value& output(int value, std::int64_t width, Rows rows);
+  const Value& read(int value) const;
+  Value& write(int value, std::int64_t width, Rows rows);
   const std::vector<PackedMatrix>& experts(int index, int count, std::int64_t rows,
                                            std::int64_t columns) const;
   const PackedMatrix& matrix(int index, std::int64_t rows, std::int64_t columns) const;
@@ -118,7 +126,9 @@ class Program {
   std::vector<std::unique_ptr<PackedRows>> packed_;
   std::vector<std::unique_ptr<AttentionSchedule>> schedules_;
   std::vector<std::unique_ptr<MoeScratch>> moe_scratch_;
-  std::unique_ptr<Buffer> logits_;
+  std::unique_ptr<Buffer> result_;
+  Rows result_rows_ = Rows::outputs;
+  std::int64_t hidden_width_ = 0;
   std::vector<Instruction> instructions_;
   std::vector<Access> since_barrier_;
   std::int64_t vocabulary_ = 0;

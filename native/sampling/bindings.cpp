@@ -100,8 +100,12 @@ SampleRow read_row(nb::handle source) {
   if (PyErr_Occurred()) throw nb::python_error();
   row.position = get<std::uint64_t>(source, "position");
   row.prompt_len = get<std::size_t>(source, "prompt_len");
-  const auto history = get<Tokens>(source, "history");  // kept alive by the row
-  row.history = {history.data(), history.size()};
+  if (row.target < 0 && row.chain->needs_history) {
+    const auto tokens = get<Tokens>(source, "tokens");  // kept alive by the row
+    if (row.position > tokens.size())
+      throw std::invalid_argument("sample: a row has fewer tokens than its position");
+    row.history = {tokens.data(), static_cast<std::size_t>(row.position)};
+  }
   for (nb::handle id : source.attr("suppressed")) row.suppressed.push_back(nb::cast<std::int32_t>(id));
   if (nb::object state = source.attr("state"); nb::len(state) > 0) {
     const auto [first, second] = nb::cast<std::pair<double, double>>(state);
@@ -164,7 +168,8 @@ void bind_sampling(nb::module_& m) {
   nb::class_<Chain>(m, "Chain")
       .def("__init__", &make_chain, nb::arg("params"), nb::arg("bad_words"), nb::arg("dry_breakers"),
            nb::arg("end_tokens"), nb::arg("piece_parents"),
-           "The stages that SamplingParams ask for; its texts are given as token sequences.");
+           "The stages that SamplingParams ask for; its texts are given as token sequences.")
+      .def_ro("needs_history", &Chain::needs_history);
   m.def("sample", &sample, nb::arg("logits"), nb::arg("rows"),
         "Sample each row of logits [R, V] (float32) as rows[r] (trivet.engine.plan.SampleRow) says.\n\n"
         "Returns R tuples (token, logprobs or None, error or None, state or None); logprobs is (token, "

@@ -43,6 +43,11 @@ void Chain::compile() {
     selector = Selector::adaptive_p;
   }
   std::erase_if(stages, [this](Stage stage) { return !acts(stage); });
+  needs_history = selector != Selector::draw || !bad_words.empty() ||
+                  std::any_of(stages.begin(), stages.end(), [](Stage stage) {
+                    return stage == Stage::penalties || stage == Stage::tgi_penalties ||
+                           stage == Stage::dry || stage == Stage::watermark;
+                  });
   // Stages that never drop the best one may stand before the temperature.
   const auto other = std::find_if(stages.begin(), stages.end(), [](Stage stage) {
     return stage != Stage::top_n_sigma && stage != Stage::top_k && stage != Stage::tgi_top_k &&

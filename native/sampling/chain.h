@@ -75,6 +75,7 @@ struct Chain {
   // Set by `compile`.
   Selector selector = Selector::draw;
   bool plainly_greedy = false;  // the best logit wins as it stands, where no token is suppressed
+  bool needs_history = false;   // the choice depends on the tokens before it, or on what their choice left
 
   static constexpr float kGreedy = 1e-5f;
   static constexpr std::int64_t kAllLogprobs = -1;

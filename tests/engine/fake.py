@@ -29,7 +29,7 @@ class Options(msgspec.Struct, kw_only=True, omit_defaults=True):
     """What goes wrong, and when; `EngineConfig.model` may hold it as JSON.
 
     crash, hang, fail, nan: token ids; a step that computes that token kills the process, sleeps, raises an
-    exception, gives no finite logits.
+    exception, gives no finite logits. fail_start: like fail, but where the token is known, it is the start that raises.
     """
 
     step_seconds: float = 0.0
@@ -37,6 +37,7 @@ class Options(msgspec.Struct, kw_only=True, omit_defaults=True):
     crash: int = -1
     hang: int = -1
     fail: int = -1
+    fail_start: int = VOCAB
     nan: int = -1
     damaged: bool = False
     damaged_if: str = ""
@@ -48,6 +49,9 @@ class Options(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class FakeRuntime:
+    overlaps = False
+    """Whether the last token of a history may not be there yet, where nothing depends on it."""
+
     def __init__(self, options: Options | None = None) -> None:
         self.options = options or Options()
         self.info = RuntimeInfo(
@@ -90,7 +94,8 @@ class FakeRuntime:
             positions = np.arange(plan.positions[row] + 1)
             seen = self.cache[self._slots(plan, np.full_like(positions, rows[row]), positions)]
             assert sample.position == len(seen) == len(sample.history)
-            assert seen.tolist() == sample.history.tolist()
+            known = len(seen) - (self.overlaps and not sample.chain.needs_history)
+            assert seen[:known].tolist() == sample.history[:known].tolist()
             output.tokens[index] = token = draw(seen.tolist(), sample)
             if sample.chain.params.mirostat and sample.target < 0:
                 output.states[index] = next_state(sample.state, token)
@@ -122,11 +127,83 @@ class FakeRuntime:
             os.kill(os.getpid(), signal.SIGKILL)
         if self.options.hang in plan.token_ids:
             time.sleep(60)
-        if self.options.fail in plan.token_ids:
-            raise EngineError(f"cannot compute token {self.options.fail}")
+        for token in (self.options.fail, self.options.fail_start):
+            if token in plan.token_ids:
+                raise EngineError(f"cannot compute token {token}")
 
     def close(self) -> None:
         pass
+
+
+class OverlappingFake(FakeRuntime):
+    """Steps wait until they are asked for, as on a device that is slower than its host."""
+
+    overlaps = True
+
+    def __init__(self, options: Options | None = None) -> None:
+        super().__init__(options)
+        self.flights: list[Flight] = []
+        self.latest: Flight | None = None
+
+    def start(self, plan: StepPlan) -> Flight:
+        if self.options.fail_start in plan.token_ids:
+            self.latest = None
+            raise EngineError(f"cannot compute token {self.options.fail_start}")
+        assert len(self.flights) < 2
+        for row, sample in zip(plan.logit_rows, plan.samples, strict=True):
+            assert plan.token_ids[row] >= 0 or not sample.chain.needs_history
+        unknown = plan.token_ids[plan.token_ids < 0]
+        assert not len(unknown) or (self.latest in self.flights and -len(self.latest.plan.samples) <= unknown.min())
+        self.latest = Flight(self, plan, self.latest)
+        self.flights.append(self.latest)
+        return self.latest
+
+    def run(self, plan: StepPlan) -> StepOutput:
+        assert not self.flights and (plan.token_ids >= 0).all()
+        self.latest = None
+        return super().run(plan)
+
+    def finish(self) -> None:
+        """Compute all that has been started, in its order."""
+        for flight in self.flights:
+            flight.compute()
+
+    def read_block(self, block: int) -> np.ndarray:
+        self.finish()
+        return super().read_block(block)
+
+    def write_block(self, block: int, data: np.ndarray) -> None:
+        self.finish()
+        super().write_block(block, data)
+
+
+class Flight:
+    """A step of an `OverlappingFake`."""
+
+    def __init__(self, runtime: OverlappingFake, plan: StepPlan, before: Flight | None) -> None:
+        self.runtime, self.plan, self.before = runtime, plan, before
+        self.output: StepOutput | Exception | None = None
+
+    def compute(self) -> None:
+        if self.output is not None:
+            return
+        before, self.before = self.before, None
+        try:
+            if before is not None and isinstance(before.output, Exception):
+                raise EngineError("the step before has failed")
+            plan = self.plan.resolve(np.empty(0, np.int32) if before is None else before.output.tokens)
+            self.output = FakeRuntime.run(self.runtime, plan)
+        except EngineError as error:
+            self.output = error
+
+    def result(self) -> StepOutput:
+        assert self.runtime.flights[0] is self, "results are asked for in the order of the steps"
+        self.compute()
+        self.runtime.flights.pop(0)
+        if isinstance(self.output, Exception):
+            raise self.output
+        assert self.output is not None
+        return self.output
 
 
 def make(config: EngineConfig) -> FakeRuntime:

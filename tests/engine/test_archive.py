@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.engine.fake import Options, Result, plain, request
-from tests.engine.test_engine import MAX_LEN, engine, prompts, run
+from tests.engine.fake import FakeRuntime, Options, Result, plain, request
+from tests.engine.test_engine import MAX_LEN, engine, on_all_runtimes, prompts, run
 from trivet.engine.archive import DIGEST_BYTES
 from trivet.engine.engine import Engine
 from trivet.engine.messages import StoreCommand
@@ -63,20 +63,24 @@ def test_what_is_dropped_is_forgotten(tmp_path: Path, written: bool) -> None:
     assert not files(tmp_path)
 
 
+@on_all_runtimes
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     lives=st.lists(st.lists(st.tuples(prompts, st.sampled_from(["", "salt"])), min_size=1, max_size=5), max_size=4),
     limit=st.integers(0, 30),
     spare=st.integers(0, 8),
 )
-def test_whatever_is_kept_the_tokens_are_the_same(tmp_path_factory, lives, limit: int, spare: int) -> None:
+def test_whatever_is_kept_the_tokens_are_the_same(
+    tmp_path_factory, runtime: type[FakeRuntime], lives, limit: int, spare: int
+) -> None:
     folder = tmp_path_factory.mktemp("cache")
     for life in lives:
         mix = [
             request(prompt, f"{i}", cache_salt=salt, max_tokens=9, logprobs=0) for i, (prompt, salt) in enumerate(life)
         ]
         blocks = MAX_LEN // 4 + spare
-        served(folder, *mix, prefix_cache_size=limit * BLOCK, num_blocks=blocks, max_num_batched_tokens=8)
+        config = {"prefix_cache_size": limit * BLOCK, "num_blocks": blocks, "max_num_batched_tokens": 8}
+        served(folder, *mix, runtime=runtime, **config)
         assert len(files(folder)) <= limit
 
 

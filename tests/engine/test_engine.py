@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.engine.fake import VOCAB, FakeRuntime, Options, Result, plain, request
+from tests.engine.fake import VOCAB, FakeRuntime, Options, OverlappingFake, Result, plain, request
 from trivet.engine.config import EngineConfig
 from trivet.engine.engine import Engine
 from trivet.engine.pace import Pace
@@ -22,14 +22,17 @@ from trivet.errors import EngineError, RequestError
 MAX_LEN = 64
 
 
-def engine(options: Options | None = None, **config: object) -> Engine:
+on_all_runtimes = pytest.mark.parametrize("runtime", [FakeRuntime, OverlappingFake])
+
+
+def engine(options: Options | None = None, runtime: type[FakeRuntime] = FakeRuntime, **config: object) -> Engine:
     defaults: dict[str, object] = {
         "max_model_len": MAX_LEN,
         "block_size": 4,
         "num_blocks": 64,
         "scheduling_policy": "priority",
     }
-    return Engine(EngineConfig(model="", **(defaults | config)), lambda _: FakeRuntime(options))
+    return Engine(EngineConfig(model="", **(defaults | config)), lambda _: runtime(options))
 
 
 def run(e: Engine, *requests: EngineRequest) -> dict[str, Result]:
@@ -44,8 +47,9 @@ def run(e: Engine, *requests: EngineRequest) -> dict[str, Result]:
     return results
 
 
-def test_progress_is_reported_where_it_is_wanted() -> None:
-    e = engine(max_num_batched_tokens=8)
+@on_all_runtimes
+def test_progress_is_reported_where_it_is_wanted(runtime: type[FakeRuntime]) -> None:
+    e = engine(runtime=runtime, max_num_batched_tokens=8)
     for name, wanted in (("a", True), ("b", False)):
         e.add(request([*range(19)], name, max_tokens=2, report_progress=wanted, cache_salt=name))
     chunks = [chunk for chunk in iter(lambda: e.step() if e.busy else None, None) for chunk in chunk]
@@ -111,6 +115,7 @@ def paced(e: Engine, seconds: list[float]) -> Engine:
     return e
 
 
+@on_all_runtimes
 @settings(max_examples=80, deadline=None)
 @given(
     configs,
@@ -119,10 +124,15 @@ def paced(e: Engine, seconds: list[float]) -> Engine:
     durations,
 )
 def test_a_request_gets_the_same_in_any_company(
-    config: dict, spare_tokens: int, mix: list[tuple[EngineRequest, int, int]], seconds: list[float]
+    runtime: type[FakeRuntime],
+    config: dict,
+    spare_tokens: int,
+    mix: list[tuple[EngineRequest, int, int]],
+    seconds: list[float],
 ) -> None:
     """Requests come a few steps apart; some are cancelled some steps after (where the third number is 1..6)."""
-    e = paced(engine(num_blocks=-(-(MAX_LEN + spare_tokens) // config["block_size"]), **config), seconds)
+    num_blocks = -(-(MAX_LEN + spare_tokens) // config["block_size"])
+    e = paced(engine(runtime=runtime, num_blocks=num_blocks, **config), seconds)
     results: dict[str, Result] = {}
     cancels: dict[int, list[str]] = {}
     step = 0
@@ -159,10 +169,12 @@ def test_a_request_gets_the_same_in_any_company(
             assert result == reference
 
 
+@on_all_runtimes
 @pytest.mark.parametrize("block_size", [1, 4, 16])
 @pytest.mark.parametrize("budget", [3, 64])
-def test_preemption_at_every_turn_changes_nothing(block_size: int, budget: int) -> None:
-    e = engine(num_blocks=MAX_LEN // block_size, block_size=block_size, max_num_seqs=5, max_num_batched_tokens=budget)
+def test_preemption_at_every_turn_changes_nothing(runtime: type[FakeRuntime], block_size: int, budget: int) -> None:
+    config = {"num_blocks": MAX_LEN // block_size, "block_size": block_size, "max_num_batched_tokens": budget}
+    e = engine(runtime=runtime, max_num_seqs=5, **config)
     many = [request([i] * (3 + i), f"{i}", max_tokens=50 - i, prompt_logprobs=0, mirostat=i % 3) for i in range(5)]
     results = run(e, *many)
     assert e.stats().preemptions > 1
@@ -181,6 +193,10 @@ class Preempting(Scheduler):
         self.turn = 0
 
     def schedule(self) -> StepPlan | None:
+        if self._flights and self.turn % 3:
+            return None  # what is in flight is not preempted
+        if self._flights:
+            return super().schedule()
         # One at a time goes on undisturbed, for a while: without, nobody would ever get past a prompt of two steps.
         self.turn += 1
         for sequence in [q for q in self.running if (q.order[1] + self.turn // 40) % 4 and self.turn < self.STEPS]:
@@ -188,12 +204,13 @@ class Preempting(Scheduler):
         return super().schedule()
 
 
+@on_all_runtimes
 @settings(max_examples=25, deadline=None)
 @given(configs, st.lists(requests(), min_size=1, max_size=6), durations)
 def test_preemption_before_every_step_changes_nothing(
-    config: dict, mix: list[EngineRequest], seconds: list[float]
+    runtime: type[FakeRuntime], config: dict, mix: list[EngineRequest], seconds: list[float]
 ) -> None:
-    e = engine(num_blocks=-(-2 * MAX_LEN // config["block_size"]), **config)
+    e = engine(runtime=runtime, num_blocks=-(-2 * MAX_LEN // config["block_size"]), **config)
     e.scheduler = Preempting(e.scheduler.config, e.scheduler.pool.num_blocks)
     paced(e, seconds)
     for number, r in enumerate(mix):
@@ -201,12 +218,15 @@ def test_preemption_before_every_step_changes_nothing(
     assert run(e, *mix) == {r.request_id: plain(r, MAX_LEN) for r in mix}
 
 
+@on_all_runtimes
 @settings(max_examples=40, deadline=None)
 @given(configs, configs, st.lists(requests(), min_size=1, max_size=6), st.integers(0, 40))
-def test_a_restart_at_any_step_changes_nothing(config: dict, other: dict, mix: list[EngineRequest], steps: int) -> None:
+def test_a_restart_at_any_step_changes_nothing(
+    runtime: type[FakeRuntime], config: dict, other: dict, mix: list[EngineRequest], steps: int
+) -> None:
     """Another engine, set up otherwise, goes on with what the first had sent."""
     results = {}
-    e = engine(num_blocks=-(-MAX_LEN // config["block_size"]), **config)
+    e = engine(runtime=runtime, num_blocks=-(-MAX_LEN // config["block_size"]), **config)
     for number, r in enumerate(mix):
         r.request_id = str(number)
         results[r.request_id] = Result()
@@ -216,7 +236,7 @@ def test_a_restart_at_any_step_changes_nothing(config: dict, other: dict, mix: l
         for chunk in e.step():
             results[chunk.request_id].add(chunk)
             states[chunk.request_id] = chunk.sampler_state
-    e = engine(num_blocks=-(-MAX_LEN // other["block_size"]), **other)
+    e = engine(runtime=runtime, num_blocks=-(-MAX_LEN // other["block_size"]), **other)
     for r in mix:
         result = results[r.request_id]
         if result.finish_reason is None:
@@ -229,13 +249,14 @@ def test_a_restart_at_any_step_changes_nothing(config: dict, other: dict, mix: l
     assert results == {r.request_id: plain(r, MAX_LEN) for r in mix}
 
 
-def test_a_resumed_request_continues_where_it_was() -> None:
+@on_all_runtimes
+def test_a_resumed_request_continues_where_it_was(runtime: type[FakeRuntime]) -> None:
     fields = {"max_tokens": 12, "seed": 5, "min_tokens": 3, "prompt_logprobs": 0, "mirostat": 2}
     tokens = plain(request([1, 2, 3], **fields), MAX_LEN).tokens
     state: tuple[float, ...] = ()
     for done in range(len(tokens)):
         rest = request([1, 2, 3], generated=tokens[:done], sampler_state=state, **fields)
-        e = engine()
+        e = engine(runtime=runtime)
         e.add(rest)
         (first,) = e.step()
         result = Result()
@@ -249,12 +270,13 @@ def test_a_resumed_request_continues_where_it_was() -> None:
         state = first.sampler_state
 
 
+@on_all_runtimes
 @pytest.mark.parametrize(
     ("options", "error"),
     [(Options(fail=13), "cannot compute token 13"), (Options(nan=13), "non-finite logits")],
 )
-def test_a_request_that_breaks_a_step_fails_alone(options: Options, error: str) -> None:
-    e = engine(options, num_blocks=256)
+def test_a_request_that_breaks_a_step_fails_alone(runtime: type[FakeRuntime], options: Options, error: str) -> None:
+    e = engine(options, runtime, num_blocks=256)
     good = [request([i] * 20, f"{i}", max_tokens=8, prompt_logprobs=0, mirostat=2) for i in range(3)]
     good = [r for r in good if 13 not in plain(r, MAX_LEN).tokens]
     results = run(e, good[0], request([9, 13, 9], "bad"), *good[1:])

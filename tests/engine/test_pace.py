@@ -72,3 +72,20 @@ def test_it_follows_when_the_cost_changes() -> None:
         tokens, seconds = m.run(8)
     assert tokens == pytest.approx(50 * SHARE, abs=3)
     assert seconds <= 0.0405
+
+
+def test_steps_that_overlap_are_timed_from_the_end_of_the_one_before() -> None:
+    """The times are 4 and 6 seconds for 2 decodes, then 9 for 30 tokens more, whether or not the next has begun."""
+    learned = []
+    for ahead in (False, True):
+        m = Machine(0, 0, 0)
+        begun = 0
+        for number, seconds in enumerate((4, 6, 9)):
+            while begun <= min(number + ahead, 2):
+                m.pace.start(2, (0, 0, 30)[begun])
+                begun += 1
+            m.now += seconds
+            m.pace.stop()
+        learned.append([m.pace.allowance(2, prompts) for prompts in (1, 2, 5)])
+    assert learned[0] == learned[1]
+    assert learned[0][0] == int(0.9 * 5 / (4 / 30))

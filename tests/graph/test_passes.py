@@ -11,8 +11,8 @@ import pytest
 from tests import reference
 from tests.native.harness import logits, model_graph, program, random_tokens
 from trivet.graph.buffers import assign_buffers
-from trivet.graph.ops import Graph, Op
-from trivet.graph.passes import fuse_add_norm, fuse_linears, fuse_rope_cache, hoist_select, optimize
+from trivet.graph.ops import CacheLayer, Graph, Op
+from trivet.graph.passes import cut, fuse_add_norm, fuse_linears, fuse_rope_cache, hoist_select, optimize
 
 PASSES = [fuse_linears, fuse_add_norm, hoist_select, optimize]
 
@@ -125,3 +125,44 @@ def test_an_unused_result_has_a_place() -> None:
     buffers = assign_buffers(Graph(ops, widths=[8, 8, 8, 5]))
     assert buffers[1] >= 0 and buffers[1] != buffers[0] and buffers[3] == -1
     assert np.array_equal(sorted(set(buffers)), [-1, 0, 1])
+
+
+def crossing(first: Graph, second: Graph) -> tuple[int, int]:
+    """The value that leaves the one and that with which the other begins."""
+    assert [op.kind for op in first.ops].count("output") == [op.kind for op in second.ops].count("input") == 1
+    return first.ops[-1].inputs[0], second.ops[0].outputs[0]
+
+
+@pytest.mark.parametrize("transform", [lambda graph: graph, optimize])
+@pytest.mark.parametrize("experts", [0, 4])
+def test_two_parts_compute_what_the_whole_does(transform: Callable[[Graph], Graph], experts: int) -> None:
+    graph, checkpoint = model_graph(experts=experts)
+    first, second = cut(graph, 1)
+    residual, value = crossing(first, second)
+    assert residual == value == next(op.outputs[0] for op in reversed(first.ops) if op.kind == "add")
+    assert [op.kind for op in second.ops[:2]] == ["input", "rms_norm"]
+    assert (len(first.cache), len(second.cache)) == (1, 1)
+    tokens, weights = random_tokens(20), reference.Weights(checkpoint)
+    for rows in ([0, 7, 19], range(20)):
+        hidden = reference.run(transform(first), weights, tokens)
+        got = reference.run(transform(second), weights, tokens, rows, hidden=hidden)
+        assert np.allclose(got, reference.run(graph, weights, tokens, rows), rtol=1e-9, atol=1e-12)
+
+
+def test_the_cut_is_where_one_value_is_needed_further_on() -> None:
+    """Without a feed-forward part a layer ends in the sum after its attention, and the next begins with its norm."""
+    ops = [Op("embed", (), (0,))]
+    for layer, x in enumerate((0, 3)):
+        ops += [Op("rms_norm", (x,), (x + 1,)), Op("attention", (x + 1,) * 3, (x + 2,), attrs={"layer": layer})]
+        ops.append(Op("add", (x, x + 2), (x + 3,)))
+    graph = Graph([*ops, Op("select", (6,), (7,)), Op("logits", (7,), (8,))], [8] * 9, [], [CacheLayer(1, 8)] * 2)
+    first, second = cut(graph, 1)
+    assert [op.kind for op in first.ops] == ["embed", "rms_norm", "attention", "add", "output"]
+    assert crossing(first, second) == (3, 3)
+    assert [op.attrs["layer"] for op in (*first.ops, *second.ops) if op.kind == "attention"] == [0, 0]
+    for layer in (0, 2, -1):
+        with pytest.raises(ValueError, match=f"2 layers cannot be cut before layer {layer}"):
+            cut(graph, layer)
+    graph.ops[-3] = Op("add", (1, 5), (6,))
+    with pytest.raises(ValueError, match="no single value leads to layer 1"):
+        cut(graph, 1)

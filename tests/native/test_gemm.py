@@ -44,6 +44,10 @@ def random_rows(m: int, columns: int, seed: int = 1) -> np.ndarray:
 
 def quantized(fmt: Format, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What the kernels make of x, and half a quantisation step for each value, as float64."""
+    if fmt is Format.BF16 and _native.system_info()["isa"] == "amx":
+        bits = x.view(np.uint32)
+        rounded = (bits + 0x7FFF + (bits >> 16 & 1) & 0xFFFF0000).view(np.float32).astype(np.float64)
+        return rounded, np.abs(rounded) * 2.0**-8
     if fmt not in ACTIVATION_BLOCK:
         return x.astype(np.float64), np.zeros(x.shape)
     blocks = x.reshape(len(x), -1, ACTIVATION_BLOCK[fmt])
@@ -137,6 +141,16 @@ def test_a_row_does_not_depend_on_its_company(fmt: Format) -> None:
         np.testing.assert_array_equal(matrix.multiply(x, threads), y)
     for part in (slice(0, 1), slice(5, 23), slice(16, 53), slice(52, 53)):
         np.testing.assert_array_equal(matmul(fmt, data[part], x[:5]), y[:5, part])
+
+
+@each_format
+@pytest.mark.parametrize("m", [64 + 9, 256 + 7, 256 + 25])
+def test_many_rows(fmt: Format, m: int) -> None:
+    """A few rows after those of a whole pass over the weights."""
+    data, x = random_weights(fmt, 35, 256), random_rows(m, 256)
+    y = matmul(fmt, data, x)
+    for part in (slice(0, 12), slice(m - 5, m), slice(m - 40, m), slice(50, 70)):
+        np.testing.assert_array_equal(matmul(fmt, data, x[part]), y[part])
 
 
 @each_format

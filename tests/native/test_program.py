@@ -38,7 +38,8 @@ def test_against_float64(formats: tuple[Format, ...], experts: int) -> None:
     tokens = random_tokens(40)
     expected = reference.run(model[0], reference.Weights(model[1]), tokens)
     error = np.abs(logits(program(model, threads=2), tokens) - expected).max() / np.ptp(expected)
-    if set(formats) <= set(FLOATS):
+    rounded = _native.system_info()["isa"] == "amx" and Format.BF16 in formats  # its activations are, to bfloat16
+    if set(formats) <= set(FLOATS) and not rounded:
         assert error < 1e-5
     elif not experts:  # with experts, rounding may choose another one
         assert error < 0.05
@@ -345,7 +346,10 @@ BAD_CALLS: list[tuple[Callable[[], Any], str]] = [
     (lambda: small_program().add_matrices(0, 8, table(0, 8)[None]), "needs rows and columns"),
     (lambda: small_program().add_matrices(0, 4, table(3, 8)[None, :, :16]), "one after another"),
     (lambda: small_program().add_rotary([], False, 1.0), "at least one frequency"),
-    (lambda: embedded(0).run(**plan_of([1])), "no logits operation"),
+    (lambda: embedded(0).run(**plan_of([1])), "no logits operation, nor an output"),
+    (lambda: (p := small_program()).input(0) or p.input(1), "input: there is one already"),
+    (lambda: (p := embedded(0)).select(0, 1) or p.output(1), "output: must come before select"),
+    (lambda: (p := embedded(0)).output(0) or p.output(0), "output: the program has its result already"),
 ]
 
 

@@ -6,6 +6,8 @@ import logging
 import pkgutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -21,8 +23,8 @@ from trivet.engine.request import EngineRequest, EngineStats, ModelInfo, TokenCh
 from trivet.engine.scheduler import Scheduler
 from trivet.engine.steps import StepHistograms
 from trivet.engine.store import PrefixStore
-from trivet.errors import RequestError
-from trivet.runtime.base import Runtime
+from trivet.errors import EngineError, RequestError
+from trivet.runtime.base import OverlappingRuntime, Pending, Runtime
 from trivet.runtime.machine import lock_memory
 
 logger = logging.getLogger(__name__)
@@ -33,8 +35,32 @@ LOAD_RUNTIME = "trivet.runtime.loader:load_runtime"
 """The RuntimeLoader, as module:function, that an engine uses unless told otherwise."""
 
 
+@dataclass(slots=True)
+class _Step:
+    """A step between its schedule and its commit."""
+
+    plan: StepPlan
+    admitted: int
+    began: float
+    scheduled: float
+    pending: Pending | None = None
+    """None where the runtime is to run it yet."""
+    error: Exception | None = None
+    """What it failed with already."""
+
+    def abandon(self, error: Exception) -> None:
+        """The step before has failed, which this one builds upon."""
+        if self.pending is not None:
+            with suppress(Exception):
+                self.pending.result()
+        self.pending, self.error = None, error
+
+
 class Engine:
-    """Not thread-safe: one thread adds, cancels and steps; only `stats` may be called from others."""
+    """Not thread-safe: one thread adds, cancels and steps; only `stats` may be called from others.
+
+    Where the runtime's device works beside the host, a step is planned and started while the one before runs.
+    """
 
     def __init__(self, config: EngineConfig, load: RuntimeLoader | str = LOAD_RUNTIME) -> None:
         """Loads the model. Raises ModelError, or EngineError when the cache does not fit."""
@@ -53,6 +79,11 @@ class Engine:
         self.scheduler = Scheduler(sized, num_blocks, self._archive)
         self._store = PrefixStore(self.runtime, self.scheduler.pool, config.block_size, self._archive)
         self._histograms = StepHistograms(config.max_num_seqs)
+        self._start = self.runtime.start if isinstance(self.runtime, OverlappingRuntime) else None
+        self._ahead: _Step | None = None
+        """In flight, while the one before it is committed."""
+        self._drawn = np.empty(0, np.int32)
+        """The tokens of the latest step that was committed."""
         model = self.runtime.info
         self.info = ModelInfo(
             name=model.name,
@@ -77,7 +108,7 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Whether a `step` has anything to do."""
-        return self.scheduler.busy
+        return self.scheduler.busy or self._ahead is not None
 
     def add(self, request: EngineRequest) -> None:
         """Queue a request. Raises RequestError when it can never run here."""
@@ -89,29 +120,50 @@ class Engine:
         return self.scheduler.cancel(request_id)
 
     def step(self) -> list[TokenChunk]:
-        """Compute one step; what it brought to whom."""
-        tokens, began = self.scheduler.tokens_done, time.perf_counter()
+        """End one step, after the next has been started where that is possible; what it brought to whom."""
+        step, self._ahead = self._ahead or self._begin(), None
+        if step is None:
+            return []
+        if step.pending is not None:
+            self._ahead = self._begin()
+        return self._end(step)
+
+    def _begin(self) -> _Step | None:
+        began = time.perf_counter()
         plan = self.scheduler.schedule()
         if plan is None:
-            return []
-        scheduled = time.perf_counter()
-        failed, failures = False, dict[int, str]()
+            return None
+        step = _Step(plan, self.scheduler.admitted, began, scheduled=time.perf_counter())
+        if self._start is not None:
+            try:
+                step.pending = self._start(plan)
+            except Exception as error:
+                step.error = error
+        return step
+
+    def _end(self, step: _Step) -> list[TokenChunk]:
+        plan, failures = step.plan, dict[int, str]()
+        sequences, tokens = len(plan.context_lens), self.scheduler.tokens_done
         try:
-            output = self.runtime.run(plan)
-        except Exception:
-            logger.exception("a step of %d sequences failed; trying each alone", len(plan.context_lens))
-            failed = True
-            output = self._run_apart(plan, failures)
+            if step.error is not None:
+                raise step.error
+            output = self.runtime.run(plan) if step.pending is None else step.pending.result()
+        except Exception as error:
+            logger.exception("a step of %d sequences failed; trying each alone", sequences)
+            step.error = error
+            if self._ahead is not None:
+                self._ahead.abandon(error)
+            output = self._run_apart(plan.resolve(self._drawn), failures)
         ran = time.perf_counter()
         chunks = self.scheduler.commit(output, failures)
-        sequences = len(plan.context_lens)
+        self._drawn = output.tokens
         self._histograms.add(
             prefill=len(plan.token_ids) > sequences,
             sequences=sequences,
-            admitted=self.scheduler.admitted,
+            admitted=step.admitted,
             tokens=self.scheduler.tokens_done - tokens,
-            failed=failed,
-            times=(began, scheduled, ran, time.perf_counter()),
+            failed=step.error is not None,
+            times=(step.began, step.scheduled, ran, time.perf_counter()),
         )
         return chunks
 
@@ -136,21 +188,27 @@ class Engine:
         return stats
 
     def close(self) -> None:
+        if self._ahead is not None:
+            self._ahead.abandon(EngineError("the engine is closed"))
         if self._archive is not None:
             self._archive.close()
         self.runtime.close()
 
     def _run_apart(self, plan: StepPlan, failures: dict[int, str]) -> StepOutput:
-        """Run each sequence of a failed plan alone, so that only the guilty one fails."""
+        """Run each sequence of a failed plan alone, so that only the guilty one fails.
+
+        Those that have ended since are left out: others may have their blocks by now.
+        """
         joined = StepOutput(np.empty(0, np.int32), [], [])
-        for index in range(len(plan.context_lens)):
+        for index, alive in enumerate(self.scheduler.alive()):
             part = plan.part(index)
             rows = len(part.samples)
+            output = StepOutput(np.zeros(rows, np.int32), [None] * rows, [None] * rows)
             try:
-                output = self.runtime.run(part)
+                if alive:
+                    output = self.runtime.run(part)
             except Exception as error:
                 failures[index] = f"the engine failed at this request: {error}"
-                output = StepOutput(np.zeros(rows, np.int32), [None] * rows, [None] * rows)
             first = len(joined.tokens)
             joined.states |= {first + row: state for row, state in output.states.items()}
             joined.tokens = np.concatenate([joined.tokens, output.tokens])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections import deque
 from collections.abc import Callable
 
 LEAST_TOKENS = 4
@@ -33,10 +35,12 @@ class Pace:
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
-        self._started = 0.0
-        self._decodes = 0
+        self._begun: deque[tuple[float, int, int]] = deque()
+        """When the steps that have not ended began, what they decode and what they read."""
+        self._ended = -math.inf
+        """When the latest step did; the one that was begun in the meantime had to wait for that."""
         self._prompt_tokens = 1
-        """With `_decodes`: of the latest step."""
+        """Of the step that began last."""
         self._decoders = 0
         self._decode_seconds = 0.0
         """Of a step in which nothing but `_decoders` sequences decode."""
@@ -60,20 +64,23 @@ class Pace:
 
     def start(self, decodes: int, prompt_tokens: int) -> None:
         """A step begins."""
-        self._decodes, self._prompt_tokens = decodes, prompt_tokens
-        self._started = self._clock()
+        self._prompt_tokens = prompt_tokens
+        self._begun.append((self._clock(), decodes, prompt_tokens))
 
     def stop(self) -> None:
-        """The step has ended."""
-        seconds = self._clock() - self._started
-        if not self._prompt_tokens:
-            self._decode_seconds = _average(self._decode_seconds if self._decodes == self._decoders else None, seconds)
-            self._decoders = self._decodes
+        """The earliest step has ended."""
+        began, decodes, prompt_tokens = self._begun.popleft()
+        now = self._clock()
+        seconds = now - max(began, self._ended)
+        self._ended = now
+        if not prompt_tokens:
+            self._decode_seconds = _average(self._decode_seconds if decodes == self._decoders else None, seconds)
+            self._decoders = decodes
             self._mixed = 0
-        elif self._decodes:
+        elif decodes:
             beside = max(0.0, seconds - self._decode_seconds)
-            self._token_seconds = _average(self._token_seconds, beside / self._prompt_tokens)
-            self._last = max(LEAST_TOKENS, self._prompt_tokens)
+            self._token_seconds = _average(self._token_seconds, beside / prompt_tokens)
+            self._last = max(LEAST_TOKENS, prompt_tokens)
             self._mixed += 1
 
     def _outdated(self, decodes: int) -> bool:

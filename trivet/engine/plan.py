@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 import numpy as np
@@ -14,21 +14,26 @@ from trivet.sampling.chain import Chain
 class SampleRow(msgspec.Struct, gc=False):
     """How the logits of one row become a token.
 
-    `history` (int32) is prompt then output tokens, up to and with the row's own token; `prompt_len` of them
-    are the prompt. `position` is the number of tokens before the one drawn (== len(history)): with `seed` it
-    fixes the random number. `target` >= 0 draws nothing: it asks for the log-probability of that token, with
-    the best `prompt_logprobs` beside it (prompt log-probabilities). `suppressed` tokens are impossible
-    (end tokens before min_tokens). `state` is what the choice of the token before left, () before the first.
+    `position` is the number of tokens before the one drawn: with `seed` it fixes the random number. They are the first
+    of `tokens` (int32), prompt then output; `prompt_len` of them are the prompt. Where the chain does not need the
+    history, the last may not be there yet. `target` >= 0 draws nothing: it asks for the log-probability of that token,
+    with the best `prompt_logprobs` beside it (prompt log-probabilities). `suppressed` tokens are impossible (end tokens
+    before min_tokens). `state` is what the choice of the token before left, () before the first.
     """
 
     chain: Chain
     seed: int
     position: int
     prompt_len: int
-    history: np.ndarray
+    tokens: np.ndarray
     target: int = -1
     suppressed: tuple[int, ...] = ()
     state: tuple[float, ...] = ()
+
+    @property
+    def history(self) -> np.ndarray:
+        """The tokens before the one drawn."""
+        return self.tokens[: self.position]
 
 
 @dataclass(slots=True)
@@ -39,7 +44,7 @@ class StepPlan:
     """
 
     token_ids: np.ndarray
-    """[T]"""
+    """[T]; -1 - r stands for the token that the step started before this one draws for its row r."""
     positions: np.ndarray
     """[T] position of each token in its sequence."""
     query_starts: np.ndarray
@@ -52,6 +57,13 @@ class StepPlan:
     """[R] rows (0..T-1), ascending, whose logits are needed."""
     samples: list[SampleRow]
     """R entries, one for each of `logit_rows`."""
+
+    def resolve(self, tokens: np.ndarray) -> StepPlan:
+        """This plan with `tokens`, which the step before drew, in the place of what stands for them."""
+        token_ids = self.token_ids.copy()
+        unknown = token_ids < 0
+        token_ids[unknown] = tokens[-1 - token_ids[unknown]]
+        return replace(self, token_ids=token_ids)
 
     def part(self, index: int) -> StepPlan:
         """What sequence `index` brings, as a plan of its own."""
@@ -72,9 +84,9 @@ class StepPlan:
 class StepOutput:
     """`tokens[r]` answers `plan.samples[r]` (the target itself where one was given).
 
-    `logprobs[r]` is None where the row asked for none. `errors[r]` is a message where the row could not be
-    sampled ("non-finite logits"), else None. `states` has those for the next token, of rows whose choice leaves one
-    (mirostat, adaptive_p).
+    `logprobs[r]` is None where the row asked for none. `errors[r]` is a message where the row could not be sampled
+    ("non-finite logits"), else None; its token is any of the vocabulary. `states` has those for the next token, of rows
+    whose choice leaves one (mirostat, adaptive_p).
     """
 
     tokens: np.ndarray

@@ -6,17 +6,18 @@ import itertools
 import math
 import time
 from bisect import insort
+from collections import deque
 from collections.abc import Iterator, Mapping
 from operator import attrgetter
 
 import msgspec
-import numpy as np
 
 from trivet.engine.archive import BlockArchive
 from trivet.engine.blocks import BlockPool, salt_of
 from trivet.engine.config import EngineConfig
 from trivet.engine.pace import Pace
-from trivet.engine.plan import SampleRow, StepOutput, StepPlan
+from trivet.engine.parts import Part, plan_step
+from trivet.engine.plan import StepOutput, StepPlan
 from trivet.engine.prefixes import Prefixes
 from trivet.engine.request import EngineRequest, EngineStats, TokenChunk, TokenLogprob
 from trivet.engine.sequence import Sequence
@@ -35,19 +36,11 @@ PROMPT_LOGIT_ROWS = 256
 """Prompt log-probabilities in a step: each takes a row of logits, which for a large vocabulary is half a megabyte."""
 
 
-class _Part(msgspec.Struct, gc=False):
-    """What one sequence brings to the step in flight: tokens, and rows that the runtime answers."""
-
-    sequence: Sequence
-    tokens: int
-    rows: int = 0
-
-
 class Scheduler:
     """Runs many sequences over one budget of tokens a step and one pool of blocks.
 
-    `schedule` and `commit` alternate; requests are added and cancelled between a `commit` and the next
-    `schedule`. `config.max_model_len` must be set.
+    `schedule` begins a step, `commit` ends the earliest that has begun; one may be scheduled while another is in
+    flight. Requests are added and cancelled at any time between. `config.max_model_len` must be set.
     """
 
     def __init__(
@@ -66,7 +59,8 @@ class Scheduler:
         """By `Sequence.order`. Parked sequences are neither here nor waiting."""
         self._sequences: dict[str, Sequence] = {}
         self._arrivals = itertools.count()
-        self._parts: list[_Part] = []
+        self._flights: deque[list[Part]] = deque()
+        """The steps that have been scheduled and not committed."""
         self.pace = pace or Pace()
         self._counts = EngineStats(blocks_total=num_blocks)
         self.admitted = 0
@@ -119,66 +113,79 @@ class Scheduler:
         return TokenChunk(request_id=request_id, finish_reason="abort", emitted_at=time.monotonic())
 
     def schedule(self) -> StepPlan | None:
-        """The next step, or None when nothing is to be done."""
+        """The next step; None when nothing is to be done, or nothing before the step in flight is committed."""
         self.admitted = 0
-        parts: list[_Part] = []
+        flying = bool(self._flights)
+        if flying and any(part.delays for part in self._flights[-1]):
+            return None
+        parts: list[Part] = []
         prompts: list[Sequence] = []
         preemptions = self._counts.preemptions
         index, size = 0, self.block_size
         while index < len(self.running):  # preemption shortens the list from its end
             sequence = self.running[index]
-            computed = sequence.computed
-            if sequence.num_tokens - computed > 1:
+            computed, length = sequence.computed, sequence.num_tokens
+            if length - computed > 1:
                 prompts.append(sequence)
-            elif computed < len(sequence.blocks) * size or self._make_room(sequence):
-                parts.append(_Part(sequence, 1))
+            elif length < sequence.max_len:  # or else its last token is on the way
+                if computed == len(sequence.blocks) * size:
+                    if flying and not self.pool.available:
+                        return None  # a sequence that ends makes room without preemption
+                    if not self._make_room(sequence):
+                        break
+                parts.append(Part(sequence, 1))
             index += 1
         decodes = len(parts)
         parts += self._share(decodes, prompts, admit=self._counts.preemptions == preemptions)
         if not parts:
             return None
-        self._parts = parts
-        plan = self._plan(parts)
+        plan = plan_step(parts, self.tables, size)
+        self._flights.append(parts)
         self.pace.start(decodes, len(plan.token_ids) - decodes)
         return plan
 
+    def alive(self) -> list[bool]:
+        """Of the sequences of the plan to be committed next: whether anybody still waits for what it brings."""
+        return [not part.sequence.ended for part in self._flights[0]]
+
     def commit(self, output: StepOutput, failures: Mapping[int, str] | None = None) -> list[TokenChunk]:
-        """Take in what the scheduled step brought; `failures` says why, for each sequence of the plan it failed for."""
+        """Take in what the earliest step in flight brought; `failures` says why, for each sequence of the plan it
+        failed for.
+        """
         self.pace.stop()
+        parts = self._flights.popleft()
         errors = dict(failures or {})
         if any(output.errors):
-            owners = [index for index, part in enumerate(self._parts) for _ in range(part.rows)]
+            owners = [index for index, part in enumerate(parts) for _ in range(part.rows)]
             errors |= {owner: error for owner, error in zip(owners, output.errors, strict=True) if error}
         chunks: list[TokenChunk] = []
         tokens: list[int] = output.tokens.tolist()
         now = time.monotonic()
         size, states = self.block_size, output.states
         row = generated = 0
-        for index, part in enumerate(self._parts):
-            sequence = part.sequence
+        for index, part in enumerate(parts):
+            sequence, stop = part.sequence, part.stop
             row += part.rows
+            if sequence.ended:
+                continue
             if index in errors:
                 chunks.append(self._fail(sequence, errors[index], now))
                 continue
-            done = sequence.computed // size
-            sequence.computed += part.tokens
-            if (full := sequence.computed // size) > done:
+            if (full := stop // size) > (done := (stop - part.tokens) // size):
                 self.prefixes.publish(sequence, done, full)
-            drawn = sequence.computed == sequence.num_tokens
-            if sequence.request.report_progress and sequence.computed <= sequence.prompt_len:
-                chunks.append(self._progress(sequence, now))
+            if sequence.request.report_progress and stop <= sequence.prompt_len:
+                chunks.append(self._progress(sequence, stop, now))
             if sequence.prompt_logprobs is not None:
-                sequence.prompt_logprobs += output.logprobs[row - part.rows : row - drawn]
-            if drawn:
-                chunk = self._extend(sequence, tokens[row - 1], output.logprobs[row - 1], now)
+                sequence.prompt_logprobs += output.logprobs[row - part.rows : row - part.draws]
+            if part.draws:
+                chunk = self._extend(sequence, stop, tokens[row - 1], output.logprobs[row - 1], now)
                 if states and row - 1 in states:
                     chunk.sampler_state = sequence.sampler_state = states[row - 1]
                 chunks.append(chunk)
                 generated += 1
         self._counts.steps += 1
         self._counts.generated_tokens += generated
-        self._counts.sequence_steps += len(self._parts)
-        self._parts = []
+        self._counts.sequence_steps += len(parts)
         return chunks
 
     def check_integrity(self) -> None:
@@ -196,7 +203,10 @@ class Scheduler:
         return True
 
     def _preempt(self, sequence: Sequence) -> None:
-        """Free the blocks of a running sequence; it waits, with its tokens, to compute them again."""
+        """Free the blocks of a running sequence; it waits, with its tokens, to compute them again.
+
+        No step may be in flight.
+        """
         self._stop(sequence)
         self.waiting.push(sequence)
         sequence.preemptions += 1
@@ -211,7 +221,7 @@ class Scheduler:
         budget = min(budget - decodes, max(1, budget // PROMPT_SHARES))
         return min(budget, self.pace.allowance(decodes, waiting))
 
-    def _share(self, decodes: int, prompts: list[Sequence], admit: bool) -> list[_Part]:
+    def _share(self, decodes: int, prompts: list[Sequence], admit: bool) -> list[Part]:
         """Divide a budget among running prompts and new ones; what short ones leave goes to the first."""
         budget = self._budget(decodes, prompts)
         if budget == 0:
@@ -223,7 +233,7 @@ class Scheduler:
                 prompts = prompts[: PROMPT_SHARES - 1]
         places = min(len(self.waiting), self.max_running - len(self.running)) if admit else 0
         share = -(-budget // min(max(len(prompts) + places, 1), PROMPT_SHARES))
-        parts: list[_Part] = []
+        parts: list[Part] = []
         until = time.monotonic() + RESTORE_SECONDS if decodes else math.inf
         rows = PROMPT_LOGIT_ROWS
         for sequence in itertools.chain(prompts, self._admissions() if admit else ()):
@@ -234,7 +244,7 @@ class Scheduler:
                 tokens = min(tokens, rows)
                 rows -= tokens
             if tokens:
-                parts.append(_Part(sequence, tokens))
+                parts.append(Part(sequence, tokens))
             budget -= tokens
             if budget == 0:
                 break
@@ -307,6 +317,7 @@ class Scheduler:
             self.prefixes.unpark(sequence)
         else:
             self.waiting.remove(sequence)
+        sequence.ended = True
         self.waiting.leave(sequence.tenant)
         del self._sequences[sequence.request.request_id]
 
@@ -314,19 +325,23 @@ class Scheduler:
         self._remove(sequence)
         return TokenChunk(request_id=sequence.request.request_id, finish_reason="error", error=error, emitted_at=now)
 
-    def _progress(self, sequence: Sequence, now: float) -> TokenChunk:
+    def _progress(self, sequence: Sequence, done: int, now: float) -> TokenChunk:
         return TokenChunk(
             request_id=sequence.request.request_id,
             cached_tokens=sequence.cached_tokens,
             queued_at=sequence.queued_at,
             scheduled_at=sequence.scheduled_at,
             emitted_at=now,
-            prompt_done=sequence.computed,
+            prompt_done=done,
         )
 
-    def _extend(self, sequence: Sequence, token: int, logprob: TokenLogprob | None, now: float) -> TokenChunk:
-        """Append a drawn token, and end the sequence where it is the last."""
-        sequence.append(token)
+    def _extend(
+        self, sequence: Sequence, place: int, token: int, logprob: TokenLogprob | None, now: float
+    ) -> TokenChunk:
+        """Have a drawn token in its place, and end the sequence where it is the last."""
+        sequence.tokens[place] = token
+        if place + 1 == sequence.num_tokens:  # or else a step in flight draws the next
+            sequence.last = token
         self.waiting.served[sequence.tenant] += 1
         chunk = TokenChunk(request_id=sequence.request.request_id, tokens=[token], emitted_at=now)
         if logprob is not None and sequence.params.logprobs is not None:
@@ -338,50 +353,12 @@ class Scheduler:
             chunk.cached_tokens = sequence.cached_tokens
             chunk.queued_at = sequence.queued_at
             chunk.scheduled_at = sequence.scheduled_at
-        if token in sequence.stops and sequence.num_tokens >= sequence.min_len:
+        if token in sequence.stops and place + 1 >= sequence.min_len:
             chunk.finish_reason = "stop"
             chunk.stop_token = token
-        elif sequence.num_tokens >= sequence.max_len:
+        elif place + 1 >= sequence.max_len:
             chunk.finish_reason = "length"
         if chunk.finish_reason is not None:
             chunk.preemptions = sequence.preemptions
             self._remove(sequence)
         return chunk
-
-    def _plan(self, parts: list[_Part]) -> StepPlan:
-        counts = [part.tokens for part in parts]
-        starts = [0, *itertools.accumulate(counts)]
-        token_ids = np.empty(starts[-1], np.int32)
-        stops: list[int] = []
-        logit_rows: list[int] = []
-        samples: list[SampleRow] = []
-        for part, start in zip(parts, starts, strict=False):
-            sequence = part.sequence
-            stop = sequence.computed + part.tokens
-            stops.append(stop)
-            if part.tokens == 1:  # Nearly always, and a slice takes several times as long.
-                token_ids[start] = sequence.tokens[stop - 1]
-            else:
-                token_ids[start : start + part.tokens] = sequence.tokens[sequence.computed : stop]
-            if sequence.prompt_logprobs is not None:
-                for length in range(len(sequence.prompt_logprobs), min(stop + 1, sequence.prompt_len)):
-                    logit_rows.append(start + length - 1 - sequence.computed)
-                    samples.append(sequence.target_row(length))
-                    part.rows += 1
-            if stop == sequence.num_tokens:
-                logit_rows.append(start + part.tokens - 1)
-                samples.append(sequence.sample_row())
-                part.rows += 1
-        query_starts = np.array(starts, np.int32)
-        context_lens = np.array(stops, np.int32)
-        positions = np.arange(starts[-1], dtype=np.int32)
-        positions += (context_lens - query_starts[1:]).repeat(counts)
-        return StepPlan(
-            token_ids=token_ids,
-            positions=positions,
-            query_starts=query_starts,
-            context_lens=context_lens,
-            block_tables=self.tables.gather([part.sequence.row for part in parts], -(-max(stops) // self.block_size)),
-            logit_rows=np.array(logit_rows, np.int32),
-            samples=samples,
-        )

@@ -15,9 +15,9 @@ from trivet.sampling.chain import Chain
 class Sequence:
     """Tokens of a request (prompt, then output) and how much of them is in the cache.
 
-    `computed` tokens have their K and V in the cache, in `blocks`; the scheduler drives it towards
-    `num_tokens`. `keys` name the content of the leading full blocks, as far as they were needed; it is None
-    where nothing may be shared.
+    `computed` tokens have their K and V in the cache, in `blocks`, or will have them after the steps in flight; the
+    scheduler drives it towards `num_tokens`, which counts the token that these draw. `keys` name the content of the
+    leading full blocks, as far as they were needed; it is None where nothing may be shared.
     """
 
     def __init__(self, request: EngineRequest, order: tuple[int, int], max_len: int, salt: str | None) -> None:
@@ -41,10 +41,12 @@ class Sequence:
         if not params.ignore_eos:
             self.stops |= frozenset(request.eos_token_ids)
         self.suppressed = tuple(sorted(self.stops)) if params.min_tokens else ()
-        self.tokens = np.empty(self.num_tokens + 64, np.int32)
-        """int32, with room to grow past `num_tokens`; a token never changes, so views of it may be kept."""
+        self.tokens = np.empty(max(max_len, self.num_tokens + 1), np.int32)
+        """As many as there may be; those that are drawn by steps in flight are not there yet, and none ever changes."""
         self.tokens[: self.prompt_len] = request.prompt
         self.tokens[self.prompt_len : self.num_tokens] = request.generated
+        self.last: int = (request.generated or request.prompt)[-1]
+        """The last of the `num_tokens`, or while a step in flight draws it the placeholder for it in a StepPlan."""
 
         self.computed = 0
         self.blocks: list[int] = []
@@ -52,6 +54,8 @@ class Sequence:
         """In the scheduler's block tables, while running."""
         self.keys: list[bytes] | None = None if salt is None else []
         self._parent = b"" if salt is None else root_key(salt)
+        self.ended = False
+        """Nobody waits for its tokens any more."""
         self.awaited: bytes | None = None
         """The key of a block that another sequence is computing, while this one waits for it."""
         self.promised: set[bytes] = set()
@@ -72,22 +76,14 @@ class Sequence:
     def remaining(self) -> int:
         return self.num_tokens - self.computed
 
-    def append(self, token: int) -> None:
-        length, tokens = self.num_tokens, self.tokens
-        if length == len(tokens):
-            tokens = self.tokens = np.concatenate([tokens, np.empty_like(tokens)])
-        tokens[length] = token
-        self.num_tokens = length + 1
-
-    def sample_row(self) -> SampleRow:
-        """Draw the next token."""
-        length = self.num_tokens
+    def sample_row(self, length: int) -> SampleRow:
+        """Draw the token after the first `length`."""
         return SampleRow(
             self.chain,
             self.request.seed,
             length,
             self.prompt_len,
-            self.tokens[:length],
+            self.tokens,
             -1,
             self.suppressed if length < self.min_len else (),
             self.sampler_state,
@@ -95,9 +91,8 @@ class Sequence:
 
     def target_row(self, length: int) -> SampleRow:
         """Give the log-probability of the token after the first `length`."""
-        history = self.tokens[:length]
         target = int(self.tokens[length])
-        return SampleRow(self.chain, self.request.seed, length, self.prompt_len, history, target)
+        return SampleRow(self.chain, self.request.seed, length, self.prompt_len, self.tokens, target)
 
     def extend_keys(self, count: int, block_size: int) -> None:
         """Have the keys of the first `count` blocks, all full."""

@@ -41,6 +41,8 @@ class StepHistograms:
             self._places[name] = bounds, size, size + len(bounds) + 1
             size += len(bounds) + 2
         self._values = array("d", data or bytes(8 * size))
+        self._ran = self._committed = 0.0
+        """When the latest step was."""
 
     def observe(self, name: str, value: float) -> None:
         bounds, start, end = self._places[name]
@@ -50,7 +52,11 @@ class StepHistograms:
     def add(
         self, prefill: bool, sequences: int, admitted: int, tokens: int, failed: bool, times: Sequence[float]
     ) -> None:
-        """Count a step. times: when it began, was scheduled, was run, was committed; seconds of one clock."""
+        """Count a step. times: when it began, was scheduled, was run, was committed; seconds of one clock.
+
+        A step that began while another was in flight is counted as running from where that had run, and as a whole
+        from where that was committed.
+        """
         method = METHODS[not prefill]
         began, scheduled, ran, committed = times
         self.observe("tokens", tokens)
@@ -61,10 +67,11 @@ class StepHistograms:
                 self.observe("join", scheduled - began)
         if failed:
             self.observe(f"failed {method}", 1)
-        self.observe(f"step {method}", committed - began)
+        self.observe(f"step {method}", committed - max(began, self._committed))
         self.observe(f"schedule {method}", scheduled - began)
-        self.observe(f"run {method}", ran - scheduled)
+        self.observe(f"run {method}", ran - max(scheduled, self._ran))
         self.observe(f"commit {method}", committed - ran)
+        self._ran, self._committed = ran, committed
 
     def counts(self, name: str) -> list[int]:
         """How many values were at most each bound; the last is all of them."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from trivet.graph.ops import Graph
+from trivet.graph.ops import RESULTS, Graph
 
 
 def assign_buffers(graph: Graph) -> list[int]:
     """A buffer for every value, such that no two values that are needed at the same time share one.
 
-    A value gets the place of a dead one, of the most similar width; -1 for the logits, which leave. An operation may
+    A value gets the place of a dead one, of the most similar width; -1 for the result, which leaves. An operation may
     write over inputs that die with it, but for `select`, which moves rows.
     """
     last_use: dict[int, int] = {}
@@ -22,9 +22,9 @@ def assign_buffers(graph: Graph) -> list[int]:
         if op.kind != "select":
             free += dying
         for value in op.outputs:
-            if op.kind != "logits":
+            if op.kind not in RESULTS:
                 buffers[value] = _take(free, widths, graph.widths[value])
-        free += [buffers[value] for value in op.outputs if value not in last_use and op.kind != "logits"]
+        free += [buffers[value] for value in op.outputs if value not in last_use and op.kind not in RESULTS]
         if op.kind == "select":
             free += dying
     return buffers

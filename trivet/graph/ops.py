@@ -21,6 +21,8 @@ are those of `StepPlan.logit_rows`. The kinds of operation (attrs in parentheses
                                         softmax over experts, best top_k, weights renormalised if `normalize`
     select      x           -> y        keeps the rows that need logits
     logits      x           -> y        [head] (softcap, scale)     y = softcap * tanh(scale * x W^T / softcap)
+    output      x           -> y        in the place of logits, where the graph was cut: what a run returns
+    input       ()          -> x        in the place of embed, where the graph was cut: what a run is given
 """
 
 from __future__ import annotations
@@ -28,6 +30,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+RESULTS = {"logits", "output"}
+"""Kinds of operation whose result leaves the graph."""
 
 
 @dataclass(frozen=True, slots=True)

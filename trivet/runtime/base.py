@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -62,13 +62,36 @@ class Runtime(Protocol):
         ...
 
     def read_block(self, block: int) -> np.ndarray:
-        """A copy of a block of the cache, uint8 [bytes]. Not during `run`."""
+        """A copy of a block of the cache, uint8 [bytes], after the steps that were started before."""
         ...
 
     def write_block(self, block: int, data: np.ndarray) -> None:
-        """Fill a block with what `read_block` gave, in this runtime or one of the same identity. Not during `run`."""
+        """Fill a block with what `read_block` gave, in this runtime or one of the same identity, after the steps that
+        were started before.
+        """
         ...
 
     def close(self) -> None:
         """Free threads and memory; further calls are errors."""
+        ...
+
+
+class Pending(Protocol):
+    """A step in flight."""
+
+    def result(self) -> StepOutput:
+        """Waits for it. Raises what it failed with."""
+        ...
+
+
+@runtime_checkable
+class OverlappingRuntime(Runtime, Protocol):
+    """A runtime whose device works while the host plans the next step."""
+
+    def start(self, plan: StepPlan) -> Pending:
+        """Begin a step, whose `plan.token_ids` may hold placeholders for what the step started before it draws.
+
+        Steps run in the order of the calls, and at most two are in flight. One that follows a step that failed brings
+        nothing of use: the engine waits for it, and then runs both again, in parts.
+        """
         ...

@@ -41,6 +41,12 @@ class _Compiler:
             getattr(self, op.kind)(op)
         return self.program
 
+    def input(self, op: Op) -> None:
+        self.program.input(op.outputs[0])
+
+    def output(self, op: Op) -> None:
+        self.program.output(op.inputs[0])
+
     def embed(self, op: Op) -> None:
         tensor = self.reader.tensor(op.weights[0])
         scales = self.reader.scales(op.weights[0])

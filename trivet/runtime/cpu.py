@@ -74,16 +74,23 @@ class CpuRuntime:
         except ValueError as error:
             raise EngineError(str(error)) from None
 
-    def run(self, plan: StepPlan) -> StepOutput:
-        logits = self.program.run(
+    def run(self, plan: StepPlan, hidden: np.ndarray | None = None) -> StepOutput:
+        """`hidden` [tokens, width] float32 is what a graph that was cut begins with."""
+        return sample(self.forward(plan, hidden), plan.samples)
+
+    def forward(self, plan: StepPlan, hidden: np.ndarray | None = None) -> np.ndarray:
+        """Logits [rows asked for, vocabulary] float32, or of a graph that was cut the hidden states [tokens, width]
+        that it ends in; the next step overwrites them.
+        """
+        return self.program.run(
             plan.token_ids,
             plan.positions,
             plan.query_starts,
             plan.context_lens,
             plan.block_tables,
             plan.logit_rows,
+            hidden,
         )
-        return sample(logits, plan.samples)
 
     def identity(self) -> Mapping[str, str]:
         return self._identity

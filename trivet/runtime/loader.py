@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from typing import TYPE_CHECKING
 
 from trivet.engine.config import EngineConfig
 from trivet.errors import EngineError
-from trivet.graph.passes import optimize
+from trivet.graph.ops import Graph
 from trivet.models import registry
 from trivet.models.config import ModelConfig
 from trivet.runtime.base import Runtime
 from trivet.runtime.cpu import CpuRuntime
 from trivet.runtime.gpu import LEAST_CAPABILITY, gpus
+from trivet.runtime.hybrid import place
 from trivet.runtime.weights import Progress
 from trivet.weights import open_checkpoint
+
+if TYPE_CHECKING:
+    from trivet.runtime.cuda.runtime import CudaRuntime
 
 logger = logging.getLogger(__name__)
 
@@ -27,16 +32,24 @@ def load_runtime(config: EngineConfig, progress: Progress | None = None) -> Runt
     device = choose_device(config)
     checkpoint = open_checkpoint(config.model)
     model = ModelConfig.from_checkpoint(checkpoint, config.max_model_len)
-    graph = optimize(registry.build(model, checkpoint))
-    if device == "cuda":
+    graph = registry.build(model, checkpoint)
+
+    def on_cpu(part: Graph) -> CpuRuntime:
+        cache_dtype = config.kv_cache_dtype
+        if cache_dtype == "fp8":
+            logger.warning(
+                "kv_cache_dtype fp8: on the CPU the cache is kept in the model's own type, which is more exact"
+            )
+            cache_dtype = "auto"
+        return CpuRuntime(part, checkpoint, model, config.threads, cache_dtype, progress)
+
+    def on_gpu(part: Graph) -> CudaRuntime:
         from trivet.runtime.cuda.runtime import CudaRuntime
 
-        return CudaRuntime(graph, checkpoint, model, config, progress)
-    cache_dtype = config.kv_cache_dtype
-    if cache_dtype == "fp8":
-        logger.warning("kv_cache_dtype fp8: on the CPU the cache is kept in the model's own type, which is more exact")
-        cache_dtype = "auto"
-    return CpuRuntime(graph, checkpoint, model, config.threads, cache_dtype, progress)
+        return CudaRuntime(part, checkpoint, model, config, progress)
+
+    layers = len(graph.cache) if config.gpu_layers is None else config.gpu_layers
+    return place(graph, layers if device == "cuda" else 0, on_cpu, on_gpu)
 
 
 def choose_device(config: EngineConfig) -> str:

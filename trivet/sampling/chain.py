@@ -22,7 +22,10 @@ class Chain:
     dry_breakers: list[tuple[list[int], list[int]]] = field(default_factory=list)
     end_tokens: list[int] = field(default_factory=list)
     piece_parents: bytes = field(default=b"", repr=False)
+    needs_history: bool = field(init=False, repr=False, compare=False)
+    """Whether the choice of a token depends on those before it, or on what their choice left."""
     native: _native.Chain = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self.native = _native.Chain(self.params, self.bad_words, self.dry_breakers, self.end_tokens, self.piece_parents)
+        self.needs_history = self.native.needs_history

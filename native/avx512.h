@@ -1,0 +1,51 @@
+// The intrinsics of AVX-512 F, BW, DQ, VL and VNNI.
+//
+// With TRIVET_EMULATE (see CMakeLists.txt) SIMDe executes them on a processor that has only AVX2, and what
+// SIMDe lacks is here.
+#pragma once
+
+#if !defined(TRIVET_EMULATE)
+#include <immintrin.h>
+#else
+
+#define SIMDE_ENABLE_NATIVE_ALIASES
+#include <simde/x86/avx512.h>
+#include <simde/x86/f16c.h>
+
+#include <cstdint>
+
+namespace trivet {
+namespace {
+
+using Int32x16 = std::int32_t __attribute__((vector_size(64)));
+using Float32x16 = float __attribute__((vector_size(64)));
+
+[[maybe_unused]] inline __m512 _mm512_cvtepi32_ps(__m512i a) {
+  return (__m512) __builtin_convertvector((Int32x16)a, Float32x16);
+}
+[[maybe_unused]] inline __m512i _mm512_srai_epi32(__m512i a, int bits) {
+  return (__m512i)((Int32x16)a >> bits);
+}
+[[maybe_unused]] inline __m512 _mm512_cvtph_ps(__m256i a) {
+  float values[16];
+  _mm256_storeu_ps(values, _mm256_cvtph_ps(_mm256_castsi256_si128(a)));
+  _mm256_storeu_ps(values + 8, _mm256_cvtph_ps(_mm256_extracti128_si256(a, 1)));
+  return _mm512_loadu_ps(values);
+}
+[[maybe_unused]] inline __m512i _mm512_i32gather_epi32(__m512i index, const void* base, int) {
+  Int32x16 result;
+  for (int i = 0; i < 16; ++i) result[i] = static_cast<const std::int32_t*>(base)[((Int32x16)index)[i]];
+  return (__m512i)result;
+}
+[[maybe_unused]] inline __m512i _mm512_i32gather_epi64(__m256i index, const void* base, int) {
+  std::int32_t at[8];
+  std::int64_t result[8];
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), index);
+  for (int i = 0; i < 8; ++i) result[i] = static_cast<const std::int64_t*>(base)[at[i]];
+  return _mm512_loadu_si512(result);
+}
+
+}  // namespace
+}  // namespace trivet
+
+#endif

@@ -1,0 +1,47 @@
+// AMX beside AVX-512: see kernel_tiles.h. What tiles do not compute is left to the kernels of AVX-512.
+#include "gemm/kernel_tiles.h"
+
+namespace trivet {
+namespace {
+
+template <Format format>
+void multiply_avx512(const Panels& w, const std::byte* x, std::size_t stride, std::int64_t m,
+                     std::int64_t panel_begin, std::int64_t panel_end, float* y, std::int64_t ldy) {
+  kAvx512Kernels.multiply[static_cast<int>(format)](w, x, stride, m, panel_begin, panel_end, y, ldy);
+}
+
+// A tile costs the same for any number of rows.
+template <Format format, class K>
+void multiply_any(const Panels& w, const std::byte* x, std::size_t stride, std::int64_t m,
+                  std::int64_t panel_begin, std::int64_t panel_end, float* y, std::int64_t ldy) {
+  constexpr auto multiply_few = multiply_avx512<format>;
+  (m <= Avx512::kByteRows ? multiply_few : multiply_tiles<K>)(w, x, stride, m, panel_begin, panel_end, y,
+                                                              ldy);
+}
+
+constexpr Kernels make_amx_kernels() {
+  Kernels kernels = {
+      .quantize_q8_32 = Quantize<Avx512>::q8_32,
+      .quantize_q8_256 = Quantize<Avx512>::q8_256,
+      .round_bf16 = round_bf16,
+      .multiply = {},
+      .pass_rows = kTileChunk,
+  };
+  const auto set = [&](Format format, Kernels::Multiply multiply) {
+    kernels.multiply[static_cast<int>(format)] = multiply;
+  };
+  set(Format::F32, multiply_avx512<Format::F32>);
+  set(Format::F16, multiply_avx512<Format::F16>);
+  set(Format::BF16, TileProductBF16::multiply);
+#define TRIVET_SET(name, id, values, group) \
+  set(Format::name, multiply_any<Format::name, TileKernel##group<Weights##name>>);
+  TRIVET_BLOCK_FORMATS(TRIVET_SET)
+#undef TRIVET_SET
+  return kernels;
+}
+
+}  // namespace
+
+extern const Kernels kAmxKernels = make_amx_kernels();
+
+}  // namespace trivet

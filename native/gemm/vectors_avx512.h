@@ -1,0 +1,190 @@
+// The vectors of AVX-512 with VNNI: sixteen rows are one vector. See kernel.h.
+#pragma once
+
+#include <array>
+
+#include "avx512.h"
+#include "gemm/kernel.h"
+
+namespace trivet {
+namespace {
+
+struct Avx512 {
+  // Of 32 registers one holds a weight; activations are broadcast from memory. Integer kernels have a sum
+  // over the step, a total and a sum over the run for each row.
+#ifndef TRIVET_EMULATE
+  static constexpr int kFloatRows = 8;
+  static constexpr int kByteRows = 8;
+#else  // what SIMDe makes of larger blocks takes very long to compile
+  static constexpr int kFloatRows = 2;
+  static constexpr int kByteRows = 2;
+#endif
+  static constexpr bool kEveryHeight = false;
+  static constexpr bool kDirectBytes = true;
+
+  using F32x16 = __m512;
+  using I32x16 = __m512i;
+
+  static void prefetch(const void* p) { __builtin_prefetch(static_cast<const std::byte*>(p) + kPrefetch); }
+
+  static F32x16 zero() { return _mm512_setzero_ps(); }
+  static F32x16 broadcast(float value) { return _mm512_set1_ps(value); }
+  static I32x16 broadcast(std::int32_t value) { return _mm512_set1_epi32(value); }
+  static F32x16 load(const float* p) { return _mm512_load_ps(p); }
+  static void store(float* p, F32x16 v) { _mm512_store_ps(p, v); }
+  static F32x16 load_f16(const std::uint16_t* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  // Of 16 pairs of bfloat16.
+  static F32x16 load_bf16_even(const std::uint32_t* p) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(load_vector(p), 16));
+  }
+  static F32x16 load_bf16_odd(const std::uint32_t* p) {
+    return _mm512_castsi512_ps(_mm512_and_si512(load_vector(p), _mm512_set1_epi32(-65536)));
+  }
+  static F32x16 add(F32x16 a, F32x16 b) { return _mm512_add_ps(a, b); }
+  static F32x16 mul(F32x16 a, F32x16 b) { return _mm512_mul_ps(a, b); }
+  static F32x16 fma(F32x16 a, F32x16 b, F32x16 c) { return _mm512_fmadd_ps(a, b, c); }
+  static F32x16 fnma(F32x16 a, F32x16 b, F32x16 c) { return _mm512_fnmadd_ps(a, b, c); }
+  static F32x16 to_float(I32x16 a) { return _mm512_cvtepi32_ps(a); }
+  static I32x16 izero() { return _mm512_setzero_si512(); }
+  static I32x16 sub(I32x16 a, I32x16 b) { return _mm512_sub_epi32(a, b); }
+  static I32x16 shift_left(I32x16 a, int bits) { return _mm512_slli_epi32(a, bits); }
+  static I32x16 shift_right(I32x16 a, int bits) { return _mm512_srli_epi32(a, bits); }
+
+  using Bytes = I32x16;
+
+  static I32x16 load_vector(const void* p) { return _mm512_load_si512(p); }
+  static Bytes load_bytes(const std::uint8_t* p) { return load_vector(p); }
+  static void store_bytes(std::uint8_t* p, Bytes v) { _mm512_store_si512(p, v); }
+  static Bytes splat(int byte) { return _mm512_set1_epi8(static_cast<char>(byte)); }
+  static Bytes either(Bytes a, Bytes b) { return _mm512_or_si512(a, b); }
+  static Bytes both(Bytes a, Bytes b) { return _mm512_and_si512(a, b); }
+  static Bytes exclusive(Bytes a, Bytes b) { return _mm512_xor_si512(a, b); }
+  static Bytes add_bytes(Bytes a, Bytes b) { return _mm512_add_epi8(a, b); }
+  static Bytes sub_bytes(Bytes a, Bytes b) { return _mm512_sub_epi8(a, b); }
+
+  // Each byte shifted right (left if negative), then masked. No bit of a neighbour may pass the mask.
+  static Bytes bits(Bytes a, int shift, int mask) {
+    if (shift > 0) a = _mm512_srli_epi16(a, shift);
+    if (shift < 0) a = _mm512_slli_epi16(a, -shift);
+    return both(a, splat(mask));
+  }
+  // 255 where a byte is at least `least`, else 0.
+  static Bytes at_least(Bytes a, int least) {
+    return _mm512_movm_epi8(_mm512_cmpge_epu8_mask(a, splat(least)));
+  }
+  // Entries of a table of 16 bytes, all indices being less.
+  static Bytes look_up(const std::array<std::uint8_t, 16>& table, Bytes index) {
+    const __m128i entries = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table.data()));
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(entries), index);
+  }
+  // Entries of eight bytes, in halves, and of four.
+  static void look_up(const std::uint64_t* table, I32x16 index, Bytes (&halves)[2]) {
+    const __m512i low = _mm512_i32gather_epi64(_mm512_castsi512_si256(index), table, 8),
+                  high = _mm512_i32gather_epi64(_mm512_extracti64x4_epi64(index, 1), table, 8);
+    const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    halves[0] = _mm512_permutex2var_epi32(low, even, high);
+    halves[1] = _mm512_permutex2var_epi32(low, _mm512_add_epi32(even, _mm512_set1_epi32(1)), high);
+  }
+  static Bytes look_up(const std::uint32_t* table, I32x16 index) {
+    return _mm512_i32gather_epi32(index, table, 4);
+  }
+  // The eight lowest bits of a lane to the bytes of two lanes: 255 where one is set.
+  static void spread_bits(I32x16 a, Bytes (&halves)[2]) {
+    const I32x16 copies = shuffle(a, 0x0404040400000000, 0x0c0c0c0c08080808);
+    halves[0] = _mm512_movm_epi8(_mm512_test_epi8_mask(copies, _mm512_set1_epi32(0x08040201)));
+    halves[1] =
+        _mm512_movm_epi8(_mm512_test_epi8_mask(copies, _mm512_set1_epi32(static_cast<int>(0x80402010))));
+  }
+
+  // Of lanes of four bytes: the even or the odd ones, widened to 16 bits.
+  template <bool kSigned>
+  static I32x16 even_bytes(I32x16 a) {
+    if constexpr (kSigned) return _mm512_srai_epi16(_mm512_slli_epi16(a, 8), 8);
+    return _mm512_and_si512(a, _mm512_set1_epi16(255));
+  }
+  template <bool kSigned>
+  static I32x16 odd_bytes(I32x16 a) {
+    if constexpr (kSigned) return _mm512_srai_epi16(a, 8);
+    return _mm512_srli_epi16(a, 8);
+  }
+  // Of lanes of two int16: the first or the second in both places.
+  static I32x16 twice_first(I32x16 a) { return shuffle(a, 0x0504050401000100, 0x0d0c0d0c09080908); }
+  static I32x16 twice_second(I32x16 a) { return shuffle(a, 0x0706070603020302, 0x0f0e0f0e0b0a0b0a); }
+  static I32x16 shuffle(I32x16 a, long long low, long long high) {
+    return _mm512_shuffle_epi8(a, _mm512_broadcast_i32x4(_mm_set_epi64x(high, low)));
+  }
+
+  // Both int16 of every lane multiplied.
+  template <int kFactor>
+  static I32x16 mul_words(I32x16 a) {
+    if constexpr (kFactor == 1) return a;
+    return _mm512_mullo_epi16(a, _mm512_set1_epi16(kFactor));
+  }
+
+  static I32x16 load_lanes(const std::uint32_t* p) { return load_vector(p); }
+  static I32x16 load_pairs(const RowPairs& p) { return load_vector(p.lane); }
+  static void store_pairs(RowPairs& p, I32x16 v) { _mm512_store_si512(p.lane, v); }
+
+  static I32x16 broadcast_dword(const void* p) {
+    std::int32_t value;
+    __builtin_memcpy(&value, p, sizeof value);
+    return _mm512_set1_epi32(value);
+  }
+
+  // Sums are of 32 bits.
+  static constexpr int kWeightBits = 8;
+
+  template <int M, int Quads, class Quad>
+  static void sum_bytes(const Quad& quad, int first, const std::int8_t* const (&x)[M], int column,
+                        I32x16 (&sum)[M]) {
+#pragma GCC unroll 8
+    for (int v = first; v < first + Quads; ++v) {
+      const Bytes w = quad(v);
+#pragma GCC unroll 8
+      for (int i = 0; i < M; ++i)
+        sum[i] = _mm512_dpbusd_epi32(sum[i], w, broadcast_dword(x[i] + column + 4 * v));
+    }
+  }
+
+  // Of sums that fit 16 bits, the other half of a lane is their sign: multiplied with 0, one instruction
+  // scales and adds. Three are needed otherwise.
+  template <int M, int Quads, int Bits, class Quad>
+  static void dot_bytes(const Quad& quad, I32x16 scale, const std::int8_t* const (&x)[M], int column,
+                        I32x16 (&total)[M]) {
+    constexpr int kMost = 32767 / (4 * 127 * ((1 << Bits) - 1));
+    constexpr bool kShort = kMost >= 4;
+    constexpr int Chain = kShort && kMost < Quads ? 4 : Quads;
+    const I32x16 factor =
+        kShort ? _mm512_and_si512(scale, _mm512_set1_epi32(0xffff)) : _mm512_srai_epi32(scale, 16);
+#pragma GCC unroll 2
+    for (int first = 0; first < Quads; first += Chain) {
+      I32x16 sum[M];
+      for (int i = 0; i < M; ++i) sum[i] = izero();
+      sum_bytes<M, Chain>(quad, first, x, column, sum);
+#pragma GCC unroll 8
+      for (int i = 0; i < M; ++i) {
+        total[i] = kShort ? _mm512_dpwssd_epi32(total[i], sum[i], factor)
+                          : _mm512_add_epi32(total[i], _mm512_mullo_epi32(sum[i], factor));
+      }
+    }
+  }
+
+  // total[i] += w * x over `Pairs` pairs of columns of int16.
+  template <int M, int Pairs>
+  static void dot_words(const RowPairs* w, const std::int16_t* x, std::size_t stride, I32x16 (&total)[M]) {
+#pragma GCC unroll 8
+    for (int p = 0; p < Pairs; ++p) {
+      const I32x16 pairs = load_pairs(w[p]);
+#pragma GCC unroll 8
+      for (int i = 0; i < M; ++i) {
+        const auto* pair = reinterpret_cast<const std::byte*>(x + 2 * p) + i * stride;
+        total[i] = _mm512_dpwssd_epi32(total[i], pairs, broadcast_dword(pair));
+      }
+    }
+  }
+};
+
+}  // namespace
+}  // namespace trivet

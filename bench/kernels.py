@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from trivet import _native
-from trivet.runtime.compiler import NOT_WEIGHTS
+from trivet.runtime.weights import NOT_WEIGHTS
 from trivet.weights.formats import Format
 
 FORMATS = ",".join(f.name for f in Format if f not in NOT_WEIGHTS)

@@ -71,6 +71,15 @@ def outcome(trivet, monkeypatch):
         ("serve m --dialect TGI", {"dialect": "tgi"}),
         ("serve m --dtype half --kv-cache-dtype bfloat16", {"dtype": "half", "kv_cache_dtype": "bf16"}),
         ("serve m --gpu-memory-utilization 0.85 --max-logprobs 5", {"gpu_memory_utilization": 0.85, "max_logprobs": 5}),
+        ("serve m --device cuda --enforce-eager", {"device": "cuda", "enforce_eager": True, "gpu_layers": None}),
+        ("serve m -dev none -ngl 20", {"device": "cpu", "gpu_layers": 20}),
+        ("serve m --kv-cache-dtype fp8", {"kv_cache_dtype": "fp8"}),
+        ("llama-server -m m --device CUDA0 --gpu-layers all", {"device": "cuda", "gpu_layers": None}),
+        ("LLAMA_ARG_N_GPU_LAYERS=9 serve m --n-gpu-layers=3", {"gpu_layers": 3}),
+        ("LLAMA_ARG_N_GPU_LAYERS=9 serve m", {"gpu_layers": 9}),
+        ("tgi --model-id m --cuda-memory-fraction 0.5", {"gpu_memory_utilization": 0.5, "enforce_eager": False}),
+        ("tgi --model-id m --cuda-graphs 0", {"enforce_eager": True}),
+        ("serve m --cuda-graphs 1,2,4 --numerics fast", {"enforce_eager": False, "numerics": "fast"}),
         ("serve m --chat-template-kwargs '{\"a\": 1}'", {"default_chat_template_kwargs": {"a": 1}}),
         ("serve m --drain-timeout 5 --step-timeout 9", {"shutdown_timeout": 5.0, "step_timeout": 9.0}),
         ("serve m --max-num-queued-tokens 4k --read-timeout 3", {"max_num_queued_tokens": 4000, "read_timeout": 3.0}),
@@ -177,15 +186,13 @@ def test_settings(outcome, line, expected):
 @pytest.mark.parametrize(
     ("line", "notes"),
     [
-        ("serve m -ngl 20 --n-gpu-layers=20", ["-ngl has no effect: there is no GPU", "--n-gpu-layers has no effect"]),
         ("serve m -fa", ["-fa has no effect"]),
         ("serve m -fa on -tb 8 -ub 512", ["-fa has no effect", "-tb has no effect", "-ub has no effect"]),
         ("serve m -ctk q4_0 -ctv f16", ["-ctk q4_0: the KV cache is kept in the model's own type"]),
-        ("serve m --kv-cache-dtype fp8", ["--kv-cache-dtype fp8: the KV cache is kept"]),
+        ("serve m --kv-cache-dtype fp8_e5m2", ["--kv-cache-dtype fp8_e5m2: the KV cache is kept"]),
         ("serve m --no-mmap --no-cont-batching -nocb", ["--no-mmap has", "--no-cont-batching has", "-nocb has"]),
-        ("serve m --cuda-graphs 1,2 --trust-remote-code", ["--cuda-graphs has no effect", "--trust-remote-code has"]),
+        ("serve m --main-gpu 0 --trust-remote-code", ["--main-gpu has no effect", "--trust-remote-code has"]),
         ("serve m --compilation-config.mode 3 --compilation-config.x.y=z", ["--compilation-config has no effect"]),
-        ("LLAMA_ARG_N_GPU_LAYERS=9 serve m", ["LLAMA_ARG_N_GPU_LAYERS has no effect"]),
         ("LLAMA_ARG_NO_MMAP=1 serve m", ["LLAMA_ARG_NO_MMAP has no effect"]),
     ],
 )
@@ -351,7 +358,7 @@ def test_a_peer_s_flag_is_in_its_table_once(peer):
     assert len(spellings) == len(set(spellings))
 
 
-OURS = ("step_timeout", "mlock", "threads", "prefix_cache_dir", "prefix_cache_size")
+OURS = ("step_timeout", "mlock", "threads", "prefix_cache_dir", "prefix_cache_size", "gpu_layers", "numerics")
 
 
 def test_every_engine_argument_is_a_flag():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from tests import reference
 from tests.native.harness import logits, model_graph, program, random_tokens
 from trivet.graph.buffers import assign_buffers
 from trivet.graph.ops import CacheLayer, Graph, Op
-from trivet.graph.passes import cut, fuse_add_norm, fuse_linears, hoist_select, optimize
+from trivet.graph.passes import cut, fuse_add_norm, fuse_linears, fuse_rope_cache, hoist_select, optimize
 
 PASSES = [fuse_linears, fuse_add_norm, hoist_select, optimize]
 
@@ -40,6 +41,39 @@ def test_what_is_fused() -> None:
     assert kinds(fuse_linears(graph))["linear"] == 8
     assert kinds(fuse_add_norm(graph)) == {"linear": 14, "add": 1, "rms_norm": 4, "add_rms_norm": 3}
     assert kinds(optimize(graph)) == {"linear": 8, "add": 0, "rms_norm": 3, "add_rms_norm": 4}
+
+
+def test_rope_and_cache_are_one_where_all_of_q_and_k_is_rotated_alike() -> None:
+    graph, _ = model_graph()
+    fused = fuse_rope_cache(graph)
+    kept = [op for op in graph.ops if op.kind not in ("rope", "attention")]
+    assert [op for op in fused.ops if op.kind not in ("rope_cache", "attention")] == kept
+    for layer in range(2):
+        q, k = (op for op in graph.ops if op.kind == "rope" and op.attrs["rotary"] == layer)
+        attention = next(op for op in graph.ops if op.kind == "attention" and op.attrs["layer"] == layer)
+        index = next(i for i, op in enumerate(fused.ops) if op.outputs == attention.outputs)
+        before, after = fused.ops[index - 1 : index + 1]
+        assert before.inputs == (*q.inputs, *k.inputs, attention.inputs[2]) and before.outputs == after.inputs
+        assert before.kind == "rope_cache" and before.attrs == {**q.attrs, "layer": layer}
+        assert (after.kind, after.attrs) == ("attention", attention.attrs)
+
+
+@pytest.mark.parametrize("change", ["rotary", "use", "none"])
+def test_rope_and_cache_stay_apart_where_they_differ(change: str) -> None:
+    graph, _ = model_graph()
+    ops = list(graph.ops)
+    at = next(i for i, op in enumerate(ops) if op.kind == "rope" and op.outputs[0] in _keys(graph))
+    if change == "rotary":
+        ops[at] = replace(ops[at], attrs={**ops[at].attrs, "rotary": 1})
+    elif change == "use":
+        ops.append(Op("scale", ops[at].outputs, (len(graph.widths),), (), {"factor": 2.0}))
+    kinds = [op.kind for op in fuse_rope_cache(replace(graph, ops=ops)).ops]
+    assert kinds.count("rope_cache") == (2 if change == "none" else 1) and kinds.count("attention") == 2
+    assert kinds.count("rope") == (0 if change == "none" else 2)
+
+
+def _keys(graph: Graph) -> set[int]:
+    return {op.inputs[1] for op in graph.ops if op.kind == "attention"}
 
 
 def test_select_goes_before_all_that_follows_the_last_attention() -> None:

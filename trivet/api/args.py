@@ -27,12 +27,13 @@ DTYPES = {
     "bfloat16": "bf16",
     "bf16": "bf16",
 }
-CACHE_DTYPES = {**DTYPES, "q8_0": "q8_0"}
+CACHE_DTYPES = {**DTYPES, "q8_0": "q8_0", **dict.fromkeys(("fp8", "fp8_e4m3", "fp8_e4m3fn"), "fp8")}
 LEAST = {
     "max_num_seqs": 1,
     "max_num_queued_reqs": 0,
     "max_num_queued_tokens": 0,
     "num_gpu_blocks_override": 1,
+    "gpu_layers": 0,
     "stream_interval": 1,
 }
 CHOICES: dict[str, Iterable[Any]] = {
@@ -42,6 +43,8 @@ CHOICES: dict[str, Iterable[Any]] = {
     "logprobs_mode": ("raw_logprobs",),
     "performance_mode": ("balanced", "interactivity", "throughput"),
     "scheduling_policy": ("fcfs", "priority"),
+    "device": ("auto", "cpu", "cuda"),
+    "numerics": ("exact", "fast"),
 }
 UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -85,8 +88,9 @@ class EngineArgs(VllmArgs):
     chat_template: a Jinja template or a file that holds one, instead of the model's own.
     default_chat_template_kwargs: variables for it that a conversation does not give.
     dtype, kv_cache_dtype: the type of the KV cache is the second, or where that is "auto" the first: float32, float16,
-        bfloat16 or the names that vLLM also has for them, or for the cache alone q8_0, about half as large as float16.
-        Activations are float32 whatever they say.
+        bfloat16 or the names that vLLM also has for them; for the cache alone on a CPU q8_0, about half as large as
+        float16, or on a GPU fp8. Activations are float32 on the CPU, and on a GPU bfloat16 but for float32 models,
+        whatever they say.
     block_size: tokens of a block of the cache: 16, 32, 64 or 128.
     max_model_len: tokens of prompt and output together; None is the model's own context.
     max_num_seqs, max_num_batched_tokens: most sequences, and most tokens, of one step; None is 128 and 2048.
@@ -94,9 +98,15 @@ class EngineArgs(VllmArgs):
     scheduling_policy: "fcfs" serves who comes first, and refuses priorities; "priority" serves lower ones first.
     max_num_queued_reqs: more waiting requests than that are refused; None is 1024. `LLM` has no such limit.
     max_num_queued_tokens: and so are those that come when prompts of so many tokens wait; None is no limit.
-    gpu_memory_utilization: the cache takes no more than this share of the free memory, if it is sized to need.
+    gpu_memory_utilization: on a GPU, the share of its memory that may be in use, of which the cache takes what is
+        left; on the CPU, the cache takes no more than this share of the free memory, if it is sized to need.
     kv_cache_memory_bytes, num_gpu_blocks_override: size of the cache, in bytes or in blocks of `block_size`
-        tokens; left out, it is sized to need.
+        tokens; left out, it is sized to need, on a GPU to what there is.
+    device: "cpu", "cuda" (an NVIDIA GPU) or "auto", which takes a GPU where there is one.
+    gpu_layers: compute so many of the last layers on the GPU, the others on the CPU; None is all.
+    enforce_eager: on a GPU, do without CUDA graphs.
+    numerics: "exact" gives a request the same tokens whatever is computed beside it; "fast" takes the matrix products
+        of PyTorch on a GPU, which do not.
     enable_prefix_caching: reuse what is computed of prompts that begin alike; None is True.
     prefix_cache_dir: a folder that keeps what is computed of prompts for later engines with the same model; it holds
         prompts in all but plain text.
@@ -132,6 +142,10 @@ class EngineArgs(VllmArgs):
     kv_cache_memory_bytes: int | str | None = None
     num_gpu_blocks_override: int | None = None
     gpu_memory_utilization: float = 0.92
+    device: str = "auto"
+    gpu_layers: int | None = None
+    enforce_eager: bool = False
+    numerics: str = "exact"
     enable_prefix_caching: bool | None = None
     prefix_cache_dir: str | None = None
     prefix_cache_size: int | str = "8G"
@@ -210,6 +224,11 @@ class EngineArgs(VllmArgs):
             scheduling_policy=self.scheduling_policy,
             max_queued_tokens=self.max_num_queued_tokens,
             step_timeout=self.step_timeout,
+            device=self.device,
+            gpu_memory_utilization=self.gpu_memory_utilization,
+            enforce_eager=bool(self.enforce_eager),
+            gpu_layers=self.gpu_layers,
+            numerics=self.numerics,
             max_queue=DEFAULT.max_queue if self.max_num_queued_reqs is None else self.max_num_queued_reqs,
         )
 

@@ -10,8 +10,10 @@ from trivet.errors import RequestError
 
 NO = "not supported"
 NO_CODE = "no code that comes with a model is run"
-NO_GPU = "there is no GPU memory to manage"
-NO_GRAPHS = "kernels are chosen by what the processor can do, and nothing is compiled"
+NO_ALLOCATOR = "the cache takes its memory at start, once"
+NO_CHOICE = "kernels are chosen by what the device can do"
+GRAPHS = "batches up to max_num_seqs are CUDA graphs when they are first needed; see enforce_eager"
+PLACES = "layers are kept on the CPU by gpu_layers"
 NO_MAMBA = "no model with Mamba layers is supported"
 MAPPED = "weights are mapped from their file"
 ONE = "there is one device, of one machine"
@@ -68,11 +70,10 @@ class VllmArgs:
     tokens_only: bool = only(False, NO)
     additional_config: Any = only(dict, NO)
     renderer_num_workers: int = unused(1, "long prompts are encoded in threads, as many as it takes")
-    enforce_eager: bool = unused(False, NO_GRAPHS)
     enable_sleep_mode: bool = only(False, NO)
     sleep_mode_offload_cudagraph: bool = only(False, NO)
     sleep_preserve_parameter_names: Any = only(list, NO)
-    enable_cumem_allocator: bool = unused(False, NO_GPU)
+    enable_cumem_allocator: bool = unused(False, NO_ALLOCATOR)
     enable_nccl_comm_suspend: bool = only(False, NO)
     # Loading.
     load_format: str = only("auto", "the file says it", "hf", "safetensors", "gguf")
@@ -89,7 +90,7 @@ class VllmArgs:
     prefix_match_unit: Any = only(None, NO)
     kv_cache_dtype_skip_layers: Any = only(list, NO)
     kv_sharing_fast_prefill: bool = only(False, NO)
-    swa_bounded_replay: bool = unused(True, NO_GPU)
+    swa_bounded_replay: bool = unused(True, NO_ALLOCATOR)
     kv_offloading_size: Any = only(None, NO)
     kv_offloading_backend: str = unused("native", "there is no offloading")
     mamba_cache_dtype: str = unused("auto", NO_MAMBA)
@@ -105,13 +106,13 @@ class VllmArgs:
     mamba_cache_philox_rounds: int = unused(0, NO_MAMBA)
     mamba_config: Any = unused(dict, NO_MAMBA)
     # Weights beside the GPU.
-    offload_backend: str = unused("auto", "weights are in main memory anyway")
-    cpu_offload_gb: int = unused(0, "weights are in main memory anyway")
-    cpu_offload_params: Any = unused(set, "weights are in main memory anyway")
-    offload_group_size: int = unused(0, "weights are in main memory anyway")
-    offload_num_in_group: int = unused(1, "weights are in main memory anyway")
-    offload_prefetch_step: int = unused(1, "weights are in main memory anyway")
-    offload_params: Any = unused(set, "weights are in main memory anyway")
+    offload_backend: str = unused("auto", PLACES)
+    cpu_offload_gb: int = unused(0, PLACES)
+    cpu_offload_params: Any = unused(set, PLACES)
+    offload_group_size: int = unused(0, PLACES)
+    offload_num_in_group: int = unused(1, PLACES)
+    offload_prefetch_step: int = unused(1, PLACES)
+    offload_params: Any = unused(set, PLACES)
     # Several devices.
     distributed_executor_backend: Any = only(None, ONE, "uni", "mp")
     pipeline_parallel_size: int = only(1, ONE)
@@ -167,25 +168,25 @@ class VllmArgs:
     enable_shm_tensor_arena: bool = unused(False, ONE)
     ray_workers_use_nsight: bool = unused(False, ONE)
     # Kernels and graphs.
-    compilation_config: Any = unused(dict, NO_GRAPHS)
-    optimization_level: int = unused(2, NO_GRAPHS)
-    cudagraph_capture_sizes: Any = unused(None, NO_GRAPHS)
-    max_cudagraph_capture_size: Any = unused(None, NO_GRAPHS)
-    attention_config: Any = unused(dict, NO_GRAPHS)
-    attention_backend: Any = unused(None, NO_GRAPHS)
-    kernel_config: Any = unused(dict, NO_GRAPHS)
-    enable_flashinfer_autotune: Any = unused(None, NO_GRAPHS)
-    ir_op_priority: Any = unused(dict, NO_GRAPHS)
-    moe_backend: str = unused("auto", NO_GRAPHS)
-    linear_backend: str = unused("auto", NO_GRAPHS)
-    sparse_indexer_topk_backend: str = unused("auto", NO_GRAPHS)
-    gdn_prefill_backend: Any = unused(None, NO_GRAPHS)
-    kda_prefill_backend: Any = unused(None, NO_GRAPHS)
-    kda_decode_backend: Any = unused(None, NO_GRAPHS)
-    disable_cascade_attn: Any = unused(None, NO_GRAPHS)
-    engram_config: Any = unused(None, NO_GRAPHS)
-    jit_monitor_mode: str = unused("warn", NO_GRAPHS)
-    jit_monitor_verbose: bool = unused(False, NO_GRAPHS)
+    compilation_config: Any = unused(dict, NO_CHOICE)
+    optimization_level: int = unused(2, NO_CHOICE)
+    cudagraph_capture_sizes: Any = unused(None, GRAPHS)
+    max_cudagraph_capture_size: Any = unused(None, GRAPHS)
+    attention_config: Any = unused(dict, NO_CHOICE)
+    attention_backend: Any = unused(None, NO_CHOICE)
+    kernel_config: Any = unused(dict, NO_CHOICE)
+    enable_flashinfer_autotune: Any = unused(None, NO_CHOICE)
+    ir_op_priority: Any = unused(dict, NO_CHOICE)
+    moe_backend: str = unused("auto", NO_CHOICE)
+    linear_backend: str = unused("auto", NO_CHOICE)
+    sparse_indexer_topk_backend: str = unused("auto", NO_CHOICE)
+    gdn_prefill_backend: Any = unused(None, NO_CHOICE)
+    kda_prefill_backend: Any = unused(None, NO_CHOICE)
+    kda_decode_backend: Any = unused(None, NO_CHOICE)
+    disable_cascade_attn: Any = unused(None, NO_CHOICE)
+    engram_config: Any = unused(None, NO_CHOICE)
+    jit_monitor_mode: str = unused("warn", NO_CHOICE)
+    jit_monitor_verbose: bool = unused(False, NO_CHOICE)
     # Scheduling.
     enable_chunked_prefill: Any = only(None, "prompts are computed in pieces where they are long", True)
     max_num_scheduled_tokens: Any = only(None, NO)

@@ -42,6 +42,7 @@ def bench(
     threads: options.Threads = 0,
     max_num_batched_tokens: options.StepTokens = 2048,
     kv_cache_dtype: options.CacheDtype = "auto",
+    device: options.Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Measure how fast the engine prefills and decodes, in this process.
@@ -77,6 +78,7 @@ def bench(
         max_num_batched_tokens=max_num_batched_tokens,
         kv_cache_dtype=kv_cache_dtype,
         threads=threads,
+        device=device,
     )
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
     with Progress(

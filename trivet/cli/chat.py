@@ -42,6 +42,7 @@ def chat(
     max_model_len: options.ContextSize = None,
     kv_cache_dtype: options.CacheDtype = "auto",
     threads: options.Threads = 0,
+    device: options.Device = "auto",
 ) -> None:
     """Talk with a model in the terminal.
 
@@ -55,6 +56,7 @@ def chat(
         max_model_len=max_model_len,
         kv_cache_dtype=kv_cache_dtype,
         threads=threads,
+        device=device,
         chat_template=chat_template,
     ) as llm:
         params = options.sampling(

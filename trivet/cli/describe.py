@@ -9,7 +9,7 @@ from typing import Any
 from trivet.errors import ModelError
 from trivet.models.config import ModelConfig
 from trivet.models.registry import build
-from trivet.runtime.cpu import main_format
+from trivet.runtime.model import main_format
 from trivet.text.tokenizer import Tokenizer
 from trivet.weights import open_checkpoint
 from trivet.weights.check import bad_tensors
@@ -17,7 +17,7 @@ from trivet.weights.formats import Format
 from trivet.weights.hub import resolve
 from trivet.weights.tensor import Checkpoint
 
-CACHE_BYTES = {"f32": 4, "f16": 2, "bf16": 2, "q8_0": 34 / 32}
+CACHE_BYTES = {"f32": 4, "f16": 2, "bf16": 2, "q8_0": 34 / 32, "fp8": 1}
 
 
 def describe(

@@ -124,6 +124,8 @@ def system_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
     for name, value in found.items():
         if isinstance(value, dict):
             text = ", ".join(f"{key} {entry}" for key, entry in value.items())
+        elif name == "gpus":
+            text = ", ".join(f"{gpu['name']}, {amount(gpu['memory_bytes'])}" for gpu in value) or "none"
         elif isinstance(value, list):
             text = ", ".join(map(str, value))
         else:

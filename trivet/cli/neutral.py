@@ -50,6 +50,21 @@ GROUPS: dict[str, list[Flag]] = {
         flag(
             "--threads -t", "threads", or_default(whole(0, 1024), "-1"), "Threads; one for each core unless given.", "N"
         ),
+        _vllm("--device"),
+        flag(
+            "--n-gpu-layers",
+            "gpu_layers",
+            or_default(whole(0), "auto", "all", "-1"),
+            "Compute so many of the last layers on the GPU, the others on the CPU. All unless given.",
+        ),
+        _vllm("--enforce-eager"),
+        flag(
+            "--numerics",
+            "numerics",
+            choice("exact", "fast"),
+            "fast takes PyTorch's matrix products on a GPU; a request's tokens then depend on what is beside it.",
+            "KIND",
+        ),
         _vllm("--kv-cache-dtype"),
         _vllm("--kv-cache-memory-bytes", "--kv-cache-memory"),
         *[_vllm(name) for name in ("--gpu-memory-utilization", "--block-size", "--enable-prefix-caching")],

@@ -28,6 +28,16 @@ def size(text: str) -> int:
         raise typer.BadParameter(str(error)) from None
 
 
+def device(text: str) -> str:
+    """Where to compute."""
+    from trivet.server.flags import device as read
+
+    try:
+        return read(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
 def cache_dtype(text: str) -> str:
     """A type of the KV cache, by any of its names."""
     from trivet.api.args import CACHE_DTYPES
@@ -65,8 +75,15 @@ StepTokens = Annotated[
 CacheDtype = Annotated[
     str,
     typer.Option(
-        "--kv-cache-dtype", parser=cache_dtype, metavar="TYPE", help="Of the KV cache: auto, f32, f16, bf16 or q8_0."
+        "--kv-cache-dtype",
+        parser=cache_dtype,
+        metavar="TYPE",
+        help="Of the KV cache: auto, f32, f16, bf16, q8_0 (on a CPU) or fp8 (on a GPU).",
     ),
+]
+Device = Annotated[
+    str,
+    typer.Option("--device", parser=device, metavar="DEVICE", help="auto (a GPU where there is one), cpu or cuda."),
 ]
 
 Temperature = Annotated[

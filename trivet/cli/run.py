@@ -37,6 +37,7 @@ def run(
     max_model_len: options.ContextSize = None,
     kv_cache_dtype: options.CacheDtype = "auto",
     threads: options.Threads = 0,
+    device: options.Device = "auto",
 ) -> None:
     """Complete a prompt and stream the text to standard output.
 
@@ -46,7 +47,9 @@ def run(
 
     if prompt is None:
         prompt = "" if sys.stdin.isatty() else sys.stdin.read().removesuffix("\n")
-    with terminal.load(model, max_model_len=max_model_len, kv_cache_dtype=kv_cache_dtype, threads=threads) as llm:
+    with terminal.load(
+        model, max_model_len=max_model_len, kv_cache_dtype=kv_cache_dtype, threads=threads, device=device
+    ) as llm:
         params = options.sampling(
             llm.recommended_params,
             max_tokens=max_tokens,

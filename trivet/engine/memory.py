@@ -15,6 +15,9 @@ SHORT_SEQUENCE = 256
 """The cache taken by default: so many sequences of max_model_len (or max_num_seqs, if fewer), and max_num_seqs of so
 many tokens."""
 
+MOST_BLOCKS = 1 << 20
+"""What a cache that takes all of a device's memory has at most: a small model's blocks are small."""
+
 
 def size_cache(config: EngineConfig, runtime: Runtime) -> tuple[int, int]:
     """Returns max_model_len and the number of blocks, which hold at least one sequence of that length.
@@ -37,6 +40,8 @@ def size_cache(config: EngineConfig, runtime: Runtime) -> tuple[int, int]:
         blocks, setting = config.num_blocks, f"num_blocks {config.num_blocks}"
     elif config.kv_cache_memory is not None:
         blocks, setting = config.kv_cache_memory // block_bytes, f"kv_cache_memory {config.kv_cache_memory}"
+    elif runtime.info.dedicated_memory:
+        blocks, setting = min(fitting, MOST_BLOCKS), f"gpu_memory_utilization {config.gpu_memory_utilization:g}"
     else:
         short = min(SHORT_SEQUENCE, max_len)
         need = min(LONG_SEQUENCES, config.max_num_seqs) * -(-max_len // size) + config.max_num_seqs * -(-short // size)

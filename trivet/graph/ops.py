@@ -11,6 +11,9 @@ are those of `StepPlan.logit_rows`. The kinds of operation (attrs in parentheses
     attention   q, k, v     -> y        [sinks?] (layer, heads, kv_heads, head_dim, scale, window, softcap)
                                         writes k, v to the cache of `layer`, then attends causally, to the last
                                         `window` positions, its own among them (0 = all)
+    rope_cache  q, k, v     -> q'       (head_dim, rotary, layer)   rotates q and k, and writes k and v to the cache;
+                                        the attention after it has the input q' alone. Made by `fuse_rope_cache`,
+                                        for runtimes that gain by it
     act_mul     gate, up    -> y        (act: "silu" | "gelu_tanh" | "gelu")       y = act(gate) * up
     add         a, b        -> y
     scale       x           -> y        (factor)

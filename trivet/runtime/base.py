@@ -29,6 +29,8 @@ class RuntimeInfo:
     hidden_size: int = 0
     num_parameters: int = 0
     """Numbers in all tensors."""
+    dedicated_memory: bool = False
+    """`available_bytes` has nothing else to be left for: the cache takes all of it unless told otherwise."""
 
 
 class Runtime(Protocol):

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
-from hashlib import blake2b
-from pathlib import Path
 
 import numpy as np
 
@@ -16,9 +12,10 @@ from trivet.engine.plan import StepOutput, StepPlan
 from trivet.errors import EngineError
 from trivet.graph.ops import Graph
 from trivet.models.config import ModelConfig
-from trivet.runtime.base import RuntimeInfo
-from trivet.runtime.compiler import Progress, compile_program
+from trivet.runtime.compiler import compile_program
 from trivet.runtime.machine import available_bytes, usable_cores
+from trivet.runtime.model import describe, main_format, sampled_digest
+from trivet.runtime.weights import Progress
 from trivet.sampling.sampler import sample
 from trivet.weights.formats import Format
 from trivet.weights.tensor import Checkpoint
@@ -47,24 +44,13 @@ class CpuRuntime:
         if not 0 <= threads <= 1024:
             raise EngineError(f"threads must be 0 (one per core) to 1024, got {threads}")
         threads = threads or usable_cores()
-        dtype = main_format(checkpoint)
         if cache_dtype == "auto":
-            cache_dtype = "f32" if dtype is Format.F32 else "bf16"
+            cache_dtype = "f32" if main_format(checkpoint) is Format.F32 else "bf16"
         self._checkpoint = checkpoint
         self._cache_dtype = cache_dtype
         self.program = compile_program(graph, checkpoint, threads, cache_dtype, progress)
-        self.info = RuntimeInfo(
-            name=str(checkpoint.metadata.get("general.name") or Path(checkpoint.path).stem),
-            architecture=config.architecture,
-            dtype=dtype.name.lower(),
-            context_length=config.context_length,
-            device=f"cpu ({_native.system_info()['isa']}, {threads} thread{'s' if threads > 1 else ''})",
-            weight_bytes=self.program.weight_bytes,
-            vocab_size=config.vocab_size,
-            num_layers=config.num_layers,
-            hidden_size=config.hidden_size,
-            num_parameters=sum(math.prod(info.shape) for info in checkpoint.tensors.values()),
-        )
+        device = f"cpu ({_native.system_info()['isa']}, {threads} thread{'s' if threads > 1 else ''})"
+        self.info = describe(checkpoint, config, device, self.program.weight_bytes)
 
     def block_bytes(self, block_size: int) -> int:
         try:
@@ -128,28 +114,3 @@ class CpuRuntime:
 
     def close(self) -> None:
         del self.program
-
-
-SAMPLE = 4096
-"""Bytes."""
-
-
-def sampled_digest(checkpoint: Checkpoint) -> str:
-    """Tells models apart by their tensors' names, shapes, formats, and the bytes that each begins and ends with."""
-    digest = blake2b(digest_size=16)
-    for name in sorted(checkpoint.tensors):
-        tensor = checkpoint.load(name)
-        data = tensor.data.reshape(-1, tensor.data.shape[-1])
-        rows = max(1, SAMPLE // max(1, data.shape[1]))
-        digest.update(f"{name} {tensor.info.shape} {tensor.info.format.name}\n".encode())
-        digest.update(data[:rows, :SAMPLE].tobytes())
-        digest.update(data[-rows:, -SAMPLE:].tobytes())
-    return digest.hexdigest()
-
-
-def main_format(checkpoint: Checkpoint) -> Format:
-    """The format that most of a model's bytes are in."""
-    counts: Counter[Format] = Counter()
-    for info in checkpoint.tensors.values():
-        counts[info.format] += info.num_bytes
-    return counts.most_common(1)[0][0] if counts else Format.F32

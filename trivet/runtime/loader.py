@@ -2,19 +2,86 @@
 
 from __future__ import annotations
 
+import importlib.util
+import logging
+from typing import TYPE_CHECKING
+
 from trivet.engine.config import EngineConfig
-from trivet.graph.passes import optimize
+from trivet.errors import EngineError
+from trivet.graph.ops import Graph
 from trivet.models import registry
 from trivet.models.config import ModelConfig
 from trivet.runtime.base import Runtime
-from trivet.runtime.compiler import Progress
 from trivet.runtime.cpu import CpuRuntime
+from trivet.runtime.gpu import LEAST_CAPABILITY, gpus
+from trivet.runtime.hybrid import place
+from trivet.runtime.weights import Progress
 from trivet.weights import open_checkpoint
+
+if TYPE_CHECKING:
+    from trivet.runtime.cuda.runtime import CudaRuntime
+
+logger = logging.getLogger(__name__)
+
+DEVICES = ("auto", "cpu", "cuda")
+INSTALL = "pip install 'trivet[cuda]'"
 
 
 def load_runtime(config: EngineConfig, progress: Progress | None = None) -> Runtime:
     """Raises ModelError when the model is damaged or not supported, EngineError for a wrong setting."""
+    device = choose_device(config)
     checkpoint = open_checkpoint(config.model)
     model = ModelConfig.from_checkpoint(checkpoint, config.max_model_len)
-    graph = optimize(registry.build(model, checkpoint))
-    return CpuRuntime(graph, checkpoint, model, config.threads, config.kv_cache_dtype, progress)
+    graph = registry.build(model, checkpoint)
+
+    def on_cpu(part: Graph) -> CpuRuntime:
+        cache_dtype = config.kv_cache_dtype
+        if cache_dtype == "fp8":
+            logger.warning(
+                "kv_cache_dtype fp8: on the CPU the cache is kept in the model's own type, which is more exact"
+            )
+            cache_dtype = "auto"
+        return CpuRuntime(part, checkpoint, model, config.threads, cache_dtype, progress)
+
+    def on_gpu(part: Graph) -> CudaRuntime:
+        from trivet.runtime.cuda.runtime import CudaRuntime
+
+        return CudaRuntime(part, checkpoint, model, config, progress)
+
+    layers = len(graph.cache) if config.gpu_layers is None else config.gpu_layers
+    return place(graph, layers if device == "cuda" else 0, on_cpu, on_gpu)
+
+
+def choose_device(config: EngineConfig) -> str:
+    """ "cpu" or "cuda". Raises EngineError, with what to do, where a GPU is asked for that cannot be used."""
+    if config.device not in DEVICES:
+        raise EngineError(f"device must be one of {', '.join(DEVICES)}, got {config.device}")
+    if config.device == "cpu" or config.gpu_layers == 0:
+        return "cpu"
+    device = _usable(config.device == "cuda")
+    if device == "cpu" and config.gpu_layers is not None:
+        logger.warning("gpu_layers %d has no effect: there is no GPU that can be used", config.gpu_layers)
+    return device
+
+
+def _usable(wanted: bool) -> str:
+    missing = [name for name in ("torch", "triton") if importlib.util.find_spec(name) is None]
+    found = gpus()
+    if not wanted:
+        if not found:
+            return "cpu"
+        if missing:
+            logger.info("there is a GPU, %s; to use it: %s", found[0].name, INSTALL)
+        elif not found[0].supported:
+            logger.info("the GPU, %s, is too old (compute capability %d.%d)", found[0].name, *found[0].capability)
+        return "cuda" if found[0].supported and not missing else "cpu"
+    if missing:
+        raise EngineError(f"device cuda needs {' and '.join(missing)}, which are not installed: {INSTALL}")
+    if not found:
+        raise EngineError("device cuda: no NVIDIA GPU was found (does nvidia-smi show one?); use device cpu")
+    if not found[0].supported:
+        raise EngineError(
+            f"device cuda: {found[0].name} has compute capability {'.'.join(map(str, found[0].capability))}; at least "
+            f"{'.'.join(map(str, LEAST_CAPABILITY))} is needed; use device cpu"
+        )
+    return "cuda"

@@ -17,7 +17,7 @@ Reader = Callable[[str], Any]
 TRUE = ("true", "1", "on", "enabled", "yes")
 FALSE = ("false", "0", "off", "disabled", "no")
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
-OTHER_CACHES = ("q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl", "fp8", "fp8_e4m3", "fp8_e5m2", "fp8_e4m3fn")
+OTHER_CACHES = ("q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl", "fp8_e5m2")
 NO_SUCH_CACHE = dict.fromkeys(OTHER_CACHES, "the KV cache is kept in the model's own type, which is more exact")
 """Remarks on the types of cache that there are not here."""
 
@@ -191,6 +191,11 @@ def cache_dtype(text: str) -> str:
     if text not in CACHE_DTYPES:
         raise ValueError(f"must be one of {', '.join([*CACHE_DTYPES, *OTHER_CACHES])}, got {text!r}")
     return CACHE_DTYPES[text]
+
+
+def device(text: str) -> str:
+    """auto, cpu or cuda, also by llama.cpp's names: none is the CPU, CUDA0 the first GPU."""
+    return choice("auto", "cpu", "cuda")({"none": "cpu", "cuda0": "cuda", "cuda:0": "cuda"}.get(text.lower(), text))
 
 
 def json_object(text: str) -> dict[str, Any]:

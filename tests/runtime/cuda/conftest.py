@@ -30,3 +30,15 @@ def repaired_interpreter() -> None:
     from tests.runtime.cuda.interpreter import repair
 
     repair()
+
+
+@pytest.fixture
+def plain_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs programs by tests/runtime/cuda/reference.py, with dense weights only, and samples natively."""
+    from tests.runtime.cuda import reference
+    from trivet.runtime.cuda import program, runtime, weights
+
+    for kernel in reference.KERNELS:
+        monkeypatch.setattr(program, kernel.__name__, kernel)
+    monkeypatch.setattr(runtime, "DeviceSampler", reference.DeviceSampler)
+    monkeypatch.setattr(weights, "FORMATS", {})

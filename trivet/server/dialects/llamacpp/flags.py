@@ -11,6 +11,7 @@ from trivet.server.flags import (
     Flag,
     cache_dtype,
     choice,
+    device,
     file_text,
     flag,
     forbidden,
@@ -58,7 +59,8 @@ def folder(text: str) -> Path:
     return path
 
 
-NO_GPU = "there is no GPU; the CPU computes all layers"
+PLACED = "layers are placed whole, by --n-gpu-layers"
+ONE_GPU = "one GPU computes the model"
 NO_PINNING = "threads are not pinned"
 NO_ROPE = "the model's own scaling is used"
 NO_DRAFT = "tokens are not guessed ahead, which changes the speed only"
@@ -180,7 +182,7 @@ FLAGS: list[Flag] = [
         env="LLAMA_ARG_CACHE_TYPE_V",
     ),
     unused("-dt --defrag-thold", "the cache has pages", env="LLAMA_ARG_DEFRAG_THOLD"),
-    idle("-kvo --kv-offload", NO_GPU, off="-nkvo", env="LLAMA_ARG_KV_OFFLOAD"),
+    idle("-kvo --kv-offload", "each layer's KV cache is where the layer is", off="-nkvo", env="LLAMA_ARG_KV_OFFLOAD"),
     idle("--perf", "see /metrics", env="LLAMA_ARG_PERF"),
     idle("--warmup", "nothing needs warming up"),
     # Scaling
@@ -204,21 +206,27 @@ FLAGS: list[Flag] = [
     idle("-dio --direct-io", "files are mapped while they are loaded", env="LLAMA_ARG_DIO"),
     flag("-lm --load-mode", "mlock", load_mode, "Locks the memory where `mlock` is in it.", env="LLAMA_ARG_LOAD_MODE"),
     unused("-lzm --lazy-mode", "weights are kept in memory", env="LLAMA_ARG_LAZY_MODE"),
-    unused("-ngl --gpu-layers --n-gpu-layers", NO_GPU, metavar="N", env="LLAMA_ARG_N_GPU_LAYERS"),
-    unused("-dev --device", NO_GPU, env="LLAMA_ARG_DEVICE"),
-    unused("-ot --override-tensor", NO_GPU, env="LLAMA_ARG_OVERRIDE_TENSOR"),
-    idle("-cmoe --cpu-moe", NO_GPU, env="LLAMA_ARG_CPU_MOE"),
-    unused("-ncmoe --n-cpu-moe", NO_GPU, env="LLAMA_ARG_N_CPU_MOE"),
-    unused("-ncffn --n-cpu-ffn", NO_GPU, env="LLAMA_ARG_N_CPU_FFN"),
-    unused("-sm --split-mode", NO_GPU, env="LLAMA_ARG_SPLIT_MODE"),
-    unused("-ts --tensor-split", NO_GPU, env="LLAMA_ARG_TENSOR_SPLIT"),
-    unused("-mg --main-gpu", NO_GPU, env="LLAMA_ARG_MAIN_GPU"),
+    flag(
+        "-ngl --gpu-layers --n-gpu-layers",
+        "gpu_layers",
+        or_default(whole(0), "auto", "all", "-1"),
+        "Compute so many of the last layers on the GPU; auto and all are all of them, 0 is the CPU alone.",
+        env="LLAMA_ARG_N_GPU_LAYERS",
+    ),
+    flag("-dev --device", "device", device, "none is the CPU, CUDA0 the GPU.", "DEVICE", env="LLAMA_ARG_DEVICE"),
+    unused("-ot --override-tensor", PLACED, env="LLAMA_ARG_OVERRIDE_TENSOR"),
+    idle("-cmoe --cpu-moe", PLACED, env="LLAMA_ARG_CPU_MOE"),
+    unused("-ncmoe --n-cpu-moe", PLACED, env="LLAMA_ARG_N_CPU_MOE"),
+    unused("-ncffn --n-cpu-ffn", PLACED, env="LLAMA_ARG_N_CPU_FFN"),
+    unused("-sm --split-mode", ONE_GPU, env="LLAMA_ARG_SPLIT_MODE"),
+    unused("-ts --tensor-split", ONE_GPU, env="LLAMA_ARG_TENSOR_SPLIT"),
+    unused("-mg --main-gpu", ONE_GPU, env="LLAMA_ARG_MAIN_GPU"),
     unused("-fit --fit", "memory is sized to need", bare="on", env="LLAMA_ARG_FIT"),
-    unused("-fitt --fit-target", NO_GPU, env="LLAMA_ARG_FIT_TARGET"),
+    unused("-fitt --fit-target", "see --gpu-memory-utilization", env="LLAMA_ARG_FIT_TARGET"),
     unused("-fitc --fit-ctx", "memory is sized to need", env="LLAMA_ARG_FIT_CTX"),
     idle("--repack", "weights are always repacked", off="-nr", env="LLAMA_ARG_REPACK"),
-    idle("--no-host", NO_GPU, env="LLAMA_ARG_NO_HOST"),
-    idle("--op-offload", NO_GPU),
+    idle("--no-host", PLACED, env="LLAMA_ARG_NO_HOST"),
+    idle("--op-offload", PLACED),
     refused("--rpc", "one machine computes the model", "", env="LLAMA_ARG_RPC"),
     # Adapters
     *[

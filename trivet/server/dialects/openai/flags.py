@@ -13,6 +13,7 @@ from trivet.server.flags import (
     Flag,
     cache_dtype,
     choice,
+    device,
     flag,
     forbidden,
     idle,
@@ -35,6 +36,7 @@ NO_TOOLS = "there are no tool calls here"
 NO_ADAPTERS = "models have no adapters here"
 NO_CODE = "no code from outside is run"
 ALWAYS = "it is always so"
+KV_CACHE_DTYPE = "auto, f32, f16, bf16, q8_0 (on a CPU) or fp8 (on a GPU)."
 
 SETTINGS: list[Flag] = [
     flag("--config", "config", str, "A YAML file with flags, which the command line overrides.", "FILE"),
@@ -76,14 +78,7 @@ SETTINGS: list[Flag] = [
     flag("--max-num-queued-reqs", "max_num_queued_reqs", whole(0), "Refuse requests when so many wait: 1024."),
     flag("--max-num-queued-tokens", "max_num_queued_tokens", size, "Refuse requests when so many prompt tokens wait."),
     flag("--block-size", "block_size", whole(1), "Tokens of a cache block: 16, 32, 64 or 128."),
-    flag(
-        "--kv-cache-dtype",
-        "kv_cache_dtype",
-        cache_dtype,
-        "auto, f32, f16, bf16 or q8_0.",
-        "TYPE",
-        remarks=NO_SUCH_CACHE,
-    ),
+    flag("--kv-cache-dtype", "kv_cache_dtype", cache_dtype, KV_CACHE_DTYPE, "TYPE", remarks=NO_SUCH_CACHE),
     flag(
         "--kv-cache-memory-bytes",
         "kv_cache_memory_bytes",
@@ -95,9 +90,11 @@ SETTINGS: list[Flag] = [
         "--gpu-memory-utilization",
         "gpu_memory_utilization",
         number(0, 1),
-        "Largest share of the free memory that the KV cache may take.",
+        "Share of a GPU's memory that may be in use; on the CPU, most of the free memory that the KV cache may take.",
         "SHARE",
     ),
+    flag("--device", "device", device, "auto, cpu or cuda; auto takes an NVIDIA GPU where there is one.", "DEVICE"),
+    flag("--enforce-eager", "enforce_eager", None, "On a GPU, do without CUDA graphs."),
     flag("--num-gpu-blocks-override", "num_gpu_blocks_override", whole(1), "Blocks of the KV cache."),
     flag(
         "--enable-prefix-caching",
@@ -227,10 +224,9 @@ SERVER: list[Flag] = [
     *[
         unused(names, why)
         for names, why in {
-            "--device": "the CPU computes the model",
-            "--swap-space": "the KV cache is in main memory",
-            "--calculate-kv-scales": "the KV cache is not quantised",
-            "--max-seq-len-to-capture": "there are no graphs to capture",
+            "--swap-space": "what is preempted is computed again",
+            "--calculate-kv-scales": "an fp8 KV cache has no scales",
+            "--max-seq-len-to-capture": "graphs are of all lengths",
             "--max-num-partial-prefills": "the scheduler has no such limit; see --max-num-batched-tokens",
             "--max-long-partial-prefills": "the scheduler has no such limit; see --max-num-batched-tokens",
             "--disable-access-log-for-endpoints": "requests are logged only with --log-requests",

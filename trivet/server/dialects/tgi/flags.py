@@ -69,8 +69,13 @@ def filter_level(text: str) -> str:
     return log_level(next((part for part in text.split(",") if "=" not in part), "info"))
 
 
+def graph_sizes(text: str) -> bool:
+    """Whether there is to be no graph."""
+    sizes = [whole(0)(size.strip()) for size in text.split(",")]
+    return not any(sizes)
+
+
 ONE_MACHINE = "one process computes the model"
-NO_GPU = "there is no GPU"
 NO_WAITING = "prompts are cut into pieces and computed beside the running requests, so that nothing waits to be joined"
 
 _FLAGS = [
@@ -100,7 +105,13 @@ _FLAGS = [
     flag("--max-batch-total-tokens", "kv_cache_tokens", size, "Tokens that the KV cache holds."),
     unused("--max-waiting-tokens", NO_WAITING),
     flag("--max-batch-size", "max_num_seqs", whole(1), "Most sequences of one step."),
-    unused("--cuda-graphs", NO_GPU),
+    flag(
+        "--cuda-graphs",
+        "enforce_eager",
+        graph_sizes,
+        "0 does without CUDA graphs; other sizes are captured as batches need them.",
+        "SIZES",
+    ),
     flag("--hostname", "hosts", str, "Address to serve at.", "HOST", several=True),
     flag("--port -p", "port", whole(0, 65535), "Port to serve at."),
     unused("--prometheus-port", "/metrics is at the server's own port"),
@@ -110,7 +121,13 @@ _FLAGS = [
     flag("--huggingface-hub-cache", "download_dir", str, "Folder that models are downloaded to.", "DIR"),
     refused("--weights-cache-override", "give that folder as the model", ""),
     idle("--disable-custom-kernels", "every kernel is our own"),
-    unused("--cuda-memory-fraction", NO_GPU),
+    flag(
+        "--cuda-memory-fraction",
+        "gpu_memory_utilization",
+        number(0, 1),
+        "Share of a GPU's memory that may be in use.",
+        "SHARE",
+    ),
     refused("--rope-scaling", "the model's own scaling is used", ""),
     refused("--rope-factor", "the model's own scaling is used", "", "1", "1.0"),
     flag("--json-output", "log_format", None, "Log an object for each line.", on="json"),

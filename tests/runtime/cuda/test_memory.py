@@ -1,0 +1,116 @@
+"""What there is no memory for is refused at start, with the numbers and what to change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.native.harness import model_graph
+from tests.runtime.cuda.models import SMALL, graph_runtime
+from trivet.engine.config import EngineConfig
+from trivet.engine.memory import size_cache
+from trivet.errors import EngineError, ModelError
+from trivet.runtime.cuda import cache, program
+from trivet.runtime.cuda.device import HostDevice
+from trivet.runtime.cuda.memory import largest_steps
+
+pytestmark = pytest.mark.usefixtures("plain_kernels")
+
+GIB = 1 << 30
+
+
+class Card(HostDevice):
+    """With so much memory free of 8 GiB; a step takes 1 GiB."""
+
+    name = "Test Card"
+
+    def __init__(self, free: int) -> None:
+        self.free = free
+
+    def memory(self) -> tuple[int, int]:
+        return self.free, 8 * GIB
+
+    def peak_bytes(self, run: Callable[[], None]) -> int:
+        run()
+        return GIB
+
+
+def test_the_cache_takes_what_may_be_in_use() -> None:
+    runtime = graph_runtime(model_graph(), Card(7 * GIB), gpu_memory_utilization=0.5, enforce_eager=True)
+    assert runtime.available_bytes() == 4 * GIB - GIB - GIB
+    config = EngineConfig(model="random", **SMALL, gpu_memory_utilization=0.5)
+    assert size_cache(config, runtime) == (128, 2 * GIB // runtime.block_bytes(16))
+    graphs = graph_runtime(model_graph(), Card(7 * GIB), gpu_memory_utilization=0.5)
+    assert GIB // 2 < graphs.available_bytes() < GIB, "as much again, and some"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"gpu_memory_utilization": 0.2},
+            r"0.2 lets 1.60 GiB of 8.00 GiB be in use: 1.00 GiB are already, ",
+        ),
+        ({"gpu_memory_utilization": 0.0}, "gpu_memory_utilization must be more than 0 and at most 1, got 0"),
+        ({"kv_cache_dtype": "q4_0"}, "kv_cache_dtype must be one of auto, f32, f16, bf16, fp8 on a GPU, got q4_0"),
+        ({"numerics": "loose"}, "numerics must be exact or fast, got loose"),
+    ],
+)
+def test_wrong_settings(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(EngineError, match=message):
+        graph_runtime(model_graph(), Card(7 * GIB), **settings).available_bytes()
+
+
+def test_wrong_block_sizes() -> None:
+    with pytest.raises(EngineError, match="block_size must be one of 16, 32, 64, 128 on a GPU, got 24"):
+        graph_runtime(model_graph()).block_bytes(24)
+
+
+def full(*_: Any, **__: Any) -> Any:
+    raise torch.OutOfMemoryError
+
+
+def test_weights_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program.Program, "_linear", full)
+    with pytest.raises(EngineError, match=r"the weights, .* on Test Card: 7.00 GiB of 8.00 GiB are still free; use a"):
+        graph_runtime(model_graph(), Card(7 * GIB))
+
+
+def test_steps_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = graph_runtime(model_graph(), Card(7 * GIB))
+    monkeypatch.setattr(program.Program, "run", full)
+    with pytest.raises(EngineError, match="a step of max_num_batched_tokens 8 and max_num_seqs 4 needs more memory"):
+        runtime.available_bytes()
+
+
+def test_a_cache_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = graph_runtime(model_graph(), Card(7 * GIB))
+    monkeypatch.setattr(cache, "_zeros", full)
+    with pytest.raises(EngineError, match=r"a KV cache of 9999 blocks, 0.31 GiB, needs more .* gpu_memory_utilization"):
+        runtime.allocate_cache(9999, 16)
+
+
+@pytest.mark.parametrize(("tokens", "sequences", "context"), [(8, 4, 128), (2048, 128, 512), (64, 128, 8192)])
+def test_the_largest_steps(tokens: int, sequences: int, context: int) -> None:
+    prompt, decode = largest_steps(tokens, sequences, context, 16)
+    assert len(prompt.token_ids) == tokens and len(prompt.logit_rows) == min(tokens, sequences + 256)
+    assert np.diff(prompt.query_starts).max() == min(tokens, context)
+    assert len(decode.context_lens) == min(tokens, sequences) and decode.all_rows and decode.max_query_len == 1
+    for step in (prompt, decode):
+        assert (step.slots == -1).all() and step.max_context_len <= context and not step.block_tables.any()
+    assert decode.max_context_len == context
+
+
+def test_weights_are_read_with_progress_and_checked() -> None:
+    graph, checkpoint = model_graph()
+    seen: list[tuple[int, int]] = []
+    runtime = graph_runtime((graph, checkpoint), progress=lambda done, total: seen.append((done, total)))
+    assert 4.7e6 < seen[0][1] == seen[-1][0] == seen[-1][1] and seen == sorted(seen)
+    assert runtime.info.weight_bytes >= seen[-1][1] and runtime.info.device == "cuda (torch's CPU)"
+    del checkpoint.data["0.o.weight"]
+    with pytest.raises(ModelError, match=r"there is no tensor 0.o.weight"):
+        graph_runtime((graph, checkpoint))

@@ -1,0 +1,177 @@
+"""Steps on their way to the device: arrays, padding, graphs, tokens that are not known yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.native.harness import Sequences, model_graph, random_tokens
+from tests.runtime.cuda.models import Logits, graph_runtime, sample_row
+from trivet.engine.plan import StepPlan
+from trivet.runtime.cuda import step as step_module
+from trivet.runtime.cuda.device import HostDevice
+from trivet.runtime.cuda.graphs import batch_buckets
+from trivet.runtime.cuda.step import HostStep, StepBuffer, resolved, table_width
+
+
+def ints(*values: int) -> np.ndarray:
+    return np.array(values, np.int32)
+
+
+def plan(ids: list[int], positions: list[int], starts: list[int], tables: list[list[int]], rows: list[int]) -> StepPlan:
+    return StepPlan(
+        token_ids=ints(*ids),
+        positions=ints(*positions),
+        query_starts=ints(*starts),
+        context_lens=ints(*(positions[stop - 1] + 1 for stop in starts[1:])),
+        block_tables=np.array(tables, np.int32),
+        logit_rows=ints(*rows),
+        samples=[sample_row(positions[row] + 1) for row in rows],
+    )
+
+
+def test_arrays_arrive() -> None:
+    given = plan([5, 6, 7, 8], [15, 16, 17, 40], [0, 3, 4], [[3, 1, -1], [0, 2, 9]], [2, 3])
+    buffer = StepBuffer(HostDevice())
+    for _ in range(3):  # the two buffers take turns
+        inputs = buffer.send(HostStep.of(given, 16))
+    assert inputs.token_ids.tolist() == [5, 6, 7, 8] and inputs.positions.tolist() == [15, 16, 17, 40]
+    assert inputs.slots.tolist() == [3 * 16 + 15, 16, 17, 9 * 16 + 8]
+    assert inputs.query_starts.tolist() == [0, 3, 4] and inputs.context_lens.tolist() == [18, 41]
+    assert inputs.block_tables[:, :3].tolist() == [[3, 1, -1], [0, 2, 9]] and inputs.block_tables.shape == (2, 16)
+    assert (inputs.max_query_len, inputs.max_context_len, inputs.decode, inputs.all_rows) == (3, 41, False, False)
+    assert all(tensor.dtype == torch.int32 for tensor in (inputs.slots, inputs.logit_rows, inputs.block_tables))
+    assert all(
+        tensor.data_ptr() % 16 == inputs.token_ids.data_ptr() % 16 for tensor in (inputs.slots, inputs.logit_rows)
+    )
+
+
+def test_padding_writes_nothing() -> None:
+    step = HostStep.of(plan([5, 6], [3, 20], [0, 1, 2], [[7, -1], [1, 2]], [0, 1]), 16).padded(4)
+    assert step.slots.tolist() == [7 * 16 + 3, 2 * 16 + 4, -1, -1]
+    assert step.query_starts.tolist() == [0, 1, 2, 3, 4] and step.context_lens.tolist() == [4, 21, 1, 1]
+    assert step.block_tables[2:].any() == 0 and step.logit_rows.tolist() == [0, 1, 2, 3] and step.all_rows
+
+
+def test_tokens_of_the_step_before() -> None:
+    inputs = StepBuffer(HostDevice()).send(HostStep.of(plan([-2, 7, -1], [0, 0, 0], [0, 1, 2, 3], [[0]] * 3, [0]), 16))
+    assert resolved(inputs, ints_tensor(40, 41)).token_ids.tolist() == [41, 7, 40]
+
+
+def ints_tensor(*values: int) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.int32)
+
+
+@pytest.mark.parametrize(
+    ("largest", "sizes"),
+    [(1, [1]), (2, [1, 2]), (3, [1, 2, 4]), (8, [1, 2, 4, 8]), (9, [1, 2, 4, 8, 16]), (24, [1, 2, 4, 8, 16, 24])],
+)
+def test_batch_buckets(largest: int, sizes: list[int]) -> None:
+    assert batch_buckets(largest) == sizes
+
+
+@pytest.mark.parametrize(("context", "width"), [(1, 16), (256, 16), (257, 32), (8192, 512)])
+def test_tables_are_of_even_width(context: int, width: int) -> None:
+    assert table_width(context, 16) == width
+
+
+class Captures(HostDevice):
+    """Counts; there is memory for some."""
+
+    def __init__(self, memory_for: int = 100) -> None:
+        self.left = memory_for
+        self.captured = 0
+        self.replayed = 0
+
+    def capture(self, run: Callable[[], None]) -> Callable[[], None]:
+        if self.captured == self.left:
+            raise torch.OutOfMemoryError
+        self.captured += 1
+        run()
+
+        def replay() -> None:
+            self.replayed += 1
+            run()
+
+        return replay
+
+
+@pytest.mark.usefixtures("plain_kernels")
+def test_graphs_are_captured_once_and_where_there_is_memory() -> None:
+    model = model_graph()
+    tokens = [random_tokens(10, seed) for seed in range(3)]
+    device, small = Captures(), Captures(1)
+    results = []
+    for each in (device, small):
+        sequences = Sequences(Logits(graph_runtime(model, each)), tokens)  # type: ignore[arg-type]
+        assert each.captured == 1, "the largest batch"
+        sequences.step({0: 4, 1: 3})
+        for step in ({0: 1}, {0: 1, 1: 1}, {0: 1}, {0: 1, 1: 1}, {1: 1, 2: 1, 0: 1}):
+            sequences.step(step)
+        results.append([np.array(rows) for rows in sequences.logits])
+    assert (device.captured, device.replayed) == (3, 5)
+    assert (small.captured, small.replayed) == (1, 1), "batches of 4 only"
+    for one, other in zip(*results, strict=True):
+        assert (one == other).all()
+
+
+@pytest.mark.usefixtures("plain_kernels")
+@pytest.mark.parametrize("eager", [False, True])
+def test_a_step_may_be_started_before_the_one_before_has_ended(eager: bool) -> None:
+    runtime = graph_runtime(model_graph(), enforce_eager=eager)
+    runtime.allocate_cache(4, 16)
+    first = plan([3, 1, 4, 1, 5], [0, 1, 2, 0, 1], [0, 3, 5], [[2], [0]], [2, 4])
+    known = runtime.run(first).tokens.tolist()
+    steps = [plan([-1, -2], [3 + i, 2 + i], [0, 1, 2], [[2], [0]], [0, 1]) for i in range(3)]
+    apart = []
+    for i in range(3):
+        tokens = runtime.run(plan(known if not i else apart[-1], [3 + i, 2 + i], [0, 1, 2], [[2], [0]], [0, 1])).tokens
+        apart.append(tokens.tolist())
+    runtime.start(first)
+    pending = [runtime.start(step) for step in steps]
+    assert [each.result().tokens.tolist() for each in pending] == apart
+    swapped = runtime.start(first), runtime.start(plan([-2, -1], [2, 3], [0, 1, 2], [[0], [2]], [0, 1]))
+    assert swapped[1].result().tokens.tolist() == apart[0][::-1]
+
+
+@pytest.mark.usefixtures("plain_kernels")
+def test_steps_without_logits_draw_nothing() -> None:
+    runtime = graph_runtime(model_graph())
+    runtime.allocate_cache(4, 16)
+    output = runtime.run(plan([3, 1, 4], [0, 1, 2], [0, 3], [[2]], []))
+    assert output.tokens.tolist() == [] and output.logprobs == []
+
+
+@pytest.mark.usefixtures("plain_kernels")
+def test_rows_drawn_on_the_host_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.runtime.cuda import reference
+    from trivet.runtime.cuda import runtime as runtime_module
+
+    class HostSampler(reference.DeviceSampler):
+        def prepare(self, rows: Any) -> reference.SamplingBatch:
+            return reference.SamplingBatch(rows, on_device=False)
+
+        def sample(self, logits: torch.Tensor, batch: reference.SamplingBatch) -> reference.DeviceSamples:
+            samples = super().sample(logits, batch)
+            samples.tokens = torch.zeros_like(samples.tokens)
+            return samples
+
+    def drawn() -> list[int]:
+        runtime = graph_runtime(model_graph())
+        runtime.allocate_cache(4, 16)
+        runtime.start(plan([3, 1, 4], [0, 1, 2], [0, 3], [[2]], [2]))
+        return [runtime.start(plan([-1], [3 + i], [0, 1], [[2]], [0])).result().tokens.tolist() for i in range(2)]
+
+    expected = drawn()
+    monkeypatch.setattr(runtime_module, "DeviceSampler", HostSampler)
+    assert drawn() == expected
+
+
+def test_the_table_of_what_a_step_sends_is_whole() -> None:
+    tensors = [field.name for field in step_module.fields(step_module.StepInputs)][:7]
+    assert tensors == [field.name for field in step_module.fields(HostStep)][:7]
+    assert tensors[-1] == "block_tables", "graphs count on the others being at the same places, however wide these are"

@@ -1,0 +1,143 @@
+"""What is CUDA's own in running steps (streams, events, pinned memory, graphs), and its stand-in on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+
+
+class Event(Protocol):
+    """Ends of copies."""
+
+    def record(self) -> None: ...
+
+    def synchronize(self) -> None: ...
+
+
+class Device(Protocol):
+    place: torch.device
+    name: str
+    """For people."""
+    capability: str
+    """What fixes a kernel's bits: "sm_90"."""
+
+    def pinned(self, ints: int) -> torch.Tensor:
+        """Host memory for so many int32 that the device reads by itself."""
+        ...
+
+    def pinned_bytes(self, count: int) -> torch.Tensor: ...
+
+    def event(self) -> Event: ...
+
+    def memory(self) -> tuple[int, int]:
+        """Bytes that are free, and of all."""
+        ...
+
+    def peak_bytes(self, run: Callable[[], None]) -> int:
+        """What `run` takes of the device beyond what is taken now, gaps between its tensors included."""
+        ...
+
+    def capture(self, run: Callable[[], None]) -> Callable[[], None]:
+        """Make `run`, whose tensors outside live on, a graph; returns what replays it. Raises OutOfMemoryError."""
+        ...
+
+    def synchronize(self) -> None: ...
+
+    def release(self) -> None:
+        """Give back the memory of what has been deleted."""
+        ...
+
+
+class CudaDevice:
+    """The current CUDA device. All its graphs share one pool of memory, as they never run at the same time."""
+
+    def __init__(self) -> None:
+        self.place = torch.device("cuda", torch.cuda.current_device())
+        properties = torch.cuda.get_device_properties(self.place)
+        self.name = properties.name
+        self.capability = f"sm_{properties.major}{properties.minor}"
+        self._pool: tuple[int, int] | None = None
+
+    def pinned(self, ints: int) -> torch.Tensor:
+        return torch.empty(ints, dtype=torch.int32, pin_memory=True)
+
+    def pinned_bytes(self, count: int) -> torch.Tensor:
+        return torch.empty(count, dtype=torch.uint8, pin_memory=True)
+
+    def event(self) -> Event:
+        return torch.cuda.Event()
+
+    def memory(self) -> tuple[int, int]:
+        return torch.cuda.mem_get_info(self.place)
+
+    def peak_bytes(self, run: Callable[[], None]) -> int:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(self.place)
+        before = torch.cuda.memory_reserved(self.place)
+        run()
+        torch.cuda.synchronize(self.place)
+        peak = torch.cuda.max_memory_reserved(self.place) - before
+        torch.cuda.empty_cache()
+        return peak
+
+    def capture(self, run: Callable[[], None]) -> Callable[[], None]:
+        # What is compiled or loaded at first use may not be so within a capture.
+        run()
+        torch.cuda.synchronize(self.place)
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            run()
+        return graph.replay
+
+    def synchronize(self) -> None:
+        torch.cuda.synchronize(self.place)
+
+    def release(self) -> None:
+        torch.cuda.empty_cache()
+
+
+class _Done:
+    """An event of a device that does everything at once."""
+
+    def record(self) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        pass
+
+
+class HostDevice:
+    """Torch's CPU in place of a GPU, for tests; kernels then run in Triton's interpreter."""
+
+    place = torch.device("cpu")
+    name = "torch's CPU"
+    capability = "interpreter"
+
+    def pinned(self, ints: int) -> torch.Tensor:
+        return torch.empty(ints, dtype=torch.int32)
+
+    def pinned_bytes(self, count: int) -> torch.Tensor:
+        return torch.empty(count, dtype=torch.uint8)
+
+    def event(self) -> Event:
+        return _Done()
+
+    def memory(self) -> tuple[int, int]:
+        return 1 << 30, 1 << 30
+
+    def peak_bytes(self, run: Callable[[], None]) -> int:
+        run()
+        return 0
+
+    def capture(self, run: Callable[[], None]) -> Callable[[], None]:
+        run()
+        return run
+
+    def synchronize(self) -> None:
+        pass
+
+    def release(self) -> None:
+        pass

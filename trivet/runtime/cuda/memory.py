@@ -1,0 +1,73 @@
+"""What steps take of a device's memory, and what to say where it does not suffice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from trivet.engine.plan import SampleRow, StepPlan
+from trivet.errors import EngineError
+from trivet.runtime.cuda.device import Device
+from trivet.runtime.cuda.step import HostStep
+from trivet.sampling.chain import Chain
+from trivet.sampling.params import SamplingParams
+
+PROMPT_ROWS = 256
+"""Rows of logits that a step may have beyond one for each sequence, for prompt log-probabilities."""
+
+_LARGEST_CHAIN = Chain(
+    SamplingParams(temperature=1.0, top_k=50, top_p=0.9, min_p=0.01, repetition_penalty=1.1, logprobs=20)
+)
+LARGEST_SAMPLE = SampleRow(_LARGEST_CHAIN, 0, 1, 1, np.zeros(1, np.int32))
+"""A choice that needs as much memory as any."""
+
+
+def largest_steps(max_tokens: int, max_sequences: int, max_context: int, block_size: int) -> tuple[HostStep, HostStep]:
+    """The largest prompt, and single tokens of as many sequences as there may be, none of which writes anything and
+    all of which read the cache's first block.
+    """
+    rows = min(max_tokens, max_sequences + PROMPT_ROWS)
+    sequences = min(max_tokens, max_sequences)
+    length = min(max_tokens, max_context)
+    starts = np.unique([*range(0, max_tokens, length), max_tokens])
+    prompt = _step(starts, np.diff(starts), length, rows, block_size)
+    decode = _step(np.arange(sequences + 1), np.ones(sequences), max_context, sequences, block_size)
+    return prompt, decode
+
+
+def _step(starts: np.ndarray, lengths: np.ndarray, max_context: int, rows: int, block_size: int) -> HostStep:
+    """`max_context` bounds what kernels reserve, whatever is there."""
+    tokens = int(starts[-1])
+    plan = StepPlan(
+        token_ids=np.zeros(tokens, np.int32),
+        positions=np.zeros(tokens, np.int32),
+        query_starts=starts.astype(np.int32),
+        context_lens=lengths.astype(np.int32),
+        block_tables=np.zeros((len(lengths), -(-max_context // block_size)), np.int32),
+        logit_rows=np.arange(tokens - rows, tokens, dtype=np.int32),
+        samples=[],
+    )
+    step = HostStep.of(plan, block_size)
+    step.slots[:] = -1
+    step.max_context_len = max_context
+    return step
+
+
+@contextmanager
+def or_engine_error(device: Device, what: str, advice: str) -> Iterator[None]:
+    """Turns memory that does not suffice into an EngineError with the numbers."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        free, total = device.memory()
+        raise EngineError(
+            f"{what} needs more memory than there is on {device.name}: {gib(free)} of {gib(total)} are still free; "
+            f"{advice}"
+        ) from None
+
+
+def gib(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB"

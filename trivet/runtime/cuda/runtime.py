@@ -1,0 +1,256 @@
+"""The GPU runtime: a graph's kernels, weights and a paged cache on one CUDA device."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property, partial
+
+import numpy as np
+import torch
+
+from trivet import __version__
+from trivet.engine.config import EngineConfig
+from trivet.engine.plan import StepOutput, StepPlan
+from trivet.errors import EngineError
+from trivet.graph.ops import Graph
+from trivet.models.config import ModelConfig
+from trivet.runtime.cuda.cache import DTYPES, PagedCache, block_bytes
+from trivet.runtime.cuda.device import CudaDevice, Device
+from trivet.runtime.cuda.graphs import DecodeGraphs, graph_bytes
+from trivet.runtime.cuda.memory import LARGEST_SAMPLE, gib, largest_steps, or_engine_error
+from trivet.runtime.cuda.program import Program
+from trivet.runtime.cuda.sampler import DeviceSampler, DeviceSamples
+from trivet.runtime.cuda.step import HostStep, StepBuffer, StepInputs, resolved
+from trivet.runtime.cuda.weights import DeviceWeights
+from trivet.runtime.model import describe, main_format, sampled_digest
+from trivet.runtime.weights import Progress, WeightReader
+from trivet.weights.formats import Format
+from trivet.weights.tensor import Checkpoint
+
+logger = logging.getLogger(__name__)
+
+
+class CudaPending:
+    """A step that has been started; `samples` is None where it draws nothing."""
+
+    def __init__(self, samples: DeviceSamples | None) -> None:
+        self._samples = samples
+        self._output: StepOutput | None = None
+
+    def result(self) -> StepOutput:
+        """Waits for its end."""
+        if self._output is None:
+            self._output = NOTHING if self._samples is None else self._samples.collect()
+        return self._output
+
+
+NOTHING = StepOutput(np.empty(0, np.int32), [], [])
+
+
+class CudaRuntime:
+    """A Runtime that can start a step before the one before it has ended.
+
+    Activations are float32 for a float32 model, else bfloat16; so is the cache, where its type is "auto".
+
+    Raises ModelError when graph and checkpoint do not fit together, EngineError for a wrong setting or where memory
+    is short.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        checkpoint: Checkpoint,
+        model: ModelConfig,
+        config: EngineConfig,
+        progress: Progress | None = None,
+        device: Device | None = None,
+    ) -> None:
+        """`device` is a stand-in for the CUDA device, in tests."""
+        found = device or CudaDevice()
+        exact = main_format(checkpoint) is Format.F32
+        self._device = found
+        self._dtype = torch.float32 if exact else torch.bfloat16
+        self._cache_type = ("f32" if exact else "bf16") if config.kv_cache_dtype == "auto" else config.kv_cache_dtype
+        if self._cache_type not in DTYPES:
+            raise EngineError(
+                f"kv_cache_dtype must be one of auto, {', '.join(DTYPES)} on a GPU, got {config.kv_cache_dtype}"
+            )
+        if not 0 < config.gpu_memory_utilization <= 1:
+            raise EngineError(
+                f"gpu_memory_utilization must be more than 0 and at most 1, got {config.gpu_memory_utilization:g}"
+            )
+        if config.numerics not in ("exact", "fast"):
+            raise EngineError(f"numerics must be exact or fast, got {config.numerics}")
+        self._config = config
+        self._checkpoint = checkpoint
+        self._layers = graph.cache
+        self._hidden_size = graph.widths[graph.ops[0].outputs[0]] if graph.ops[0].kind == "input" else 0
+        self._vocab_size = model.vocab_size
+        self._max_context = min(config.max_model_len or model.context_length, model.context_length)
+        began = time.perf_counter()
+        reader = WeightReader(graph, checkpoint, progress)
+        weights = DeviceWeights(reader, found, self._dtype)
+        with or_engine_error(
+            found,
+            f"the weights, {gib(reader.total)} in their files,",
+            "use a smaller model or one with quantised weights, or keep layers on the CPU with gpu_layers",
+        ):
+            self._program = Program(graph, weights, self._dtype, config.numerics)
+        seconds = time.perf_counter() - began
+        logger.info("loaded %s in %.1f s, %.2f GB/s", gib(reader.total), seconds, reader.total / seconds / 1e9)
+        self._drawn = torch.zeros(config.max_num_batched_tokens, dtype=torch.int32, device=found.place)
+        self._buffer = StepBuffer(found)
+        self._sampler = DeviceSampler(model.vocab_size, found.place)
+        self._drawn_late: CudaPending | None = None
+        self._graphs: DecodeGraphs | None = None
+        self.info = describe(checkpoint, model, f"cuda ({found.name})", weights.num_bytes, dedicated_memory=True)
+
+    def block_bytes(self, block_size: int) -> int:
+        return block_bytes(self._layers, DTYPES[self._cache_type], block_size)
+
+    def available_bytes(self) -> int:
+        """Of the memory that may be in use, what is neither in use by anyone nor needed for steps and graphs.
+
+        Raises EngineError when nothing is left.
+        """
+        return self._available
+
+    @cached_property
+    def _available(self) -> int:
+        config = self._config
+        with or_engine_error(
+            self._device,
+            f"a step of max_num_batched_tokens {config.max_num_batched_tokens} and max_num_seqs {config.max_num_seqs}",
+            "lower one of these",
+        ):
+            steps, graphs = self._profile()
+        free, total = self._device.memory()
+        budget = int(total * config.gpu_memory_utilization)
+        available = budget - (total - free) - steps - graphs
+        if available <= 0:
+            raise EngineError(
+                f"gpu_memory_utilization {config.gpu_memory_utilization:g} lets {gib(budget)} of {gib(total)} be in "
+                f"use: {gib(total - free)} are already, {gib(self.info.weight_bytes)} by the weights, the largest step "
+                f"takes {gib(steps)} and CUDA graphs take {gib(graphs)}, which leaves no room for the KV cache; raise "
+                f"it, or lower max_num_batched_tokens ({config.max_num_batched_tokens}) or max_num_seqs "
+                f"({config.max_num_seqs})"
+            )
+        return available
+
+    def allocate_cache(self, num_blocks: int, block_size: int) -> None:
+        config = self._config
+        size = num_blocks * self.block_bytes(block_size)
+        with (
+            or_engine_error(
+                self._device,
+                f"a KV cache of {num_blocks} blocks, {gib(size)},",
+                f"lower gpu_memory_utilization ({config.gpu_memory_utilization:g}) or num_blocks",
+            ),
+            torch.inference_mode(),
+        ):
+            self._program.cache = PagedCache(
+                self._layers, DTYPES[self._cache_type], num_blocks, block_size, self._device
+            )
+            if not config.enforce_eager:
+                self._graphs = DecodeGraphs(
+                    self._device,
+                    self._logits,
+                    self._buffer,
+                    self._vocab_size,
+                    block_size,
+                    config.max_num_seqs,
+                    self._max_context,
+                    self._hidden(1),
+                )
+                self._graphs.prepare()
+
+    def run(self, plan: StepPlan, hidden: np.ndarray | None = None) -> StepOutput:
+        """`hidden` [tokens, width] float32 is what a graph that was cut begins with."""
+        return self.start(plan, hidden).result()
+
+    @torch.inference_mode()
+    def start(self, plan: StepPlan, hidden: np.ndarray | None = None) -> CudaPending:
+        """Begin a step. The host waits for nothing, but for rows of the step before that are drawn on the host, where
+        this step has their tokens.
+        """
+        if self._drawn_late is not None and len(plan.token_ids) and plan.token_ids.min() < 0:
+            tokens = self._drawn_late.result().tokens
+            self._drawn[: len(tokens)].copy_(torch.from_numpy(tokens))
+        self._drawn_late = None
+        logits = self.logits(plan, hidden)
+        if logits is None:
+            return CudaPending(None)
+        batch = self._sampler.prepare(plan.samples)
+        samples = self._sampler.sample(logits, batch)
+        self._drawn[: len(samples.tokens)].copy_(samples.tokens)
+        pending = CudaPending(samples)
+        if not batch.on_device:
+            self._drawn_late = pending
+        return pending
+
+    @torch.inference_mode()
+    def logits(self, plan: StepPlan, hidden: np.ndarray | None = None) -> torch.Tensor | None:
+        """A step but for the choice of tokens: logits [R, V] float32 on the device, good until the next step."""
+        step = HostStep.of(plan, self._program.cache.block_size)
+        begin = None if hidden is None else torch.from_numpy(hidden).to(self._device.place, self._dtype)
+        logits = self._graphs.run(step, begin) if self._graphs is not None else None
+        return self._logits(self._buffer.send(step), begin) if logits is None else logits
+
+    def identity(self) -> Mapping[str, str]:
+        return self._identity
+
+    @cached_property
+    def _identity(self) -> dict[str, str]:
+        return {
+            "weights": sampled_digest(self._checkpoint),
+            "cache type": self._cache_type,
+            "instruction set": f"{self._device.capability}, {self._config.numerics}, torch {torch.__version__}",
+            "program version": __version__,
+        }
+
+    @torch.inference_mode()
+    def read_block(self, block: int) -> np.ndarray:
+        return self._program.cache.read(block)
+
+    @torch.inference_mode()
+    def write_block(self, block: int, data: np.ndarray) -> None:
+        self._program.cache.write(block, data)
+
+    def close(self) -> None:
+        self._device.synchronize()
+        del self._program, self._graphs, self._buffer, self._sampler, self._drawn
+        self._device.release()
+
+    def _logits(self, step: StepInputs, hidden: torch.Tensor | None = None) -> torch.Tensor | None:
+        step = resolved(step, self._drawn)
+        return self._program.run(step if hidden is None else replace(step, hidden=hidden))
+
+    def _hidden(self, rows: int) -> torch.Tensor | None:
+        """Zeros for what a graph that was cut begins with."""
+        if not self._hidden_size:
+            return None
+        return torch.zeros(rows, self._hidden_size, dtype=self._dtype, device=self._device.place)
+
+    @torch.inference_mode()
+    def _profile(self) -> tuple[int, int]:
+        """Run the largest steps, so that kernels are compiled too. Returns the bytes of steps and of graphs."""
+        config = self._config
+        self._program.cache = PagedCache(self._layers, DTYPES[self._cache_type], 1, config.block_size, self._device)
+        prompt, decode = largest_steps(
+            config.max_num_batched_tokens, config.max_num_seqs, self._max_context, config.block_size
+        )
+
+        def run(step: HostStep) -> None:
+            logits = self._logits(self._buffer.send(step), self._hidden(len(step.token_ids)))
+            assert logits is not None
+            self._sampler.sample(logits, self._sampler.prepare([LARGEST_SAMPLE] * len(logits))).collect()
+
+        steps = max(self._device.peak_bytes(partial(run, step)) for step in (prompt, decode))
+        if config.enforce_eager:
+            return steps, 0
+        hidden = self._hidden(len(decode.token_ids))
+        largest = self._device.peak_bytes(lambda: self._logits(self._buffer.send(decode), hidden))
+        return steps, graph_bytes(largest, config.max_num_seqs, self._vocab_size)

@@ -238,7 +238,7 @@ def test_an_unknown_instruction_set_fails_the_import() -> None:
 
 
 @pytest.mark.skipif("TRIVET_ISA" in os.environ, reason="these are the tests of one instruction set")
-@pytest.mark.parametrize("isa", itertools.takewhile(lambda isa: isa != INFO["isa"], INFO["available"]))
+@pytest.mark.parametrize("isa", [*itertools.takewhile(lambda isa: isa != INFO["isa"], INFO["available"])])
 def test_the_lesser_instruction_sets(isa: str) -> None:
     """All of the above again."""
     result = run_python(isa, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__)

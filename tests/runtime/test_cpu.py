@@ -133,7 +133,7 @@ def test_info(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kv_cache_dtype": "fp8"}, "kv_cache_dtype must be one of auto, f32, f16, bf16, q8_0, got fp8"),
+        ({"kv_cache_dtype": "q4_0"}, "kv_cache_dtype must be one of auto, f32, f16, bf16, q8_0, got q4_0"),
         ({"threads": -1}, r"threads must be 0 \(one per core\) to 1024, got -1"),
     ],
 )

@@ -1,6 +1,7 @@
 #include "pages.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <cstdint>
 #include <new>
@@ -23,6 +24,13 @@ std::shared_ptr<std::byte> map_pages(std::size_t bytes) {
   madvise(aligned, bytes, MADV_HUGEPAGE);
 #endif
   return {aligned, [base, bytes](std::byte*) { munmap(base, bytes + kHugePage); }};
+}
+
+void release_mapped_pages(const std::byte* begin, const std::byte* end) {
+  static const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
+  const std::uintptr_t first = (reinterpret_cast<std::uintptr_t>(begin) + page - 1) / page * page;
+  const std::uintptr_t last = reinterpret_cast<std::uintptr_t>(end) / page * page;
+  if (last > first) madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
 }
 
 }  // namespace trivet

@@ -10,4 +10,8 @@ namespace trivet {
 // no memory. Throws std::bad_alloc.
 std::shared_ptr<std::byte> map_pages(std::size_t bytes);
 
+// Lets the system have back the memory of the whole pages of a mapped file in [begin, end); it reads them
+// anew on the next access.
+void release_mapped_pages(const std::byte* begin, const std::byte* end);
+
 }  // namespace trivet

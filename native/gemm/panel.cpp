@@ -37,10 +37,39 @@ void store_words(int count, Word word, void* out) {
   }
 }
 
+using Words = std::uint32_t __attribute__((vector_size(16)));
+
+Words load_words(const void* bytes, int index) {
+  Words words;
+  std::memcpy(&words, static_cast<const std::byte*>(bytes) + 4 * index, sizeof words);
+  return words;
+}
+
 // out[v][r][0..3] = bytes 4v..4v+3 of field(r), for v < count.
 template <class Field>
 void interleave(int count, Field field, void* out) {
-  store_words(count, [&](int r, int v) { return load_word(field(r), v); }, out);
+  const auto at = [out](int v, int r) { return static_cast<std::byte*>(out) + (v * kPanelRows + r) * 4; };
+  const int whole = count / 4 * 4;
+  for (int r = 0; r < kPanelRows; r += 4) {
+    for (int v = 0; v < whole; v += 4) {  // four by four words change rows for columns
+      const Words a = load_words(field(r), v), b = load_words(field(r + 1), v);
+      const Words c = load_words(field(r + 2), v), d = load_words(field(r + 3), v);
+      const Words ab = __builtin_shufflevector(a, b, 0, 4, 1, 5),
+                  cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+      const Words ef = __builtin_shufflevector(a, b, 2, 6, 3, 7),
+                  gh = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+      const Words columns[] = {
+          __builtin_shufflevector(ab, cd, 0, 1, 4, 5), __builtin_shufflevector(ab, cd, 2, 3, 6, 7),
+          __builtin_shufflevector(ef, gh, 0, 1, 4, 5), __builtin_shufflevector(ef, gh, 2, 3, 6, 7)};
+      for (int i = 0; i < 4; ++i) std::memcpy(at(v + i, r), &columns[i], sizeof columns[i]);
+    }
+    for (int v = whole; v < count; ++v) {
+      for (int i = r; i < r + 4; ++i) {
+        const std::uint32_t word = load_word(field(i), v);
+        std::memcpy(at(v, i), &word, sizeof word);
+      }
+    }
+  }
 }
 
 // out[r] = half at field(r)
@@ -79,7 +108,10 @@ void pack(Rows<Block> rows, int, PanelFiveBits& out) {
 }
 
 void pack(Rows<BlockQ8_0> rows, int, PanelQ8_0& out) {
-  store_words(8, [&](int r, int v) { return load_word(rows[r]->q, v) ^ 0x80808080u; }, out.quads);
+  interleave(8, [&](int r) { return rows[r]->q; }, out.quads);
+  for (auto& quad : out.quads) {
+    for (std::uint8_t& value : quad) value ^= 0x80;
+  }
 }
 
 void pack(Rows<BlockQ1_0> rows, int part, PanelQ1_0& out) {

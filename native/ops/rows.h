@@ -32,6 +32,12 @@ struct RowKernels {
   // Rotates the first 2 * pairs columns of each head: see rotary_row.
   void (*rope)(const float* x, const float* rotary, std::int64_t heads, std::int64_t head_dim,
                std::int64_t pairs, bool interleaved, float* y);
+
+  // The largest of x, which holds no NaN; `width` > 0.
+  float (*max)(const float* x, std::int64_t width);
+
+  // The largest of x; NaN when any value is NaN or infinite. `width` > 0.
+  float (*finite_max)(const float* x, std::int64_t width);
 };
 
 // For the instruction set in use.

@@ -79,6 +79,34 @@ void softmax(const float* x, std::int64_t width, float* y) {
   scale(y, 1.0f / total, width, y);
 }
 
+template <bool kFinite>
+float largest(const float* x, std::int64_t width) {
+  constexpr int kVectors = 4;
+  // v * 0 is 0 for finite values and NaN for others; sums keep a NaN.
+  Vec highest[kVectors], poison[kVectors] = {};
+  for (Vec& v : highest) v = broadcast(x[0]);
+  std::int64_t i = 0;
+  for (; i + kVectors * kLanes <= width; i += kVectors * kLanes) {
+    for (int j = 0; j < kVectors; ++j) {
+      const Vec v = load(x + i + j * kLanes);
+      highest[j] = max(v, highest[j]);
+      if constexpr (kFinite) poison[j] += v * 0.0f;
+    }
+  }
+  float result = x[0], tail = 0;
+  for (; i < width; ++i) {
+    result = x[i] > result ? x[i] : result;
+    tail += x[i] * 0.0f;
+  }
+  for (int j = 0; j < kVectors; ++j) {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      result = highest[j][lane] > result ? highest[j][lane] : result;
+      tail += poison[j][lane];
+    }
+  }
+  return kFinite ? result + tail : result;
+}
+
 // Neighbours change places.
 TRIVET_INLINE Vec swap_pairs(Vec v) { return Vec{v[1], v[0], v[3], v[2], v[5], v[4], v[7], v[6]}; }
 
@@ -104,7 +132,8 @@ void rope(const float* x, const float* rotary, std::int64_t heads, std::int64_t 
   }
 }
 
-constexpr RowKernels kRowKernels = {rms_norm, add, add_scaled, scale, act_mul, softcap, softmax, rope};
+constexpr RowKernels kRowKernels = {rms_norm, add,     add_scaled, scale,          act_mul,
+                                    softcap,  softmax, rope,       largest<false>, largest<true>};
 
 }  // namespace
 }  // namespace trivet

@@ -142,7 +142,7 @@ auto block_data(const KvCache& cache, const Bytes& bytes) {
 }
 
 int add_matrices(Program& program, int type_id, std::int64_t columns, Stack data,
-                 const std::optional<Floats>& scales) {
+                 const std::optional<Floats>& scales, bool mapped) {
   const Format format = check_row(type_id, columns, data.shape(2));
   if (data.size() != 0 &&
       (data.stride(2) != 1 || data.stride(1) != static_cast<std::int64_t>(data.shape(2)))) {
@@ -153,7 +153,7 @@ int add_matrices(Program& program, int type_id, std::int64_t columns, Stack data
   nb::gil_scoped_release release;
   return program.add_matrices(format, static_cast<std::int64_t>(data.shape(0)),
                               static_cast<std::int64_t>(data.shape(1)), columns, rows, data.stride(0),
-                              factors);
+                              factors, mapped);
 }
 
 void linear(Program& program, int input,
@@ -185,9 +185,9 @@ void bind_program(nb::module_& m) {
           "threads"_a, "slots"_a, "cache_dtype"_a, "cache_layers"_a,
           "`slots`: (buffer or -1, columns) of each value. `cache_layers`: (KV heads, head_dim) of each.")
       .def("add_matrices", &add_matrices, "type_id"_a, "columns"_a, "data"_a, "scales"_a = nb::none(),
+           "mapped"_a = false,
            "Repack matrices [count, rows, bytes per row] of a GGUF type, multiplied by `scales` [count]; "
-           "returns "
-           "their index.")
+           "returns their index. `mapped`: the pages of the file that they are a view of are given back.")
       .def("add_rotary", &Program::add_rotary, "inv_freq"_a, "interleaved"_a, "magnitude"_a)
       .def("input", &Program::input, "output"_a)
       .def("embed", &embed, "output"_a, "type_id"_a, "table"_a, "scale"_a,

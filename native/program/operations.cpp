@@ -4,6 +4,7 @@
 #include <stdexcept>
 
 #include "ops/rows.h"
+#include "pages.h"
 #include "program/program.h"
 
 namespace trivet {
@@ -20,7 +21,8 @@ constexpr std::int64_t kPanelsPerClaim = 8;
 }  // namespace
 
 int Program::add_matrices(Format format, std::int64_t count, std::int64_t rows, std::int64_t columns,
-                          const std::byte* data, std::int64_t stride, const std::vector<float>& scales) {
+                          const std::byte* data, std::int64_t stride, const std::vector<float>& scales,
+                          bool mapped) {
   need(count >= 1 && rows >= 1 && columns >= 1, "a matrix needs rows and columns, got " + number(count) +
                                                     " of " + number(rows) + " by " + number(columns));
   need(scales.empty() || static_cast<std::int64_t>(scales.size()) == count,
@@ -38,7 +40,13 @@ int Program::add_matrices(Format format, std::int64_t count, std::int64_t rows, 
   team_.run(threads(), [&](int) {
     for (std::int64_t i = claims.next(); i < count * claims_per_matrix; i = claims.next()) {
       const std::int64_t index = i / claims_per_matrix, panel = i % claims_per_matrix * kPanelsPerClaim;
-      stack[index].pack(data + index * stride, panel, std::min(panel + kPanelsPerClaim, panels));
+      const std::int64_t end = std::min(panel + kPanelsPerClaim, panels);
+      const std::byte* matrix = data + index * stride;
+      stack[index].pack(matrix, panel, end);
+      if (!mapped) continue;
+      const auto row = static_cast<std::int64_t>(row_bytes(format, columns));
+      release_mapped_pages(matrix + panel * PackedMatrix::kPanel * row,
+                           matrix + std::min(end * PackedMatrix::kPanel, rows) * row);
     }
   });
   return static_cast<int>(matrices_.size()) - 1;

@@ -1,6 +1,7 @@
 #include "program/program.h"
 
 #include <algorithm>
+#include <exception>
 #include <stdexcept>
 
 namespace trivet {
@@ -73,6 +74,24 @@ int Program::useful_members(const Batch& batch) const {
       std::count_if(instructions_.begin(), instructions_.end(), [](const auto& i) { return i.barrier; });
   return static_cast<int>(
       std::clamp(work / (kMemberWork * (barriers + 1)), 1.0, static_cast<double>(threads())));
+}
+
+void Program::for_each(std::int64_t count, int members,
+                       const std::function<void(int member, std::int64_t index)>& f) {
+  const std::unique_lock lock = exclusive();
+  Claims claims;
+  std::vector<std::exception_ptr> failures(static_cast<std::size_t>(members));
+  team_.run(members, [&](int member) {
+    const KeepSubnormals mode;
+    try {
+      for (std::int64_t i = claims.next(); i < count; i = claims.next()) f(member, i);
+    } catch (...) {
+      failures[static_cast<std::size_t>(member)] = std::current_exception();
+    }
+  });
+  for (const std::exception_ptr& failure : failures) {
+    if (failure) std::rethrow_exception(failure);
+  }
 }
 
 void Program::allocate_cache(std::int64_t blocks, std::int64_t block_size) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -32,8 +33,9 @@ class Program {
           const std::vector<std::pair<int, int>>& cache_layers);
 
   // Repacks `count` matrices [rows, columns] whose GGUF rows start `stride` bytes apart; returns their index.
+  // `mapped`: they are a file's, of whose pages in memory the system gets back those that have been read.
   int add_matrices(Format format, std::int64_t count, std::int64_t rows, std::int64_t columns,
-                   const std::byte* data, std::int64_t stride, const std::vector<float>& scales);
+                   const std::byte* data, std::int64_t stride, const std::vector<float>& scales, bool mapped);
   int add_rotary(std::vector<double> inv_freq, bool interleaved, double magnitude);
 
   // Takes the rows that a run is given, of a graph whose operations before were cut off; it comes first.
@@ -66,6 +68,11 @@ class Program {
   // for each of the outputs, or a row of a value for each of the tokens. Throws std::invalid_argument for a
   // batch that Batch::check refuses, std::runtime_error when another run is under way.
   std::shared_ptr<const float> run(const Batch& batch);
+
+  // Calls f(member, index) for each index below `count` on `members` of its threads, which must not be more
+  // than threads(). Throws what f throws, and std::runtime_error when a run is under way.
+  void for_each(std::int64_t count, int members,
+                const std::function<void(int member, std::int64_t index)>& f);
 
   // Throws std::bad_alloc.
   void allocate_cache(std::int64_t blocks, std::int64_t block_size);

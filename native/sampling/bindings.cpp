@@ -6,6 +6,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <cstring>
 #include <new>
 #include <optional>
@@ -14,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "program/program.h"
 #include "sampling/edits.h"
 #include "sampling/sampler.h"
 #include "sampling/softmax.h"
@@ -130,15 +132,34 @@ std::vector<SampleRow> read_rows(const Logits& logits, nb::sequence rows) {
   return out;
 }
 
-nb::list sample(const Logits& logits, nb::sequence rows) {
+// Scores for which another thread is worth waking.
+constexpr std::size_t kMemberScores = 32 << 10;
+
+std::vector<Sample> sample_rows(const Logits& logits, const std::vector<SampleRow>& rows, Program* program) {
+  const std::size_t vocab = logits.shape(1);
+  std::vector<Sample> samples(rows.size());
+  const auto threads = static_cast<std::size_t>(program == nullptr ? 1 : program->threads());
+  const std::size_t members = std::clamp<std::size_t>(
+      rows.size() * vocab / kMemberScores, 1, std::min(threads, std::max<std::size_t>(rows.size(), 1)));
+  std::vector<Sampler> samplers(members, Sampler(static_cast<std::int32_t>(vocab)));
+  const auto one = [&](int member, std::int64_t r) {
+    samples[r] = samplers[member].sample(logits.data() + r * vocab, rows[r]);
+  };
+  const auto count = static_cast<std::int64_t>(rows.size());
+  if (members > 1) {
+    program->for_each(count, static_cast<int>(members), one);
+  } else {
+    for (std::int64_t r = 0; r < count; ++r) one(0, r);
+  }
+  return samples;
+}
+
+nb::list sample(const Logits& logits, nb::sequence rows, Program* program) {
   const std::vector<SampleRow> inputs = read_rows(logits, rows);
-  std::vector<Sample> samples(inputs.size());
+  std::vector<Sample> samples;
   {
     nb::gil_scoped_release release;
-    Sampler sampler(static_cast<std::int32_t>(logits.shape(1)));
-    for (std::size_t r = 0; r < inputs.size(); ++r) {
-      samples[r] = sampler.sample(logits.data() + r * logits.shape(1), inputs[r]);
-    }
+    samples = sample_rows(logits, inputs, program);
   }
   nb::list out;
   for (const Sample& s : samples) {
@@ -226,8 +247,9 @@ void bind_sampling(nb::module_& m) {
           "The selector's before the first choice; None where it keeps nothing.")
       .def_ro("plainly_greedy", &Chain::plainly_greedy,
               "Whether the best logit wins as it stands, where no token is suppressed.");
-  m.def("sample", &sample, nb::arg("logits"), nb::arg("rows"),
-        "Sample each row of logits [R, V] (float32) as rows[r] (trivet.engine.plan.SampleRow) says.\n\n"
+  m.def("sample", &sample, nb::arg("logits"), nb::arg("rows"), nb::arg("program") = nb::none(),
+        "Sample each row of logits [R, V] (float32) as rows[r] (trivet.engine.plan.SampleRow) says, on "
+        "the threads of `program`, which must not run meanwhile, or on this one.\n\n"
         "Returns R tuples (token, logprobs or None, error or None, state or None); logprobs is (token, "
         "logprob, rank, "
         "top), state that of the row of the next token.");

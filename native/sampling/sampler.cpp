@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "ops/rows.h"
 #include "sampling/infill.h"
 #include "sampling/random.h"
 #include "sampling/softmax.h"
@@ -10,11 +11,25 @@
 #include "sampling/watermark.h"
 
 namespace trivet {
+namespace {
+
+// Where the first value that equals `value`, which is there, is.
+std::int32_t index_of(float value, const float* x, std::size_t count) {
+  constexpr std::size_t kBlock = 64;
+  std::size_t i = 0;
+  for (int found = 0; i + kBlock <= count; i += kBlock) {
+    for (std::size_t j = 0; j < kBlock; ++j) found |= x[i + j] == value;
+    if (found != 0) break;
+  }
+  return static_cast<std::int32_t>(std::find(x + i, x + count, value) - x);
+}
+
+}  // namespace
 
 Sample Sampler::sample(const float* logits, const SampleRow& row) {
   Sample out;
   const Chain& chain = *row.chain;
-  const float max = finite_max(logits, vocab_size_);
+  const float max = row_kernels().finite_max(logits, static_cast<std::int64_t>(vocab_size_));
   if (std::isnan(max)) {
     out.error = "non-finite logits";
     return out;
@@ -23,7 +38,7 @@ Sample Sampler::sample(const float* logits, const SampleRow& row) {
   if (row.target >= 0) {
     out.token = row.target;
   } else if (plain) {
-    out.token = static_cast<std::int32_t>(std::find(logits, logits + vocab_size_, max) - logits);
+    out.token = index_of(max, logits, vocab_size_);
   } else {
     const std::optional<Candidate> best = run_stages(logits, row);
     if (left_.list().empty()) {

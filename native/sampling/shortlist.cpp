@@ -4,6 +4,7 @@
 #include <cmath>
 #include <functional>
 
+#include "ops/rows.h"
 #include "sampling/softmax.h"
 #include "sampling/stages.h"
 
@@ -11,6 +12,10 @@ namespace trivet {
 namespace {
 
 constexpr std::size_t kBlock = 64;  // scores that are passed over together where the largest is too small
+
+float max_of(const float* x, std::size_t count) {
+  return row_kernels().max(x, static_cast<std::int64_t>(count));
+}
 
 }  // namespace
 

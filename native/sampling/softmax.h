@@ -28,43 +28,6 @@ inline float exp_nonpositive(float x) {
   return x < -87.0f ? 0.0f : result;
 }
 
-// The largest of x, which holds no NaN. `count` > 0.
-inline float max_of(const float* x, std::size_t count) {
-  constexpr std::size_t kLanes = 16;
-  const std::size_t whole = count - count % kLanes;
-  float max[kLanes];
-  for (float& m : max) m = x[0];
-  for (std::size_t i = 0; i < whole; i += kLanes) {
-    for (std::size_t j = 0; j < kLanes; ++j) max[j] = max[j] > x[i + j] ? max[j] : x[i + j];
-  }
-  for (std::size_t i = whole; i < count; ++i) max[0] = max[0] > x[i] ? max[0] : x[i];
-  float result = max[0];
-  for (float m : max) result = result > m ? result : m;
-  return result;
-}
-
-// The largest of x; NaN when any value is NaN or infinite. `count` > 0.
-inline float finite_max(const float* x, std::size_t count) {
-  constexpr std::size_t kLanes = 16;
-  float max[kLanes], poison[kLanes] = {};  // v * 0 is 0 for finite values and NaN for others; sums keep a NaN
-  for (float& m : max) m = x[0];
-  std::size_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    for (std::size_t j = 0; j < kLanes; ++j) {
-      max[j] = max[j] > x[i + j] ? max[j] : x[i + j];
-      poison[j] += x[i + j] * 0.0f;
-    }
-  }
-  for (; i < count; ++i) {
-    max[0] = max[0] > x[i] ? max[0] : x[i];
-    poison[0] += x[i] * 0.0f;
-  }
-  float result = max[0], sum = 0;
-  for (float m : max) result = result > m ? result : m;
-  for (float v : poison) sum += v;
-  return result + sum;
-}
-
 // sum of e^(x[i] - max), by eight interleaved partial sums.
 inline double sum_exp(const float* x, std::size_t count, float max) {
   constexpr std::size_t kLanes = 8;

@@ -82,7 +82,9 @@ void bind_text(nb::module_& m) {
           "__init__",
           [](RankedMerges* self, nb::list tokens, nb::list merges, const ByteTokens& byte_tokens,
              bool byte_level, bool whole_words) {
-            new (self) RankedMerges(views(tokens), views(merges), byte_tokens, byte_level, whole_words);
+            const std::vector<std::string_view> texts = views(tokens), pairs = views(merges);
+            nb::gil_scoped_release release;  // the lists are the caller's own, and their texts do not change
+            new (self) RankedMerges(texts, pairs, byte_tokens, byte_level, whole_words);
           },
           nb::arg("tokens"), nb::arg("merges"), nb::arg("byte_tokens"), nb::arg("byte_level"),
           nb::arg("whole_words"))

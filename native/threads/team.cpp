@@ -23,6 +23,10 @@ void pause() {
 #endif
 }
 
+#if defined(__x86_64__)
+constexpr unsigned kDefaultMode = 0x1f80, kFlushToZero = 0x8000, kSubnormalsAreZero = 0x0040;
+#endif
+
 class FlushSubnormals {
  public:
 #if defined(__x86_64__)
@@ -30,12 +34,19 @@ class FlushSubnormals {
   ~FlushSubnormals() { _mm_setcsr(saved_); }
 
  private:
-  static constexpr unsigned kDefaultMode = 0x1f80, kFlushToZero = 0x8000, kSubnormalsAreZero = 0x0040;
   unsigned saved_;
 #endif
 };
 
 }  // namespace
+
+#if defined(__x86_64__)
+KeepSubnormals::KeepSubnormals() : saved_(_mm_getcsr()) { _mm_setcsr(kDefaultMode); }
+KeepSubnormals::~KeepSubnormals() { _mm_setcsr(saved_); }
+#else
+KeepSubnormals::KeepSubnormals() = default;
+KeepSubnormals::~KeepSubnormals() = default;
+#endif
 
 ThreadTeam::ThreadTeam(int size) : size_(size) {
   if (size < 1 || size > 1024)

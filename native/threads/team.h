@@ -58,6 +58,18 @@ class ThreadTeam {
   std::vector<std::jthread> threads_;
 };
 
+// While it lives, subnormals are numbers in a team's function, too.
+class KeepSubnormals {
+ public:
+  KeepSubnormals();
+  ~KeepSubnormals();
+  KeepSubnormals(const KeepSubnormals&) = delete;
+  KeepSubnormals& operator=(const KeepSubnormals&) = delete;
+
+ private:
+  [[maybe_unused]] unsigned saved_ = 0;
+};
+
 // Splits [0, count) into `parts` nearly equal ranges and gives the one of `part`.
 struct Range {
   std::int64_t begin, end;

@@ -8,7 +8,7 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from trivet.api.args import EngineArgs
 from trivet.api.async_llm import AsyncLLM
@@ -17,17 +17,19 @@ from trivet.api.job import Job
 from trivet.api.llm_engine import LLMEngine
 from trivet.api.model_config import ModelConfig
 from trivet.api.outputs import RequestOutput
-from trivet.api.progress import Progress
 from trivet.api.prompts import Prompt, generate_request, listed
 from trivet.api.refusals import refuses
 from trivet.api.request import GenerateRequest
 from trivet.engine.request import ModelInfo
 from trivet.errors import EngineError, RequestError
-from trivet.metrics.reader import Metric
 from trivet.sampling.params import SamplingParams
 from trivet.sampling.vllm_params import BeamSearchParams
 from trivet.text.chat_template import ChatTemplate
 from trivet.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from trivet.api.progress import Progress
+    from trivet.metrics.reader import Metric
 
 Message = dict[str, Any]
 Chats = Sequence[Message] | Sequence[Sequence[Message]]
@@ -237,7 +239,7 @@ class LLM:
                 return await beam_search(self._llm, request, params)
 
         async def all_prompts() -> list[BeamSearchOutput]:
-            with Progress(len(requests), enabled=bool(use_tqdm)) as progress:
+            with _progress(len(requests), use_tqdm) as progress:
                 tasks = [asyncio.create_task(search(request)) for request in requests]
                 try:
                     for task in tasks:
@@ -338,7 +340,7 @@ class LLM:
 
     def _collect(self, tasks: list[asyncio.Task[RequestOutput]], use_tqdm: UseTqdm) -> list[RequestOutput]:
         async def collect() -> list[RequestOutput]:
-            with Progress(len(tasks), enabled=bool(use_tqdm)) as progress:
+            with _progress(len(tasks), use_tqdm) as progress:
 
                 async def counted(task: asyncio.Task[RequestOutput]) -> RequestOutput:
                     output = await task
@@ -360,3 +362,9 @@ class LLM:
             if not self._llm.healthy():
                 raise
             return job.failed(error)
+
+
+def _progress(total: int, use_tqdm: UseTqdm) -> Progress:
+    from trivet.api.progress import Progress
+
+    return Progress(total, enabled=bool(use_tqdm))

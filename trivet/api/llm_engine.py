@@ -7,7 +7,7 @@ import threading
 import weakref
 from collections.abc import Coroutine, Iterable
 from queue import SimpleQueue
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from trivet.api.args import EngineArgs
 from trivet.api.async_llm import AsyncLLM
@@ -17,9 +17,11 @@ from trivet.api.outputs import RequestOutput
 from trivet.api.prompts import Prompt
 from trivet.api.refusals import refuses
 from trivet.errors import EngineError, RequestError
-from trivet.metrics.reader import Metric, snapshot
 from trivet.sampling.params import SamplingParams
 from trivet.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from trivet.metrics.reader import Metric
 
 T = TypeVar("T")
 
@@ -185,6 +187,8 @@ class LLMEngine:
 
     def get_metrics(self) -> list[Metric]:
         """What the engine counts of itself, by vLLM's names."""
+        from trivet.metrics.reader import snapshot
+
         return snapshot(self.llm.model_names[0], self.llm.info, self.llm.stats())
 
     def do_log_stats(self) -> None:

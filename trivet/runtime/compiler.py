@@ -7,7 +7,7 @@ import numpy as np
 from trivet import _native
 from trivet.graph.buffers import assign_buffers
 from trivet.graph.ops import Graph, Op, Weight
-from trivet.runtime.weights import Progress, WeightReader, release_pages
+from trivet.runtime.weights import Progress, WeightReader, mapping, release_pages
 from trivet.weights.formats import Format
 from trivet.weights.tensor import Checkpoint
 
@@ -119,7 +119,7 @@ class _Compiler:
             tensor = self.reader.tensor(weight)
             stack = tensor.data if tensor.data.ndim == 3 else tensor.data[None]
             self.matrices[weight] = self.program.add_matrices(
-                tensor.info.format.type_id, weight.shape[-1], stack, self.reader.scales(weight)
+                tensor.info.format.type_id, weight.shape[-1], stack, self.reader.scales(weight), mapping(stack) is not None
             )
             release_pages(tensor.data)
             self.reader.report(tensor)

@@ -76,7 +76,7 @@ class CpuRuntime:
 
     def run(self, plan: StepPlan, hidden: np.ndarray | None = None) -> StepOutput:
         """`hidden` [tokens, width] float32 is what a graph that was cut begins with."""
-        return sample(self.forward(plan, hidden), plan.samples)
+        return sample(self.forward(plan, hidden), plan.samples, self.program)
 
     def forward(self, plan: StepPlan, hidden: np.ndarray | None = None) -> np.ndarray:
         """Logits [rows asked for, vocabulary] float32, or of a graph that was cut the hidden states [tokens, width]

@@ -81,14 +81,20 @@ class WeightReader:
             self._progress(min(self._done, self.total), self.total)
 
 
+def mapping(array: np.ndarray) -> mmap.mmap | None:
+    """The mapped file that an array is a view of."""
+    base: object = array
+    while isinstance(base, np.ndarray | memoryview):
+        base = base.base if isinstance(base, np.ndarray) else base.obj
+    return base if isinstance(base, mmap.mmap) else None
+
+
 def release_pages(array: np.ndarray) -> None:
     """Let the system have back the pages of a mapped file under a contiguous view of it; it reads them anew on
     the next access. Does nothing for other arrays.
     """
-    base: object = array
-    while isinstance(base, np.ndarray | memoryview):
-        base = base.base if isinstance(base, np.ndarray) else base.obj
-    if not isinstance(base, mmap.mmap) or not array.flags.c_contiguous:
+    base = mapping(array)
+    if base is None or not array.flags.c_contiguous:
         return
     offset = array.ctypes.data - np.frombuffer(base, np.uint8).ctypes.data
     start = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE

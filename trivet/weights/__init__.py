@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from trivet.errors import ModelError
 from trivet.weights.tensor import Checkpoint
+
+if TYPE_CHECKING:
+    from trivet.weights.gguf import GGUFFile
+
+_opening = threading.Lock()
+_opened: WeakValueDictionary[tuple[str | int, ...], GGUFFile] = WeakValueDictionary()
+"""By path, and by what tells that the file is still the same: engine and tokenizer share one, whose half a million
+strings take a while to read.
+"""
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
@@ -13,13 +25,11 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
     Raises ModelError when it is none of these or damaged.
     """
-    from trivet.weights.gguf import GGUFFile
-
     path = Path(path)
     if path.suffix == ".safetensors":
         raise ModelError(f"{path}: weights alone are not a model; name the folder that holds them and config.json")
     if not path.is_dir():
-        return GGUFFile(path)
+        return _open_gguf(path)
     models = gguf_models(path)
     if (path / "config.json").is_file() and (any(path.glob("*.safetensors*")) or not models):
         from trivet.weights.names import HuggingFaceCheckpoint
@@ -27,10 +37,24 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
         return HuggingFaceCheckpoint(SafetensorsFolder(path))
     if len(models) == 1:
-        return GGUFFile(models[0])
+        return _open_gguf(models[0])
     if models:
         raise ModelError(f"{path}: holds {len(models)} GGUF models, name one: {', '.join(p.name for p in models)}")
     raise ModelError(f"{path}: neither a Hugging Face folder (no config.json) nor one that holds a .gguf file")
+
+
+def _open_gguf(path: Path) -> GGUFFile:
+    from trivet.weights.gguf import GGUFFile
+
+    if not path.is_file():
+        return GGUFFile(path)  # which says what is wrong
+    found = path.stat()
+    key = (str(path), found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    with _opening:
+        file = _opened.get(key)
+        if file is None:
+            file = _opened[key] = GGUFFile(path)
+    return file
 
 
 def gguf_models(folder: Path) -> list[Path]:

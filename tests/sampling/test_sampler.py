@@ -33,6 +33,27 @@ def test_no_token_left_is_an_error(stages: tuple[str, ...], fields: dict[str, An
         assert "no token is possible" in (sample(logits, [r]).errors[0] or "")
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_change_nothing(threads: int) -> None:
+    logits = np.random.default_rng(1).normal(0, 3, (40, 9000)).astype(np.float32)
+    logits[7, 8999] = math.nan
+    logits[8] *= np.float32(1e-39)  # subnormal
+    ways: list[dict[str, Any]] = [{"temperature": 0}, {"top_p": 0.9, "logprobs": 3}, {"top_k": 5}, {"mirostat": 2}]
+    rows = [row(i, **ways[i % len(ways)]) for i in range(40)]
+    program = _native.Program(threads, [(0, 16)], "f32", [])
+    assert _native.sample(logits, rows, program) == _native.sample(logits, rows)
+
+
+@pytest.mark.parametrize("size", [1, 7, 31, 32, 33, 64, 127, 200])
+def test_the_first_of_the_largest_is_taken(size: int) -> None:
+    random = np.random.default_rng(size)
+    for _ in range(20):
+        logits = random.integers(-9, -1, (1, size)).astype(np.float32)
+        assert sample(logits, [row(temperature=0)]).tokens[0] == logits[0].argmax()
+        logits[0, random.integers(size)] = random.choice([math.nan, math.inf, -math.inf])
+        assert sample(logits, [row(temperature=0)]).errors == ["non-finite logits"]
+
+
 def test_bad_calls_raise() -> None:
     with pytest.raises(ValueError, match="2 rows of logits for 1 sample rows"):
         sample(np.zeros((2, 4), dtype=np.float32), [row()])

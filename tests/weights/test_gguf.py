@@ -289,3 +289,10 @@ def test_damage_is_named(damage: str, tmp_path: Path) -> None:
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(ModelError, match=f"model.gguf: .*{reason}"):
         GGUFFile(path)
+
+
+def test_an_open_file_is_shared_until_it_changes(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.gguf")
+    first = open_checkpoint(path)
+    assert open_checkpoint(path) is first
+    assert open_checkpoint(write(path, METADATA | {"general.name": "another"})) is not first

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import sys
 from collections.abc import Sequence
@@ -28,6 +29,11 @@ COMMANDS = {
     "convert": ("trivet.cli.convert:convert", "Turn a Hugging Face folder into a GGUF file."),
 }
 """Name -> (module:function, help). A command's module, and all it imports, is loaded only when it runs."""
+
+GC_THRESHOLD = 50_000
+"""Objects after which the collector looks for cycles: Python's 700 have it go over all modules and vocabularies again
+and again while they load.
+"""
 
 VERBATIM = ("serve", "tgi", "vllm", "llama-server")
 """Commands that read their arguments themselves."""
@@ -95,6 +101,7 @@ def trivet(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command; a failure is one line on stderr. Exit codes: 1 failed, 2 wrong use, 130 interrupted."""
+    gc.set_threshold(GC_THRESHOLD)
     try:
         code = (
             app(list(sys.argv[1:] if argv is None else argv) or ["--help"], prog_name="trivet", standalone_mode=False)

@@ -119,8 +119,12 @@ class _Compiler:
             tensor = self.reader.tensor(weight)
             stack = tensor.data if tensor.data.ndim == 3 else tensor.data[None]
             self.matrices[weight] = self.program.add_matrices(
-                tensor.info.format.type_id, weight.shape[-1], stack, self.reader.scales(weight), mapping(stack) is not None
+                tensor.info.format.type_id,
+                weight.shape[-1],
+                stack,
+                self.reader.scales(weight),
+                mapped=mapping(stack) is not None,
             )
-            release_pages(tensor.data)
+            release_pages(tensor.data)  # those that two parts of it share
             self.reader.report(tensor)
         return self.matrices[weight]

@@ -11,9 +11,7 @@ from trivet.engine.plan import SampleRow, StepOutput
 from trivet.engine.request import TokenLogprob
 
 
-def sample(
-    logits: np.ndarray, rows: Sequence[SampleRow], program: _native.Program | None = None
-) -> StepOutput:
+def sample(logits: np.ndarray, rows: Sequence[SampleRow], program: _native.Program | None = None) -> StepOutput:
     """Draw (or score, where a row has a target) one token for each row of `logits` [R, V] float32.
 
     A row's result depends on that row alone: its logits, chain, seed, position, history and state. The threads

@@ -53,7 +53,7 @@ def test_arrays_arrive() -> None:
 def test_padding_writes_nothing() -> None:
     step = HostStep.of(plan([5, 6], [3, 20], [0, 1, 2], [[7, -1], [1, 2]], [0, 1]), 16).padded(4)
     assert step.slots.tolist() == [7 * 16 + 3, 2 * 16 + 4, -1, -1]
-    assert step.query_starts.tolist() == [0, 1, 2, 3, 4] and step.context_lens.tolist() == [4, 21, 1, 1]
+    assert step.query_starts.tolist() == [0, 1, 2, 3, 4] and step.context_lens.tolist() == [4, 21, 0, 0]
     assert step.block_tables[2:].any() == 0 and step.logit_rows.tolist() == [0, 1, 2, 3] and step.all_rows
 
 

@@ -51,6 +51,7 @@ def engine(model: str) -> Engine:
     return Engine(EngineConfig(model=model, **settings, num_blocks=32), models.load)
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")
 @pytest.mark.usefixtures("plain_kernels")
 def test_company_changes_no_token(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     natively = engine(model)

@@ -14,7 +14,7 @@ from tests.runtime.cuda.models import Logits, graph_runtime, sample_row
 from trivet.engine.plan import StepPlan
 from trivet.runtime.cuda import step as step_module
 from trivet.runtime.cuda.device import HostDevice
-from trivet.runtime.cuda.graphs import batch_buckets
+from trivet.runtime.cuda.graphs import batch_buckets, context_buckets
 from trivet.runtime.cuda.step import HostStep, StepBuffer, resolved, table_width
 
 
@@ -72,6 +72,13 @@ def ints_tensor(*values: int) -> torch.Tensor:
 )
 def test_batch_buckets(largest: int, sizes: list[int]) -> None:
     assert batch_buckets(largest) == sizes
+
+
+@pytest.mark.parametrize(
+    ("largest", "bounds"), [(128, [128]), (512, [512]), (600, [512, 600]), (8192, [512, 2048, 8192])]
+)
+def test_context_buckets(largest: int, bounds: list[int]) -> None:
+    assert context_buckets(largest) == bounds
 
 
 @pytest.mark.parametrize(("context", "width"), [(1, 16), (256, 16), (257, 32), (8192, 512)])

@@ -65,7 +65,7 @@ def test_wrong_settings(settings: dict[str, Any], message: str) -> None:
         graph_runtime(model_graph(), Card(7 * GIB), **settings).available_bytes()
 
 
-@pytest.mark.parametrize(("there", "message"), [(89, None), (86, "needs a GPU of compute capability 8.9 or more, .* 8.6")])
+@pytest.mark.parametrize(("there", "message"), [(89, None), (86, "a GPU of compute capability 8.9 or more, .* 8.6")])
 def test_fp8_where_there_is_none(there: int, message: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "capability", lambda _: there)
     if message is None:

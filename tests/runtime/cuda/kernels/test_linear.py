@@ -50,8 +50,11 @@ def test_columns_that_fill_no_unit() -> None:
 
 
 @pytest.mark.usefixtures("chains")
-@pytest.mark.parametrize(("rows", "columns"), [(70, 256), (65, 1024)])
-@pytest.mark.parametrize("fmt", [None, Format.Q4_0, Format.Q6_K, Format.Q8_0], ids=str)
+@pytest.mark.parametrize(
+    ("fmt", "rows", "columns"),
+    [(None, 70, 256), (None, 65, 1024), (Format.Q4_0, 65, 1024), (Format.Q6_K, 70, 256), (Format.Q8_0, 70, 256)],
+    ids=str,
+)
 def test_rows_beside(fmt: Format | None, rows: int, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """One kernel and one order for all: parts of K together or one by one, blocks unpacked inside or before."""
     monkeypatch.setattr(module, "FUSED_ROWS", 40)

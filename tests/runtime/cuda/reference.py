@@ -170,6 +170,9 @@ class DeviceSampler:
     def __init__(self, vocab_size: int, device: torch.device) -> None:
         pass
 
+    def warm_up(self) -> None:
+        pass
+
     def prepare(self, rows: Sequence[SampleRow]) -> SamplingBatch:
         return SamplingBatch(rows)
 

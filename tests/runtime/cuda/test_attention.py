@@ -91,7 +91,7 @@ def steps(draw: st.DrawFn) -> dict:
 
 @pytest.mark.usefixtures("small_tiles")
 def test_any_step_against_float64() -> None:
-    @settings(max_examples=15, deadline=None, phases=[Phase.explicit, Phase.generate])
+    @settings(max_examples=8, deadline=None, phases=[Phase.explicit, Phase.generate])
     @given(steps())
     def run(c: dict) -> None:
         step = paged.Paged(c["contexts"], c["queries"], c["kv_heads"], c["head_dim"], c["block_size"], c["cache"])
@@ -111,7 +111,7 @@ def test_any_step_against_float64() -> None:
     ],
 )
 def test_tiles_of_production(heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, window: int) -> None:
-    step = paged.Paged([40, 520, 530], [9, 20, 1], kv_heads, head_dim, 16, dtype)
+    step = paged.Paged([40, 520, 530], [9, 20, 1] if heads < 128 else [1, 2, 1], kv_heads, head_dim, 16, dtype)
     check(step, heads, dtype, window=window)
 
 

@@ -56,13 +56,23 @@ def test_the_cache_takes_what_may_be_in_use() -> None:
             r"0.2 lets 1.60 GiB of 8.00 GiB be in use: 1.00 GiB are already, ",
         ),
         ({"gpu_memory_utilization": 0.0}, "gpu_memory_utilization must be more than 0 and at most 1, got 0"),
-        ({"kv_cache_dtype": "q4_0"}, "kv_cache_dtype must be one of auto, f32, f16, bf16, fp8 on a GPU, got q4_0"),
+        ({"kv_cache_dtype": "q8_0"}, "kv_cache_dtype must be one of auto, f32, f16, bf16, fp8 on a GPU, got q8_0"),
         ({"numerics": "loose"}, "numerics must be exact or fast, got loose"),
     ],
 )
 def test_wrong_settings(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(EngineError, match=message):
         graph_runtime(model_graph(), Card(7 * GIB), **settings).available_bytes()
+
+
+@pytest.mark.parametrize(("there", "message"), [(89, None), (86, "a GPU of compute capability 8.9 or more, .* 8.6")])
+def test_fp8_where_there_is_none(there: int, message: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "capability", lambda _: there)
+    if message is None:
+        graph_runtime(model_graph(), kv_cache_dtype="fp8")
+    else:
+        with pytest.raises(EngineError, match=message):
+            graph_runtime(model_graph(), kv_cache_dtype="fp8")
 
 
 def test_wrong_block_sizes() -> None:

@@ -58,7 +58,7 @@ def rotaries(draw: st.DrawFn) -> dict:
     }
 
 
-@settings(max_examples=25, deadline=None, phases=[Phase.explicit, Phase.generate])
+@settings(max_examples=12, deadline=None, phases=[Phase.explicit, Phase.generate])
 @given(rotaries())
 def test_rope_and_cache(c: dict) -> None:
     generator = torch.Generator().manual_seed(c["seed"])

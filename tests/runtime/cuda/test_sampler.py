@@ -16,7 +16,7 @@ from tests.sampling.rows import row
 from trivet.engine.plan import SampleRow, StepOutput
 from trivet.runtime.cuda import sampler as sampler_module
 from trivet.runtime.cuda.sampler import DeviceSampler
-from trivet.runtime.cuda.sampling import reports
+from trivet.runtime.cuda.sampling import groups, reports
 from trivet.sampling.params import LLAMACPP_STAGES, STAGES, TGI_STAGES, VLLM_STAGES
 from trivet.sampling.sampler import sample
 
@@ -208,6 +208,12 @@ def test_prompt_logprobs(monkeypatch: pytest.MonkeyPatch) -> None:
     counts = [3, -1, 0, 1, 9]
     logits = random_logits(np.random.default_rng(1), len(counts), 40)
     check(logits, [row(target=3, prompt_logprobs=count) for count in counts])
+
+
+def test_rarer_stages_are_run_on_some_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "ROWS_AT_ONCE", 2)
+    rows = [row(seed, typical_p=0.5, mirostat=seed // 4, logprobs=2, logprobs_mode="processed") for seed in range(6)]
+    check(random_logits(np.random.default_rng(2), len(rows), 60), rows)
 
 
 def test_targets_outside_the_vocabulary() -> None:

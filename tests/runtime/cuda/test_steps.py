@@ -14,7 +14,7 @@ from tests.runtime.cuda.models import Logits, graph_runtime, sample_row
 from trivet.engine.plan import StepPlan
 from trivet.runtime.cuda import step as step_module
 from trivet.runtime.cuda.device import HostDevice
-from trivet.runtime.cuda.graphs import batch_buckets
+from trivet.runtime.cuda.graphs import batch_buckets, context_buckets
 from trivet.runtime.cuda.step import HostStep, StepBuffer, resolved, table_width
 
 
@@ -53,7 +53,7 @@ def test_arrays_arrive() -> None:
 def test_padding_writes_nothing() -> None:
     step = HostStep.of(plan([5, 6], [3, 20], [0, 1, 2], [[7, -1], [1, 2]], [0, 1]), 16).padded(4)
     assert step.slots.tolist() == [7 * 16 + 3, 2 * 16 + 4, -1, -1]
-    assert step.query_starts.tolist() == [0, 1, 2, 3, 4] and step.context_lens.tolist() == [4, 21, 1, 1]
+    assert step.query_starts.tolist() == [0, 1, 2, 3, 4] and step.context_lens.tolist() == [4, 21, 0, 0]
     assert step.block_tables[2:].any() == 0 and step.logit_rows.tolist() == [0, 1, 2, 3] and step.all_rows
 
 
@@ -72,6 +72,13 @@ def ints_tensor(*values: int) -> torch.Tensor:
 )
 def test_batch_buckets(largest: int, sizes: list[int]) -> None:
     assert batch_buckets(largest) == sizes
+
+
+@pytest.mark.parametrize(
+    ("largest", "bounds"), [(128, [128]), (512, [512]), (600, [512, 600]), (8192, [512, 2048, 8192])]
+)
+def test_context_buckets(largest: int, bounds: list[int]) -> None:
+    assert context_buckets(largest) == bounds
 
 
 @pytest.mark.parametrize(("context", "width"), [(1, 16), (256, 16), (257, 32), (8192, 512)])

@@ -10,6 +10,7 @@ import torch
 from trivet.errors import EngineError
 from trivet.graph.ops import CacheLayer
 from trivet.runtime.cuda.device import Device
+from trivet.runtime.cuda.kernels.device import capability
 
 DTYPES = {
     "f32": torch.float32,
@@ -17,7 +18,22 @@ DTYPES = {
     "bf16": torch.bfloat16,
     "fp8": torch.float8_e4m3fn,
 }
+FP8_CAPABILITY = 89
+"""From here on there are instructions for float8."""
 BLOCK_SIZES = (16, 32, 64, 128)
+
+
+def cache_dtype(name: str, device: Device) -> torch.dtype:
+    """Raises EngineError for a type that the device does not have."""
+    if name not in DTYPES:
+        raise EngineError(f"kv_cache_dtype must be one of auto, {', '.join(DTYPES)} on a GPU, got {name}")
+    there = capability(device.place)
+    if name == "fp8" and there < FP8_CAPABILITY:
+        raise EngineError(
+            f"kv_cache_dtype fp8 needs a GPU of compute capability {FP8_CAPABILITY / 10} or more, and {device.name} "
+            f"has {there / 10}; use bf16"
+        )
+    return DTYPES[name]
 
 
 def block_bytes(layers: Sequence[CacheLayer], dtype: torch.dtype, block_size: int) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from trivet.runtime.cuda.device import Device
+from trivet.runtime.cuda.kernels.attention_tiles import SPLIT
 from trivet.runtime.cuda.step import HostStep, StepBuffer, StepInputs, ints_of, table_width
 
 logger = logging.getLogger(__name__)
@@ -25,10 +26,16 @@ def batch_buckets(largest: int) -> list[int]:
     return sizes[: bisect_left(sizes, largest) + 1]
 
 
-def graph_bytes(step_bytes: int, max_batch: int, vocab_size: int) -> int:
+def context_buckets(largest: int) -> list[int]:
+    """Bounds of contexts that have graphs: attention launches more programs the more splits a context may have, up to
+    about 8 for each sequence."""
+    return [context for context in (SPLIT, 4 * SPLIT) if context < largest] + [largest]
+
+
+def graph_bytes(step_bytes: int, max_batch: int, max_context: int, vocab_size: int) -> int:
     """An upper bound of what graphs take, of which the largest step takes `step_bytes`."""
-    batches = batch_buckets(max_batch)
-    return step_bytes + step_bytes // 8 + 4 * batches[-1] * vocab_size + len(batches) * DRIVER_BYTES
+    batches, graphs = batch_buckets(max_batch), len(batch_buckets(max_batch)) * len(context_buckets(max_context))
+    return step_bytes + step_bytes // 8 + 4 * batches[-1] * vocab_size + graphs * DRIVER_BYTES
 
 
 Run = Callable[[StepInputs], torch.Tensor | None]
@@ -36,11 +43,11 @@ Run = Callable[[StepInputs], torch.Tensor | None]
 
 
 class DecodeGraphs:
-    """A graph for each batch bucket, captured when first needed.
+    """A graph for each bucket of batch and context, captured when first needed.
 
-    A smaller batch is padded with rows that write nothing; no row's bits depend on the others. The largest batch is
-    captured first: the others then fit in its memory. Where memory does not suffice for a graph, steps of its bucket
-    run without.
+    A smaller batch is padded with rows that write nothing; no row's bits depend on the others, nor on the bucket. The
+    largest is captured first: the others then fit in its memory. Where memory does not suffice for a graph, steps of
+    its bucket run without.
     """
 
     def __init__(
@@ -58,9 +65,8 @@ class DecodeGraphs:
         self._device = device
         self._run = run
         self._buffer = buffer
-        self._max_context = max_context
-        self._batches = batch_buckets(max_batch)
-        self._graphs: dict[int, tuple[Callable[[], None], StepInputs] | None] = {}
+        self._batches, self._contexts = batch_buckets(max_batch), context_buckets(max_context)
+        self._graphs: dict[tuple[int, int], tuple[Callable[[], None], StepInputs] | None] = {}
         # What all graphs read and write; they never run at the same time.
         largest, width = self._batches[-1], table_width(max_context, block_size)
         self._logits = torch.empty((largest, vocab_size), dtype=torch.float32, device=device.place)
@@ -72,7 +78,8 @@ class DecodeGraphs:
 
     def prepare(self) -> None:
         """Capture the largest graph. Raises OutOfMemoryError."""
-        self._graphs[self._batches[-1]] = self._capture(self._batches[-1])
+        largest = self._batches[-1], self._contexts[-1]
+        self._graphs[largest] = self._capture(*largest)
 
     def run(self, step: HostStep, hidden: torch.Tensor | None = None) -> torch.Tensor | None:
         """Logits [R, V] of a step of single tokens, to be read before the next; None where there is no graph."""
@@ -80,13 +87,14 @@ class DecodeGraphs:
         if step.max_query_len != 1 or not step.all_rows or rows > self._batches[-1]:
             return None
         batch = self._batches[bisect_left(self._batches, rows)]
-        if batch not in self._graphs:
+        bucket = batch, self._contexts[bisect_left(self._contexts, step.max_context_len)]
+        if bucket not in self._graphs:
             try:
-                self._graphs[batch] = self._capture(batch)
+                self._graphs[bucket] = self._capture(*bucket)
             except torch.OutOfMemoryError:
                 logger.warning("no memory for the CUDA graph of %d sequences: their steps run without one", batch)
-                self._graphs[batch] = None
-        graph = self._graphs[batch]
+                self._graphs[bucket] = None
+        graph = self._graphs[bucket]
         if graph is None:
             return None
         replay, inputs = graph
@@ -97,10 +105,10 @@ class DecodeGraphs:
         replay()
         return self._logits[:rows]
 
-    def _capture(self, batch: int) -> tuple[Callable[[], None], StepInputs]:
+    def _capture(self, batch: int, context: int) -> tuple[Callable[[], None], StepInputs]:
         # Tables come last among the values: however wide they are, the others are at the same places.
         inputs = self._buffer.send(EMPTY.padded(batch), self._values)
-        inputs = replace(inputs, block_tables=self._tables[:batch], max_context_len=self._max_context)
+        inputs = replace(inputs, block_tables=self._tables[:batch], max_context_len=context)
         if self._hidden is not None:
             inputs.hidden = self._hidden[:batch]
 

@@ -9,27 +9,39 @@ import numpy as np
 import torch
 
 from trivet.engine.plan import SampleRow, StepPlan
+from trivet.engine.scheduler import PROMPT_LOGIT_ROWS
 from trivet.errors import EngineError
 from trivet.runtime.cuda.device import Device
 from trivet.runtime.cuda.step import HostStep
 from trivet.sampling.chain import Chain
 from trivet.sampling.params import SamplingParams
 
-PROMPT_ROWS = 256
-"""Rows of logits that a step may have beyond one for each sequence, for prompt log-probabilities."""
-
 _LARGEST_CHAIN = Chain(
-    SamplingParams(temperature=1.0, top_k=50, top_p=0.9, min_p=0.01, repetition_penalty=1.1, logprobs=20)
+    SamplingParams(
+        stages=("penalties", "typical_p", "top_p", "temperature"),
+        repetition_penalty=1.1,
+        typical_p=0.5,
+        top_p=0.9,
+        logprobs=20,
+        logprobs_mode="processed",
+        prompt_logprobs=20,
+    )
 )
-LARGEST_SAMPLE = SampleRow(_LARGEST_CHAIN, 0, 1, 1, np.zeros(1, np.int32))
-"""A choice that needs as much memory as any."""
+
+
+def largest_samples(rows: int, max_sequences: int) -> list[SampleRow]:
+    """Choices that need as much memory as any, one for each sequence, and prompt log-probabilities."""
+    return [
+        SampleRow(_LARGEST_CHAIN, 0, 1, 1, np.zeros(1, np.int32), target=-1 if row < max_sequences else 0)
+        for row in range(rows)
+    ]
 
 
 def largest_steps(max_tokens: int, max_sequences: int, max_context: int, block_size: int) -> tuple[HostStep, HostStep]:
     """The largest prompt, and single tokens of as many sequences as there may be, none of which writes anything and
     all of which read the cache's first block.
     """
-    rows = min(max_tokens, max_sequences + PROMPT_ROWS)
+    rows = min(max_tokens, max_sequences + PROMPT_LOGIT_ROWS)
     sequences = min(max_tokens, max_sequences)
     length = min(max_tokens, max_context)
     starts = np.unique([*range(0, max_tokens, length), max_tokens])

@@ -52,7 +52,7 @@ class Program:
         self._dtype = dtype
         self._numerics = numerics
         self._rotaries = [
-            (weights.values(np.array(rotary.inv_freq)), rotary.interleaved, rotary.magnitude)
+            (weights.values(np.array(rotary.inv_freq), torch.float64), rotary.interleaved, rotary.magnitude)
             for rotary in graph.rotaries
         ]
         last = {value: index for index, op in enumerate(graph.ops) for value in (*op.outputs, *op.inputs)}

@@ -17,10 +17,10 @@ from trivet.engine.plan import StepOutput, StepPlan
 from trivet.errors import EngineError
 from trivet.graph.ops import Graph
 from trivet.models.config import ModelConfig
-from trivet.runtime.cuda.cache import DTYPES, PagedCache, block_bytes
+from trivet.runtime.cuda.cache import PagedCache, block_bytes, cache_dtype
 from trivet.runtime.cuda.device import CudaDevice, Device
 from trivet.runtime.cuda.graphs import DecodeGraphs, graph_bytes
-from trivet.runtime.cuda.memory import LARGEST_SAMPLE, gib, largest_steps, or_engine_error
+from trivet.runtime.cuda.memory import gib, largest_samples, largest_steps, or_engine_error
 from trivet.runtime.cuda.program import Program
 from trivet.runtime.cuda.sampler import DeviceSampler, DeviceSamples
 from trivet.runtime.cuda.step import HostStep, StepBuffer, StepInputs, resolved
@@ -74,10 +74,7 @@ class CudaRuntime:
         self._device = found
         self._dtype = torch.float32 if exact else torch.bfloat16
         self._cache_type = ("f32" if exact else "bf16") if config.kv_cache_dtype == "auto" else config.kv_cache_dtype
-        if self._cache_type not in DTYPES:
-            raise EngineError(
-                f"kv_cache_dtype must be one of auto, {', '.join(DTYPES)} on a GPU, got {config.kv_cache_dtype}"
-            )
+        self._cache_dtype = cache_dtype(self._cache_type, found)
         if not 0 < config.gpu_memory_utilization <= 1:
             raise EngineError(
                 f"gpu_memory_utilization must be more than 0 and at most 1, got {config.gpu_memory_utilization:g}"
@@ -109,7 +106,7 @@ class CudaRuntime:
         self.info = describe(checkpoint, model, f"cuda ({found.name})", weights.num_bytes, dedicated_memory=True)
 
     def block_bytes(self, block_size: int) -> int:
-        return block_bytes(self._layers, DTYPES[self._cache_type], block_size)
+        return block_bytes(self._layers, self._cache_dtype, block_size)
 
     def available_bytes(self) -> int:
         """Of the memory that may be in use, what is neither in use by anyone nor needed for steps and graphs.
@@ -151,9 +148,7 @@ class CudaRuntime:
             ),
             torch.inference_mode(),
         ):
-            self._program.cache = PagedCache(
-                self._layers, DTYPES[self._cache_type], num_blocks, block_size, self._device
-            )
+            self._program.cache = PagedCache(self._layers, self._cache_dtype, num_blocks, block_size, self._device)
             if not config.enforce_eager:
                 self._graphs = DecodeGraphs(
                     self._device,
@@ -178,7 +173,8 @@ class CudaRuntime:
         """
         if self._drawn_late is not None and len(plan.token_ids) and plan.token_ids.min() < 0:
             tokens = self._drawn_late.result().tokens
-            self._drawn[: len(tokens)].copy_(torch.from_numpy(tokens))
+            # Rows with errors have no token, but a step that goes on from them has to find one.
+            self._drawn[: len(tokens)].copy_(torch.from_numpy(tokens.clip(min=0)))
         self._drawn_late = None
         logits = self.logits(plan, hidden)
         if logits is None:
@@ -238,7 +234,8 @@ class CudaRuntime:
     def _profile(self) -> tuple[int, int]:
         """Run the largest steps, so that kernels are compiled too. Returns the bytes of steps and of graphs."""
         config = self._config
-        self._program.cache = PagedCache(self._layers, DTYPES[self._cache_type], 1, config.block_size, self._device)
+        self._sampler.warm_up()
+        self._program.cache = PagedCache(self._layers, self._cache_dtype, 1, config.block_size, self._device)
         prompt, decode = largest_steps(
             config.max_num_batched_tokens, config.max_num_seqs, self._max_context, config.block_size
         )
@@ -246,11 +243,12 @@ class CudaRuntime:
         def run(step: HostStep) -> None:
             logits = self._logits(self._buffer.send(step), self._hidden(len(step.token_ids)))
             assert logits is not None
-            self._sampler.sample(logits, self._sampler.prepare([LARGEST_SAMPLE] * len(logits))).collect()
+            samples = largest_samples(len(logits), config.max_num_seqs)
+            self._sampler.sample(logits, self._sampler.prepare(samples)).collect()
 
         steps = max(self._device.peak_bytes(partial(run, step)) for step in (prompt, decode))
         if config.enforce_eager:
             return steps, 0
         hidden = self._hidden(len(decode.token_ids))
         largest = self._device.peak_bytes(lambda: self._logits(self._buffer.send(decode), hidden))
-        return steps, graph_bytes(largest, config.max_num_seqs, self._vocab_size)
+        return steps, graph_bytes(largest, config.max_num_seqs, self._max_context, self._vocab_size)

@@ -36,10 +36,6 @@ class DeviceSampler:
         self.device = torch.device(device)
         self._programs: dict[int, Program] = {}
 
-    def scratch_bytes(self, rows: int) -> int:
-        """Memory that `sample` takes for rows with penalties; those with rarer stages take several times as much."""
-        return rows * (12 * self.vocab_size + 4 * triton.cdiv(self.vocab_size, GROUP.value))
-
     def prepare(self, rows: Sequence[SampleRow]) -> SamplingBatch:
         """Put together what the device has to know, and send it there."""
         chains = {id(row.chain): row.chain for row in rows}

@@ -92,8 +92,7 @@ class HostStep:
     def padded(self, sequences: int) -> HostStep:
         """A step of single tokens as one of so many.
 
-        The rows added write nothing; they read the first slot of the cache, which is always finite, so that nothing
-        that is computed from them is undefined.
+        The rows added are the token 0 without context: they write nothing, and attention gives them zeros.
         """
         more = sequences - len(self.context_lens)
         return HostStep(
@@ -101,7 +100,7 @@ class HostStep:
             np.pad(self.positions, (0, more)),
             np.pad(self.slots, (0, more), constant_values=-1),
             np.arange(sequences + 1, dtype=np.int32),
-            np.pad(self.context_lens, (0, more), constant_values=1),
+            np.pad(self.context_lens, (0, more)),
             np.arange(sequences, dtype=np.int32),
             np.pad(self.block_tables, ((0, more), (0, 0))),
             1,

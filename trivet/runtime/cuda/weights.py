@@ -57,10 +57,10 @@ class DeviceWeights:
         """Float32, of the weight's shape."""
         return self.values(self._reader.floats(weight).reshape(weight.shape))
 
-    def values(self, values: np.ndarray) -> torch.Tensor:
-        """Float32 values, copied."""
-        self.num_bytes += 4 * values.size
-        return torch.tensor(values, dtype=torch.float32, device=self._device.place)
+    def values(self, values: np.ndarray, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """A copy as `dtype`."""
+        self.num_bytes += dtype.itemsize * values.size
+        return torch.tensor(values, dtype=dtype, device=self._device.place)
 
     def scale(self, weight: Weight) -> float:
         """The factor of a matrix."""

@@ -50,8 +50,11 @@ def test_columns_that_fill_no_unit() -> None:
 
 
 @pytest.mark.usefixtures("chains")
-@pytest.mark.parametrize(("rows", "columns"), [(70, 256), (65, 1024)])
-@pytest.mark.parametrize("fmt", [None, Format.Q4_0, Format.Q6_K, Format.Q8_0], ids=str)
+@pytest.mark.parametrize(
+    ("fmt", "rows", "columns"),
+    [(None, 70, 256), (None, 65, 1024), (Format.Q4_0, 65, 1024), (Format.Q6_K, 70, 256), (Format.Q8_0, 70, 256)],
+    ids=str,
+)
 def test_rows_beside(fmt: Format | None, rows: int, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """One kernel and one order for all: parts of K together or one by one, blocks unpacked inside or before."""
     monkeypatch.setattr(module, "FUSED_ROWS", 40)
@@ -90,9 +93,6 @@ def test_parts() -> None:
     assert splits(64, 512) == 1
 
 
-SHAPES = [(4096, 4096), (28672, 4096)]
-
-
 def check_compiled(matrix: Matrix, tokens: list[int], arch: int) -> None:
     def calls() -> None:
         for count in tokens:
@@ -106,14 +106,18 @@ def check_compiled(matrix: Matrix, tokens: list[int], arch: int) -> None:
             assert ("mma.sync.aligned.m16n8k16" in kernel.ptx) == (arch == 80), kernel
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("arch", [80, 90])
+@pytest.mark.parametrize(("shape", "arch"), [((4096, 4096), 80), ((4096, 4096), 90), ((28672, 4096), 90)])
 def test_compiled(shape: tuple[int, int], arch: int) -> None:
     check_compiled(Matrix(meta(*shape)), [1, 32, 64, 256, 8192], arch)
 
 
-@pytest.mark.parametrize("fmt", FORMATS, ids=lambda f: f.name)
-@pytest.mark.parametrize("arch", [80, 90])
+TOKENS = {Format.Q4_K: [1, 32, 64, 256], Format.Q6_K: [1, 64], Format.Q8_0: [1, 64]}
+"""The tiles of a few formats; the others differ from these in how they are unpacked."""
+
+
+@pytest.mark.parametrize(
+    ("fmt", "arch"), [*((fmt, 90) for fmt in FORMATS), (Format.Q4_K, 80), (Format.Q6_K, 80)], ids=str
+)
 def test_compiled_for_blocks(fmt: Format, arch: int) -> None:
     data = meta(1024, fmt.row_bytes(1024), dtype=torch.uint8)
-    check_compiled(Matrix.packed(data, fmt), [1, 64] if fmt is not Format.Q4_K else [1, 32, 64, 256], arch)
+    check_compiled(Matrix.packed(data, fmt), TOKENS.get(fmt, [1]), arch)

@@ -183,7 +183,8 @@ def product(
 SUM = 512
 
 
-@triton.jit
+# Numbers that change from step to step are not specialised: no kernel is compiled for 1 or a multiple of 16 of them.
+@triton.jit(do_not_specialize=["tokens"])
 def product_kernel(
     x,
     values,
@@ -244,7 +245,7 @@ def product_kernel(
     tl.store(at, total.to(y.dtype.element_ty), mask=(row < rows)[:, None] & kept[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def sum_kernel(sums, bias, y, tokens, rows, y_stride, PARTS: tl.constexpr, BLOCK: tl.constexpr):
     """y = the parts of `sums` [PARTS, T, N], in order, and the bias."""
     token = tl.program_id(0).to(tl.int64)

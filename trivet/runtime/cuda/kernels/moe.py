@@ -185,7 +185,7 @@ def choose_kernel(
         left = tl.where(index == best, -1.0, left)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["slots", "count"])
 def group_kernel(
     chosen,
     order,
@@ -225,7 +225,7 @@ def group_kernel(
             tl.store(tiles + unused, -1)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def expert_kernel(
     x,
     values,

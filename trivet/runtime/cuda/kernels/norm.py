@@ -72,7 +72,7 @@ def normed(x, weight, eps, WIDTH: tl.constexpr):
     return x * tl.rsqrt(mean + eps)[:, None] * weight[None, :]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["norms"])
 def rms_norm_kernel(
     x,
     weight,

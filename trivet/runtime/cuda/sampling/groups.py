@@ -14,6 +14,9 @@ from trivet.runtime.cuda.sampling.program import EDITS, Op, Program
 from trivet.runtime.cuda.sampling.random import coin, draw_key
 from trivet.sampling.params import GREEDY_BELOW
 
+ROWS_AT_ONCE = 32
+"""Bounds the memory that sorting takes."""
+
 _STAGES = {
     Op.TOP_K: stages.top_k,
     Op.TGI_TOP_K: stages.tgi_top_k,
@@ -126,13 +129,16 @@ class Group:
 
 def group(rows: Sequence[int], programs: Sequence[Program]) -> list[Group]:
     """Those of `rows` that the kernels cannot do alone."""
-    groups: dict[tuple[tuple[Op, ...], str], Group] = {}
+    groups: dict[tuple[tuple[Op, ...], str], list[int]] = {}
     for r in rows:
         program = programs[r]
         if not program.by_kernel:
-            key = program.ops[program.leading :], program.selector
-            groups.setdefault(key, Group(*key, rows=[])).rows.append(r)
-    return list(groups.values())
+            groups.setdefault((program.ops[program.leading :], program.selector), []).append(r)
+    return [
+        Group(*key, rows=own[start : start + ROWS_AT_ONCE])
+        for key, own in groups.items()
+        for start in range(0, len(own), ROWS_AT_ONCE)
+    ]
 
 
 def _knobs(row: SampleRow) -> tuple[float | np.floating, ...]:

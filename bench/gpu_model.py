@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from bench.gpu_shapes import Shape
+from bench.gpu_table import Row
 from trivet.engine.config import EngineConfig
 from trivet.engine.engine import Engine
 from trivet.engine.request import EngineRequest
@@ -44,17 +45,6 @@ class Limits:
         )
 
 
-@dataclass(frozen=True)
-class Row:
-    """A line of the table. `reached` is the measured speed over the bound's, `target` the share asked for."""
-
-    name: str
-    measured: str
-    bound: str
-    reached: float | None = None
-    target: float | None = None
-
-
 def seconds(call: Callable[[], object], device: str, repeats: int = 10) -> float:
     """The median of a call's times."""
     times = []
@@ -73,8 +63,7 @@ def synchronize(device: str) -> None:
 
 
 def load(folder: Path, **config: Any) -> tuple[Engine, Row]:
-    """An engine, and how fast it took its weights; it is loaded twice, for by then the files are in memory."""
-    Engine(EngineConfig(model=str(folder), **config)).close()
+    """An engine, and how fast it took its weights. The files have to be in memory, and kernels compiled."""
     before, began = peak_memory(), time.perf_counter()
     engine = Engine(EngineConfig(model=str(folder), **config))
     took = time.perf_counter() - began
@@ -122,11 +111,14 @@ def step_seconds(engine: Engine, steps: int) -> float:
     return (time.perf_counter() - began) / steps
 
 
-def decode(engine: Engine, shape: Shape, limits: Limits, batch: int, context: int, steps: int = 64) -> Row:
-    """The bound: all matrices and caches are read once, and each sequence is multiplied by all weights."""
+def decode(
+    engine: Engine, shape: Shape, product_bytes: int, limits: Limits, batch: int, context: int, steps: int = 64
+) -> Row:
+    """The bound: all matrices (`product_bytes`) and caches are read once, and each sequence is multiplied by all
+    weights."""
     with decoding(engine, batch, context, steps):
         took = step_seconds(engine, steps)
-    data = 2 * shape.product_weights + batch * context * shape.cache_bytes
+    data = product_bytes + batch * context * shape.cache_bytes
     operations = 2 * batch * shape.product_weights
     bound = max(data / limits.bandwidth, operations / limits.flops)
     return Row(
@@ -182,29 +174,3 @@ def union(spans: list[tuple[float, float]]) -> float:
         covered += max(0.0, end - max(start, until))
         until = max(until, end)
     return covered
-
-
-def transformers_rows(folder: Path, prompt: int, batches: list[int], context: int, device: str) -> list[Row]:
-    """The same model in transformers (sdpa), where it is installed."""
-    try:
-        from transformers import AutoModelForCausalLM, DynamicCache
-    except ImportError:
-        return [Row("transformers", "not installed", "")]
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, attn_implementation="sdpa").to(device)
-    vocab = model.config.vocab_size
-    rows = []
-    with torch.inference_mode():
-        ids = torch.randint(vocab, (1, prompt), device=device)
-        took = seconds(lambda: model(ids, logits_to_keep=1, use_cache=True), device, 3)
-        rows.append(Row(f"transformers: prefill {prompt}", f"{took * 1e3:.1f} ms, {prompt / took:.0f} tok/s", ""))
-        for batch in batches:
-            cache = DynamicCache(config=model.config)
-            for start in range(0, context, 128):  # In parts: what a whole large batch needs may not fit.
-                part = torch.randint(vocab, (batch, min(128, context - start)), device=device)
-                model(part, past_key_values=cache, logits_to_keep=1)
-            token = torch.randint(vocab, (batch, 1), device=device)
-            took = seconds(lambda: model(token, past_key_values=cache).logits.argmax(-1), device)  # noqa: B023
-            rows.append(
-                Row(f"transformers: decode {batch} x {context}", f"{took * 1e3:.2f} ms, {batch / took:.0f} tok/s", "")
-            )
-    return rows

@@ -29,20 +29,31 @@ from bench import gpu_table
 from bench.gpu_table import Row
 from trivet.runtime.gpu import gpus
 
-PARTS = {
-    "checks": ["checks", "agreement"],
-    "model": ["model", "model fast"],
-    "kernels": ["kernels"],
-    "peers": ["transformers", "vllm"],
-    "quantized": ["quantized"],
+SECTIONS = {
+    "checks": "checks",
+    "agreement": "model",
+    "model": "model",
+    "model fast": "model",
+    "kernels": "kernels",
+    "transformers": "peers",
+    "vllm": "peers",
+    "quantized": "quantized",
+    "formats": "checks",
 }
-"""What --only names, and the sections of bench/gpu_sections.py, in this order."""
+"""Those of bench/gpu_sections.py, what matters most first; and what --only calls them."""
+
+PARTS = list(dict.fromkeys(SECTIONS.values()))
+
+SECTION_SECONDS = 240
+"""No section may take longer: the others have something to tell too."""
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to run; all unless given")
-    parser.add_argument("--shape", default="llama-3.1-8b", help="llama-3.1-8b, llama-3.2-1b or tiny (bench/gpu_shapes.py)")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to run; all unless given")
+    parser.add_argument(
+        "--shape", default="llama-3.1-8b", help="llama-3.1-8b, llama-3.2-1b or tiny (bench/gpu_shapes.py)"
+    )
     parser.add_argument("--folder", type=Path, help="of the random model: made if it is not there, and kept")
     parser.add_argument("--output", type=Path, default=Path("gpu.json"), help="results; a plot and logs lie beside it")
     parser.add_argument("--minutes", type=float, default=9.0, help="after which all ends (9)")
@@ -69,9 +80,10 @@ def lines(section: str, options: argparse.Namespace, folder: Path, until: float,
     shape, mode = ("tiny", "interpret") if options.interpret else (options.shape, "cuda")
     environment = os.environ | ({"TRITON_INTERPRET": "1"} if options.interpret else {})
     command = [sys.executable, "-m", "bench.gpu_sections", section, shape, str(folder), mode]
-    with log.open("w") as errors, subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
-    ) as process:
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment) as process,
+    ):
         timer = threading.Timer(max(1.0, until - time.monotonic()), process.kill)
         timer.start()
         try:
@@ -81,7 +93,8 @@ def lines(section: str, options: argparse.Namespace, folder: Path, until: float,
                 console.print(gpu_table.line(rows[-1]), markup=False, highlight=False)
         finally:
             timer.cancel()
-            process.kill() if process.poll() is None and sys.exc_info()[0] else None
+            if sys.exc_info()[0]:
+                process.kill()
         process.wait()
     if process.returncode:
         late = time.monotonic() >= until
@@ -106,7 +119,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.folder or Path(scratch) / "model"
         try:
-            for section in [name for part in PARTS if part in options.only for name in PARTS[part]]:
+            for section in [name for name, part in SECTIONS.items() if part in options.only]:
                 left = until - time.monotonic()
                 if left <= 0:
                     results[section] = [Row(section, "not run: the time was over", "", None, 1.0)]
@@ -114,7 +127,8 @@ def main() -> None:
                 console.rule(f"{section}, {left / 60:.1f} min left", align="left")
                 began = time.monotonic()
                 with console.status(section):
-                    results[section] = lines(section, options, folder, until, console)
+                    ends = min(until, began + SECTION_SECONDS * (10 if options.interpret else 1))
+                    results[section] = lines(section, options, folder, ends, console)
                 results[section].append(Row(f"time of {section}", f"{time.monotonic() - began:.0f} s"))
                 gpu_table.write(options.output, machine, results)
         except KeyboardInterrupt:

@@ -71,7 +71,10 @@ def company(engine: Engine, name: str, batches: Sequence[int], longest: int, tok
         some = requests[: max(8, batch)]
         different = sum(a != b for a, b in zip(greedy(engine, some, batch, tokens), expected, strict=False))
         yield check(
-            f"{name}: greedy tokens, {batch} at a time", different, 0, f"{{}} of {len(some)} answers not as {max(batches)} at a time"
+            f"{name}: greedy tokens, {batch} at a time",
+            different,
+            0,
+            f"{{}} of {len(some)} answers not as {max(batches)} at a time",
         )
 
 

@@ -61,7 +61,9 @@ def agreement(model: torch.nn.Module, folder: Path, device: str) -> Row:
     theirs = model(ids).logits[0].float().cpu().numpy()
     exact = model.float()(ids).logits[0].cpu().numpy()
     ours, allowed = relative(saved["logits"], exact), 1.5 * relative(theirs, exact)
-    return check("logits beside transformers' in float32", ours, allowed, f"off by {{:.1e}}, theirs by {allowed / 1.5:.1e}")
+    return check(
+        "logits beside transformers' in float32", ours, allowed, f"off by {{:.1e}}, theirs by {allowed / 1.5:.1e}"
+    )
 
 
 def vllm_rows(folder: Path, prompt: int, batches: list[int], context: int, steps: int = 64) -> Iterator[Row]:

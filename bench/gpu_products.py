@@ -63,24 +63,25 @@ def checks(
     shapes: tuple[tuple[int, int], ...] = ((1000, 1024), (4096, 4096)),
     hidden: int = 768,
     width: int = 512,
-    formats: tuple[Format, ...] = tuple(FORMATS),
+    formats: tuple[Format | None, ...] = (None, *FORMATS),
     counts: tuple[int, ...] = ROWS,
 ) -> Iterator[Row]:
-    """`shapes`: (rows, columns) of weights; `hidden` and `width`: of experts; `counts`: of rows of activations."""
-    for fmt in formats:
+    """`shapes`: (rows, columns) of weights; `hidden` and `width`: of experts; `counts`: of rows of activations; None among
+    the formats: bfloat16."""
+    for fmt in [one for one in formats if one is not None]:
         data = random_blocks(fmt, 100, 1024)
         values = dequantize(Matrix.packed(torch.from_numpy(data).to(device), fmt).values, torch.float32)
         expected = _native.dequantize(fmt.type_id, data.reshape(-1), values.numel())
         different = (values.cpu().numpy().reshape(-1).view(np.int32) != expected.reshape(-1).view(np.int32)).sum()
         yield check(f"{fmt.name}: weights", float(different), 0, "{:.0f} differ")
     for shape in shapes:
-        for fmt in (None, *formats):
+        for fmt in formats:
             matrix = random_matrix(fmt, *shape, device)
             x = torch.randn(max(counts), shape[1], device=device).bfloat16()
             name = f"{fmt.name if fmt else 'bfloat16'} {shape}"
             yield from same_bits(name, partial(linear, matrix=matrix), x, counts)
             yield check(f"{name}: error", relative(linear(x, matrix), x.double() @ weights(matrix).T), 6e-3)
-    for fmt in (None, Format.Q4_K):
+    for fmt in formats:
         router = Matrix(torch.randn(8, width, device=device))
         gate, up = (stack(fmt, 8, hidden, width, device) for _ in range(2))
         down = stack(fmt, 8, width, hidden, device)
@@ -128,7 +129,9 @@ def timings(
         for name, (rows, columns) in shapes.items():
             first = random_matrix(fmt, rows, columns, device)
             matrices = [first] + [copied(first) for _ in range(cache // first.num_bytes)]
-            dense = [torch.randn(rows, columns, device=device).bfloat16() for _ in range(cache // (2 * rows * columns) + 1)]
+            dense = [
+                torch.randn(rows, columns, device=device).bfloat16() for _ in range(cache // (2 * rows * columns) + 1)
+            ]
             for count in tokens:
                 x = torch.randn(count, columns, device=device).bfloat16()
                 size = first.num_bytes + 2 * count * (rows + columns)

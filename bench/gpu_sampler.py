@@ -73,4 +73,6 @@ def timings(device: str, limits: Limits, rows: int = 64, vocab: int = 128256) ->
         batch = rows_of(SamplingParams(**CHOICES[name]), rows, 0, vocab)
         took = seconds(lambda: sampler.sample(logits, sampler.prepare(batch)), device)  # noqa: B023
         measured = f"{took * 1e6:.0f} us"
-        yield Row(f"sampling {rows}, {name}", measured, f"{bound * 1e6:.0f} us = {logits.nbytes / 1e6:.0f} MB", bound / took)
+        yield Row(
+            f"sampling {rows}, {name}", measured, f"{bound * 1e6:.0f} us = {logits.nbytes / 1e6:.0f} MB", bound / took
+        )

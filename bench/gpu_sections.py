@@ -68,16 +68,24 @@ def checks(run: Run) -> Rows:
     from trivet.weights.formats import Format
 
     small = run.interpret
-    products: dict[str, Any] = {}
+    products: dict[str, Any] = {"formats": (None, Format.Q4_K)}
     if small:
-        products = {
-            "shapes": ((40, 256),), "hidden": 256, "width": 256, "formats": (Format.Q4_0,), "counts": (1, 3)
-        }  # fmt: skip
+        products |= {"shapes": ((40, 256),), "hidden": 256, "width": 256, "counts": (1, 3)}
     device = run.device
     yield from guarded("attention", lambda: gpu_attention.checks(device, small))
     yield from guarded("elementwise", lambda: gpu_elementwise.checks(device, *((9, (256,)) if small else ())))
     yield from guarded("sampling", lambda: gpu_sampler.checks(device, *((300, 1, 2) if small else ())))
     yield from guarded("products", lambda: gpu_products.checks(device, **products))
+
+
+def formats(run: Run) -> Rows:
+    """The products that `checks` leaves out: their kernels take long to compile."""
+    from bench import gpu_products
+    from trivet.weights.formats import Format
+
+    for fmt in [] if run.interpret else gpu_products.FORMATS:
+        if fmt is not Format.Q4_K:
+            yield from guarded(fmt.name, lambda: gpu_products.checks(run.device, formats=(fmt,)))  # noqa: B023
 
 
 def kernels(run: Run) -> Rows:
@@ -156,8 +164,8 @@ def whole(run: Run, path: Path, numerics: str, product_bytes: int) -> Rows:
     if run.interpret:
         config["num_blocks"] = 32
     Engine(EngineConfig(model=str(path), **config)).close()  # Compiles kernels, and brings the files into memory.
-    engine, row = gpu_model.load(path, **config)
-    yield row
+    engine, rows = gpu_model.load(path, **config)
+    yield from rows
     if path.is_dir() and numerics == "exact":
         tokens = np.random.default_rng(2).integers(0, shape.vocab, 16 if run.interpret else 64)
         np.savez(path / gpu_peers.SAVED, tokens=tokens, logits=gpu_agreement.logits(engine, tokens))
@@ -204,6 +212,7 @@ SECTIONS: dict[str, Callable[[Run], Rows]] = {
     "transformers": transformers,
     "vllm": vllm,
     "quantized": quantized,
+    "formats": formats,
 }
 
 

@@ -28,7 +28,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """"ok", "MISSED", or "" where nothing is asked for."""
+        """ "ok", "MISSED", or "" where nothing is asked for."""
         if self.target is None:
             return ""
         return "ok" if self.reached is not None and self.reached >= self.target else "MISSED"  # NaN is missed
@@ -96,7 +96,9 @@ def plot(path: Path, title: str, rows: Iterable[Row]) -> None:
     for place, row in enumerate(rows):
         assert row.reached is not None
         axis.barh(place, row.reached, color=VERDICTS[row.verdict])
-        axis.annotate(row.measured, (row.reached, place), xytext=(3, 0), textcoords="offset points", va="center", size=6)
+        axis.annotate(
+            row.measured, (row.reached, place), xytext=(3, 0), textcoords="offset points", va="center", size=6
+        )
         if row.target is not None:
             axis.vlines(row.target, place - 0.4, place + 0.4, color="black")
     axis.set_yticks(range(len(rows)), [row.name for row in rows], size=7)

@@ -66,8 +66,10 @@ def checks(
     formats: tuple[Format | None, ...] = (None, *FORMATS),
     counts: tuple[int, ...] = ROWS,
 ) -> Iterator[Row]:
-    """`shapes`: (rows, columns) of weights; `hidden` and `width`: of experts; `counts`: of rows of activations; None among
-    the formats: bfloat16."""
+    """`shapes`: (rows, columns) of weights; `hidden` and `width`: of experts; `counts`: of rows of activations.
+
+    None among the formats is bfloat16.
+    """
     for fmt in [one for one in formats if one is not None]:
         data = random_blocks(fmt, 100, 1024)
         values = dequantize(Matrix.packed(torch.from_numpy(data).to(device), fmt).values, torch.float32)

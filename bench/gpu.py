@@ -73,9 +73,10 @@ def device(interpret: bool) -> str:
     return found[0].name
 
 
-def lines(section: str, options: argparse.Namespace, folder: Path, until: float, console: Console) -> list[Row]:
-    """Run a section, show its lines as they come."""
-    rows: list[Row] = []
+def measure(
+    section: str, rows: list[Row], options: argparse.Namespace, folder: Path, until: float, console: Console
+) -> None:
+    """Run a section: its lines are shown and added to `rows` as they come."""
     log = options.output.with_name(f"{options.output.stem}-{section.replace(' ', '-')}.log")
     shape, mode = ("tiny", "interpret") if options.interpret else (options.shape, "cuda")
     environment = os.environ | ({"TRITON_INTERPRET": "1"} if options.interpret else {})
@@ -101,7 +102,6 @@ def lines(section: str, options: argparse.Namespace, folder: Path, until: float,
         said = log.read_text().strip().splitlines()
         last = "the time was over" if late else (said[-1] if said else f"exit status {process.returncode}")
         rows.append(Row(f"rest of {section}", last[:160], f"see {log.name}", None, 1.0))
-    return rows
 
 
 def stop(number: int, frame: object) -> None:
@@ -128,11 +128,11 @@ def main() -> None:
                 began = time.monotonic()
                 with console.status(section):
                     ends = min(until, began + SECTION_SECONDS * (10 if options.interpret else 1))
-                    results[section] = lines(section, options, folder, ends, console)
+                    measure(section, results.setdefault(section, []), options, folder, ends, console)
                 results[section].append(Row(f"time of {section}", f"{time.monotonic() - began:.0f} s"))
                 gpu_table.write(options.output, machine, results)
         except KeyboardInterrupt:
-            console.print("interrupted")
+            results["interrupted"] = [Row("the rest", "not run", "", None, 1.0)]
     console.rule(machine["device"], align="left")
     gpu_table.show(console, results)
     gpu_table.write(options.output, machine, results)

@@ -38,7 +38,7 @@ class Limits:
 
     @staticmethod
     def measure(device: str, megabytes: int = 4096, size: int = 8192) -> Limits:
-        data = torch.zeros(megabytes << 18, dtype=torch.float32, device=device)
+        data = torch.randn(megabytes << 18, dtype=torch.float32, device=device)
         a, b = (torch.randn(size, size, dtype=torch.bfloat16, device=device) for _ in range(2))
         return Limits(
             bandwidth=data.nbytes / seconds(lambda: data.sum(), device),

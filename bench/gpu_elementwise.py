@@ -36,7 +36,9 @@ def activated(gate: torch.Tensor, act: str) -> torch.Tensor:
     return functional.silu(x) if act == "silu" else functional.gelu(x, approximate="tanh" if "tanh" in act else "none")
 
 
-def checks(device: str, tokens: int = 1100, widths: tuple[int, ...] = (2880, 4096, 14336)) -> Iterator[Row]:
+def checks(
+    device: str, tokens: int = 1100, widths: tuple[int, ...] = (2880, 4096, 14336), vocab: int = 1000
+) -> Iterator[Row]:
     for dtype, allowed in ALLOWED.items():
         kind = str(dtype).removeprefix("torch.")
         for width in widths:
@@ -54,9 +56,9 @@ def checks(device: str, tokens: int = 1100, widths: tuple[int, ...] = (2880, 409
                 yield from same_bits(f"norm of {width}", partial(rms_norm, weight=weight, eps=EPS), a)
         x, weight = torch.randn(tokens, 512, device=device).to(dtype), torch.randn(128, device=device)
         yield check(f"norms of 128 {kind}", relative(rms_norm(x, weight, EPS, 128), normed(x, weight, 128)), allowed)
-    ids = torch.randint(1000, (tokens,), device=device, dtype=torch.int32)
+    ids = torch.randint(vocab, (tokens,), device=device, dtype=torch.int32)
     for fmt in (None, Format.Q4_K, Format.Q6_K, Format.Q8_0):
-        table = random_matrix(fmt, 1000, 1024, device)
+        table = random_matrix(fmt, vocab, 1024, device)
         error = relative(embed(ids, table, 2.0, torch.bfloat16), 2 * weights(table)[ids.long()])
         yield check(f"embeddings in {fmt.name if fmt else 'bfloat16'}", error, ALLOWED[torch.bfloat16])
 

@@ -73,7 +73,7 @@ def checks(run: Run) -> Rows:
         products |= {"shapes": ((40, 256),), "hidden": 256, "width": 256, "counts": (1, 3)}
     device = run.device
     yield from guarded("attention", lambda: gpu_attention.checks(device, small))
-    yield from guarded("elementwise", lambda: gpu_elementwise.checks(device, *((9, (256,)) if small else ())))
+    yield from guarded("elementwise", lambda: gpu_elementwise.checks(device, *((9, (256,), 8) if small else ())))
     yield from guarded("sampling", lambda: gpu_sampler.checks(device, *((300, 1, 2) if small else ())))
     yield from guarded("products", lambda: gpu_products.checks(device, **products))
 

@@ -20,7 +20,7 @@ def test_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_sampler, "CHOICES", {name: gpu_sampler.CHOICES[name] for name in choices})
     rows = [
         *gpu_attention.checks("cpu", tiny=True),
-        *gpu_elementwise.checks("cpu", 3, (256,)),
+        *gpu_elementwise.checks("cpu", 3, (256,), 4),
         *gpu_sampler.checks("cpu", 300, 1, 2),
     ]
     assert len(rows) == 8 + 19 + 3

@@ -60,16 +60,14 @@ def missed_rows(results: dict[str, list[dict[str, object]]]) -> list[list[dict[s
     return [[row for row in rows if row["verdict"] == "MISSED"] for rows in results.values()]
 
 
-def test_what_fails_is_a_line_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_what_fails_is_a_line(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
-    done = run(
-        "--interpret", "--only", "peers", "quantized", "--folder", tmp_path / "model", "--output", tmp_path / "gpu.json"
-    )
-    results = json.loads((tmp_path / "gpu.json").read_text())["results"]
-    assert list(results) == ["transformers", "vllm", "quantized"]
+    folder, output = tmp_path / "model", tmp_path / "gpu.json"
+    done = run("--interpret", "--only", "quantized", "--folder", folder, "--output", output)
+    [row, _] = json.loads(output.read_text())["results"]["quantized"]
     assert done.returncode == 1
-    assert results["quantized"][0]["verdict"] == "MISSED" and "Error" in results["quantized"][0]["measured"]
+    assert row["verdict"] == "MISSED" and "Error" in row["measured"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -5,6 +5,7 @@ Used by bench/gpu.py. Weights are random: speed does not depend on them.
 
 from __future__ import annotations
 
+import logging
 import resource
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 
 from bench.gpu_shapes import Shape
+from bench.gpu_table import Row
 from trivet.engine.config import EngineConfig
 from trivet.engine.engine import Engine
 from trivet.engine.request import EngineRequest
@@ -36,23 +38,12 @@ class Limits:
 
     @staticmethod
     def measure(device: str, megabytes: int = 4096, size: int = 8192) -> Limits:
-        data = torch.zeros(megabytes << 18, dtype=torch.float32, device=device)
+        data = torch.randn(megabytes << 18, dtype=torch.float32, device=device)
         a, b = (torch.randn(size, size, dtype=torch.bfloat16, device=device) for _ in range(2))
         return Limits(
             bandwidth=data.nbytes / seconds(lambda: data.sum(), device),
             flops=2 * size**3 / seconds(lambda: a @ b, device),
         )
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the table. `reached` is the measured speed over the bound's, `target` the share asked for."""
-
-    name: str
-    measured: str
-    bound: str
-    reached: float | None = None
-    target: float | None = None
 
 
 def seconds(call: Callable[[], object], device: str, repeats: int = 10) -> float:
@@ -72,16 +63,38 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def load(folder: Path, **config: Any) -> tuple[Engine, Row]:
-    """An engine, and how fast it took its weights; it is loaded twice, for by then the files are in memory."""
-    Engine(EngineConfig(model=str(folder), **config)).close()
+def load(folder: Path, **config: Any) -> tuple[Engine, list[Row]]:
+    """An engine, and how fast it took its weights. The files have to be in memory, and kernels compiled."""
+    told = Told()
+    logger = logging.getLogger("trivet.runtime.cuda.runtime")
+    logger.addHandler(told)
+    logger.setLevel(logging.INFO)
     before, began = peak_memory(), time.perf_counter()
     engine = Engine(EngineConfig(model=str(folder), **config))
     took = time.perf_counter() - began
-    size = engine.info.weight_bytes
+    logger.removeHandler(told)
     grown = (peak_memory() - before) / 2**30
-    measured = f"{size / took / 1e9:.2f} GB/s ({took:.1f} s with all else; peak of host memory {grown:+.2f} GiB)"
-    return engine, Row("load", measured, "2 GB/s", size / took / 2e9, 1.0)
+    weights = engine.info.weight_bytes / told.seconds
+    return engine, [
+        Row(
+            "load weights",
+            f"{weights / 1e9:.2f} GB/s, peak of host memory {grown:+.2f} GiB",
+            "2 GB/s",
+            weights / 2e9,
+            1.0,
+        ),
+        Row("start, weights included", f"{took:.1f} s"),
+    ]
+
+
+class Told(logging.Handler):
+    """How long a runtime says that its weights took."""
+
+    seconds = float("nan")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.msg.startswith("loaded") and isinstance(record.args, tuple):
+            self.seconds = float(record.args[1])  # type: ignore[arg-type]
 
 
 def peak_memory() -> int:
@@ -91,22 +104,27 @@ def peak_memory() -> int:
 
 def request(name: str, vocab_size: int, prompt: int, tokens: int) -> EngineRequest:
     ids = np.random.default_rng(list(name.encode())).integers(0, vocab_size, prompt)
-    params = SamplingParams(temperature=0, max_tokens=tokens)
+    params = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
     return EngineRequest(request_id=name, prompt=ids.tolist(), params=params, seed=0)
 
 
 @contextmanager
-def decoding(engine: Engine, batch: int, context: int, steps: int) -> Iterator[None]:
-    """While this lasts, `batch` sequences of about `context` tokens decode, for `steps` steps at most."""
+def decoding(engine: Engine, batch: int, context: int, steps: int) -> Iterator[float]:
+    """While this lasts, `batch` sequences of about `context` tokens decode, for `steps` steps at least.
+
+    Gives their mean context in the middle of those steps.
+    """
     names = [f"{batch} {index}" for index in range(batch)]
+    prompt = context - steps // 2 - WARM_UP
+    most = engine.info.max_model_len - prompt  # Those that began first have decoded while the last were read.
     for name in names:
-        engine.add(request(name, engine.info.vocab_size, context - steps // 2, steps + 2 * WARM_UP))
+        engine.add(request(name, engine.info.vocab_size, prompt, most))
     seen = dict.fromkeys(names, 0)
     while min(seen.values()) < WARM_UP:
         for chunk in engine.step():
             seen[chunk.request_id] += len(chunk.tokens)
     try:
-        yield
+        yield prompt + sum(seen.values()) / batch + steps / 2
     finally:
         for name in names:
             engine.cancel(name)
@@ -114,19 +132,24 @@ def decoding(engine: Engine, batch: int, context: int, steps: int) -> Iterator[N
             engine.step()
 
 
-def step_seconds(engine: Engine, steps: int) -> float:
-    """A step's, from the time of many."""
+def step_seconds(engine: Engine, batch: int, steps: int) -> float:
+    """A step's, from the time of many, each of which brings all a token."""
     began = time.perf_counter()
-    for _ in range(steps):
-        engine.step()
-    return (time.perf_counter() - began) / steps
+    tokens = sum(len(chunk.tokens) for _ in range(steps) for chunk in engine.step())
+    took = time.perf_counter() - began
+    if tokens != batch * steps:
+        raise RuntimeError(f"{steps} steps brought {batch} sequences {tokens} tokens")
+    return took / steps
 
 
-def decode(engine: Engine, shape: Shape, limits: Limits, batch: int, context: int, steps: int = 64) -> Row:
-    """The bound: all matrices and caches are read once, and each sequence is multiplied by all weights."""
-    with decoding(engine, batch, context, steps):
-        took = step_seconds(engine, steps)
-    data = 2 * shape.product_weights + batch * context * shape.cache_bytes
+def decode(
+    engine: Engine, shape: Shape, product_bytes: int, limits: Limits, batch: int, context: int, steps: int = 64
+) -> Row:
+    """The bound: all matrices (`product_bytes`) and caches are read once, and each sequence is multiplied by all
+    weights."""
+    with decoding(engine, batch, context, steps) as mean:
+        took = step_seconds(engine, batch, steps)
+    data = product_bytes + round(batch * mean) * shape.cache_bytes
     operations = 2 * batch * shape.product_weights
     bound = max(data / limits.bandwidth, operations / limits.flops)
     return Row(
@@ -166,9 +189,9 @@ def host_share(engine: Engine, batch: int, context: int, steps: int = 32) -> Row
     from torch.profiler import ProfilerActivity, profile
 
     with decoding(engine, batch, context, 2 * steps):
-        took = step_seconds(engine, steps)
+        took = step_seconds(engine, batch, steps)
         with profile(activities=[ProfilerActivity.CUDA]) as trace:
-            step_seconds(engine, steps)
+            step_seconds(engine, batch, steps)
             torch.cuda.synchronize()
     kernels = [event.time_range for event in trace.events() if event.device_type == DeviceType.CUDA]
     share = max(0.0, 1 - union([(one.start, one.end) for one in kernels]) / 1e6 / steps / took)
@@ -182,29 +205,3 @@ def union(spans: list[tuple[float, float]]) -> float:
         covered += max(0.0, end - max(start, until))
         until = max(until, end)
     return covered
-
-
-def transformers_rows(folder: Path, prompt: int, batches: list[int], context: int, device: str) -> list[Row]:
-    """The same model in transformers (sdpa), where it is installed."""
-    try:
-        from transformers import AutoModelForCausalLM, DynamicCache
-    except ImportError:
-        return [Row("transformers", "not installed", "")]
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, attn_implementation="sdpa").to(device)
-    vocab = model.config.vocab_size
-    rows = []
-    with torch.inference_mode():
-        ids = torch.randint(vocab, (1, prompt), device=device)
-        took = seconds(lambda: model(ids, logits_to_keep=1, use_cache=True), device, 3)
-        rows.append(Row(f"transformers: prefill {prompt}", f"{took * 1e3:.1f} ms, {prompt / took:.0f} tok/s", ""))
-        for batch in batches:
-            cache = DynamicCache(config=model.config)
-            for start in range(0, context, 128):  # In parts: what a whole large batch needs may not fit.
-                part = torch.randint(vocab, (batch, min(128, context - start)), device=device)
-                model(part, past_key_values=cache, logits_to_keep=1)
-            token = torch.randint(vocab, (batch, 1), device=device)
-            took = seconds(lambda: model(token, past_key_values=cache).logits.argmax(-1), device)  # noqa: B023
-            rows.append(
-                Row(f"transformers: decode {batch} x {context}", f"{took * 1e3:.2f} ms, {batch / took:.0f} tok/s", "")
-            )
-    return rows

@@ -5,16 +5,17 @@ Used by bench/gpu.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 
-from bench.gpu_model import Limits, Row, seconds
+from bench.gpu_model import Limits, seconds
+from bench.gpu_table import Row, check
 from trivet import _native
-from trivet.runtime.cuda.kernels.linear import linear
+from trivet.runtime.cuda.kernels.linear import FUSED_ROWS, linear
 from trivet.runtime.cuda.kernels.matrix import Matrix
 from trivet.runtime.cuda.kernels.moe import moe
 from trivet.runtime.cuda.kernels.quantized.blocks import FORMATS, Blocks
@@ -26,17 +27,6 @@ ROWS = (1, 2, 7, 16, 17, 33, 64, 65, 128, 129, 256, 257, 513, 1100)
 
 HALVES = {Format.Q4_1: (0, 2), Format.Q5_1: (0, 2), Format.Q4_K: (0, 2), Format.Q5_K: (0, 2), Format.Q6_K: (208,)}
 """Where a block has float16 numbers, where that is not at its beginning alone."""
-
-
-@dataclass(frozen=True)
-class Check:
-    name: str
-    error: float
-    allowed: float
-
-    @property
-    def passed(self) -> bool:
-        return self.error <= self.allowed  # and not NaN
 
 
 def random_blocks(fmt: Format, rows: int, columns: int, seed: int = 0) -> np.ndarray:
@@ -69,37 +59,48 @@ def weights(matrix: Matrix) -> torch.Tensor:
 
 
 def checks(
-    device: str, shapes: tuple[tuple[int, int], ...] = ((1000, 1024), (4096, 4096)), hidden: int = 768, width: int = 512
-) -> Iterator[Check]:
-    """`shapes`: (rows, columns) of weights; `hidden` and `width`: of experts."""
-    for fmt in FORMATS:
+    device: str,
+    shapes: tuple[tuple[int, int], ...] = ((1000, 1024), (4096, 4096)),
+    hidden: int = 768,
+    width: int = 512,
+    formats: tuple[Format | None, ...] = (None, *FORMATS),
+    counts: tuple[int, ...] = ROWS,
+) -> Iterator[Row]:
+    """`shapes`: (rows, columns) of weights; `hidden` and `width`: of experts; `counts`: of rows of activations.
+
+    None among the formats is bfloat16.
+    """
+    for fmt in [one for one in formats if one is not None]:
         data = random_blocks(fmt, 100, 1024)
         values = dequantize(Matrix.packed(torch.from_numpy(data).to(device), fmt).values, torch.float32)
         expected = _native.dequantize(fmt.type_id, data.reshape(-1), values.numel())
         different = (values.cpu().numpy().reshape(-1).view(np.int32) != expected.reshape(-1).view(np.int32)).sum()
-        yield Check(f"{fmt.name}: weights whose bits differ", float(different), 0)
+        yield check(f"{fmt.name}: weights", float(different), 0, "{:.0f} differ")
     for shape in shapes:
-        for fmt in (None, *FORMATS):
+        for fmt in formats:
             matrix = random_matrix(fmt, *shape, device)
-            x = torch.randn(max(ROWS), shape[1], device=device).bfloat16()
+            x = torch.randn(max(counts), shape[1], device=device).bfloat16()
             name = f"{fmt.name if fmt else 'bfloat16'} {shape}"
-            yield from same_bits(name, partial(linear, matrix=matrix), x)
-            yield Check(f"{name}: error", relative(linear(x, matrix), x.double() @ weights(matrix).T), 6e-3)
-    for fmt in (None, Format.Q4_K):
+            yield from same_bits(name, partial(linear, matrix=matrix), x, counts)
+            yield check(f"{name}: error", relative(linear(x, matrix), x.double() @ weights(matrix).T), 6e-3)
+    for fmt in formats:
         router = Matrix(torch.randn(8, width, device=device))
         gate, up = (stack(fmt, 8, hidden, width, device) for _ in range(2))
         down = stack(fmt, 8, width, hidden, device)
         mixture = partial(
             moe, router=router, gate=gate, up=up, down=down, top_k=2, act="silu", normalize=True, scale=1.0
         )
-        x = torch.randn(max(ROWS), width, device=device).bfloat16()
-        yield from same_bits(f"experts of {fmt.name if fmt else 'bfloat16'}", mixture, x)
+        x = torch.randn(max(counts), width, device=device).bfloat16()
+        yield from same_bits(f"experts of {fmt.name if fmt else 'bfloat16'}", mixture, x, counts)
 
 
-def same_bits(name: str, call: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> Iterator[Check]:
+def same_bits(
+    name: str, call: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, counts: tuple[int, ...] = ROWS
+) -> Iterator[Row]:
+    """That the last rows of x have the same results alone."""
     together = call(x)
-    different = [rows for rows in ROWS if not call(x[-rows:]).equal(together[-rows:])]
-    yield Check(f"{name}: numbers of rows that change bits {different or ''}".rstrip(), float(len(different)), 0)
+    different = [rows for rows in counts if rows <= len(x) and not call(x[-rows:]).equal(together[-rows:])]
+    yield check(f"{name}: rows beside", float(len(different)), 0, f"bits change with {different or 'no'} rows")
 
 
 def stack(fmt: Format | None, count: int, rows: int, columns: int, device: str) -> Matrix:
@@ -119,30 +120,39 @@ CACHE = 256 << 20
 def timings(
     device: str,
     limits: Limits,
-    formats: tuple[Format | None, ...] = (None, Format.Q4_0, Format.Q4_K, Format.Q6_K, Format.Q8_0),
+    formats: tuple[Format | None, ...] = (None, Format.Q4_K, Format.Q4_0, Format.Q6_K, Format.Q8_0),
     shapes: dict[str, tuple[int, int]] = SHAPES,
     tokens: tuple[int, ...] = (1, 16, 64, 256, 8192),
+    cache: int = CACHE,
 ) -> Iterator[Row]:
-    """Each beside the longer of its two bounds: all bytes once, all operations."""
+    """Each beside the longer of its two bounds, all bytes once and all operations, and beside torch.matmul with weights
+    in bfloat16. "fast" differs from "exact" in products of dense weights, and of packed ones with many rows."""
     for fmt in formats:
         for name, (rows, columns) in shapes.items():
             first = random_matrix(fmt, rows, columns, device)
-            matrices = [first] + [copied(first) for _ in range(CACHE // first.num_bytes)]
+            matrices = [first] + [copied(first) for _ in range(cache // first.num_bytes)]
+            dense = [
+                torch.randn(rows, columns, device=device).bfloat16() for _ in range(cache // (2 * rows * columns) + 1)
+            ]
             for count in tokens:
                 x = torch.randn(count, columns, device=device).bfloat16()
-                took = seconds(replayed(partial(multiply, x, matrices), device), device) / len(matrices)
                 size = first.num_bytes + 2 * count * (rows + columns)
-                bound = max(size / limits.bandwidth, 2 * count * rows * columns / limits.flops)
-                yield Row(
-                    f"{fmt.name if fmt else 'bfloat16'} {name} x {count}",
-                    f"{took * 1e6:.1f} us",
-                    f"{bound * 1e6:.1f} us",
-                    bound / took,
-                )
+                operations = 2 * count * rows * columns
+                bound = max(size / limits.bandwidth, operations / limits.flops)
+                peer = each(lambda w: x @ w.T, dense, device)  # noqa: B023
+                for numerics in ("exact", "fast") if fmt is None or count > FUSED_ROWS else ("exact",):
+                    took = each(partial(linear, x, numerics=numerics), matrices, device)
+                    yield Row(
+                        f"{fmt.name if fmt else 'bfloat16'} {name} x {count}, {numerics}",
+                        f"{took * 1e6:.1f} us (torch.matmul of bfloat16: {peer * 1e6:.1f})",
+                        f"{bound * 1e6:.1f} us, the more of {size / 1e6:.0f} MB and {operations / 1e12:.3f} TFLOP",
+                        bound / took,
+                    )
 
 
-def multiply(x: torch.Tensor, matrices: list[Matrix]) -> list[torch.Tensor]:
-    return [linear(x, matrix) for matrix in matrices]
+def each(call: Callable[[Any], object], matrices: Sequence[Any], device: str) -> float:
+    """Seconds of a product, from those with all matrices in turn."""
+    return seconds(replayed(lambda: [call(matrix) for matrix in matrices], device), device) / len(matrices)
 
 
 def copied(matrix: Matrix) -> Matrix:

@@ -1,4 +1,4 @@
-"""The GPU kernels one by one: results against float64, then speeds beside the machine's limits.
+"""Attention and rope on a GPU: results against float64, then speeds beside the machine's limits.
 
 Used by bench/gpu.py.
 """
@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.gpu_model import Limits, Row
+from bench.gpu_model import Limits
+from bench.gpu_table import Row, check
 from tests.runtime.cuda import paged
 from trivet.runtime.cuda.kernels.attention import attention
 from trivet.runtime.cuda.kernels.rope import rope_and_cache
@@ -44,7 +45,7 @@ def difference(got: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def checks(device: str, tiny: bool) -> Iterator[Row]:
-    """`reached` is 1 where a result is as near to float64 as its type lets it be, or rows are the same."""
+    """That results are as near to float64 as their types let them be, and rows the same in any company."""
     types = [torch.bfloat16, torch.float32]
     if device == "cpu" or torch.cuda.get_device_capability() >= (8, 9):
         types.append(torch.float8_e4m3fn)
@@ -88,7 +89,7 @@ def attention_check(
     )  # fmt: skip
     error = difference(got, torch.from_numpy(expected).reshape(got.shape))
     name = f"attention {shape}, cache {str(cache).removeprefix('torch.')}{', window, soft cap' if options else ''}"
-    return Row(name, f"off by {error:.1e}", f"{TOLERANCE[cache]:.0e}", float(error <= TOLERANCE[cache]), 1.0)
+    return check(name, error, TOLERANCE[cache])
 
 
 def same_rows_check(device: str, shape: Heads, contexts: list[int]) -> Row:
@@ -102,7 +103,7 @@ def same_rows_check(device: str, shape: Heads, contexts: list[int]) -> Row:
         rows = torch.cat([x[-n:] for x, n in zip(q, queries, strict=True)]).to(device)
         results.append(attend(device, step, shape.heads, rows, {}, decode=most == 1)[np.cumsum(queries) - 1].cpu())
     different = sum(int((a != results[0]).any(1).sum()) for a in results[1:])
-    return Row(f"attention {shape}, same rows", f"{different} differ", "0", float(different == 0), 1.0)
+    return check(f"attention {shape}, same rows", different, 0, "{} differ")
 
 
 def rope_check(device: str, shape: Heads, tokens: int) -> Row:
@@ -125,7 +126,7 @@ def rope_check(device: str, shape: Heads, tokens: int) -> Row:
 
     keys, values = (cache.flatten(0, 1).flatten(1)[on_device[4].long()] for cache in caches)
     error = max(difference(got, rotated(q)), difference(keys, rotated(k)), difference(values, v.double()))
-    return Row(f"rope and cache {shape}", f"off by {error:.1e}", "4e-03", float(error <= 4e-3), 1.0)
+    return check(f"rope and cache {shape}", error, 4e-3)
 
 
 def timings(limits: Limits) -> Iterator[Row]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -84,4 +86,5 @@ def test_compiled(arch: int, formats: list[Format]) -> None:
 
     for kernel in compiled(calls, arch):
         assert kernel.stack == kernel.shared == 0, kernel
-        assert "st.global.v4.b32" in kernel.ptx, kernel
+        # 16 bytes of a thread at a time; 8 where runs come in halves (Q6_K).
+        assert re.search(r"st\.global\.v[24]\.b32", kernel.ptx), kernel

@@ -84,7 +84,8 @@ class BlockArchive:
             return False
         self._runtime.write_block(block, data)
         with self._lock:
-            self._files.move_to_end(path)
+            if path in self._files:  # The writer may have dropped it meanwhile, for others to fit.
+                self._files.move_to_end(path)
         return True
 
     def forget(self, key: bytes) -> bool:

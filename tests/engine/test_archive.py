@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -99,6 +100,21 @@ def test_a_damaged_file_is_dropped_and_named(tmp_path: Path, caplog, damage: str
     assert served(tmp_path, r) == 4 * which
     assert f"drops {path}: it is damaged" in caplog.text
     assert served(tmp_path, r) == 20
+
+
+def test_files_dropped_while_one_is_read_are_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    r = request(PROMPT, max_tokens=1)
+    served(tmp_path, r)
+    e = start(tmp_path)
+    write_block = e.runtime.write_block
+
+    def drop_all(block: int, data: np.ndarray) -> None:
+        e._archive._files.clear()
+        write_block(block, data)
+
+    monkeypatch.setattr(e.runtime, "write_block", drop_all)
+    assert run(e, r) == {"r": plain(r, MAX_LEN)}
+    assert e.stats().cached_tokens == 4
 
 
 def test_a_file_that_goes_is_no_harm(tmp_path: Path) -> None:

@@ -111,6 +111,7 @@ def ask(url: str, tokenizer: Path, concurrency: int, args: argparse.Namespace) -
         if done.returncode or not found.exists():
             raise CannotRun(f"trivet bench-serve: {(done.stderr or done.stdout).strip()[-300:]}")
         run: dict[str, Any] = json.loads(found.read_text())
+        run["model_id"] = Path(run["model_id"]).name
     return run
 
 

@@ -69,8 +69,8 @@ def serving(name: str, python: Path, path: Path, args: argparse.Namespace) -> It
     log = args.environments / f"{name}-server.log"
     with log.open("w") as output:
         words = [str(word) for word in command(name, python, path, port, args)]
-        # vLLM would take nearly all memory for its cache, and fail when others have some.
-        settings = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "4"}
+        # vLLM would take nearly all memory for its cache, fail when others have some, and leave one core to its server.
+        settings = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "4", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0"}
         server = subprocess.Popen([*words, "--host", "127.0.0.1"], env=settings, stdout=output, stderr=output)
         try:
             wait(server, url, log)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import random
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from tests.engine.fake import Result, request
 from tests.engine.test_clients import children, collect
+from tests.models.tiny import MODELS, VOCAB
 from trivet.engine.config import EngineConfig
 from trivet.engine.engine import Engine
 from trivet.engine.pace import Pace
@@ -29,7 +31,7 @@ CHOICES: list[dict[str, object]] = [
     {"xtc_probability": 0.5, "dry_multiplier": 0.8, "dry_allowed_length": 1, "watermark": True},
 ]
 
-pytestmark = pytest.mark.skipif(not MODEL.exists(), reason="../shared/models/stories260k is not there")
+needs_stories = pytest.mark.skipif(not MODEL.exists(), reason="../shared/models/stories260k is not there")
 
 
 def config(**fields: object) -> EngineConfig:
@@ -71,10 +73,12 @@ def alone() -> dict[str, Result]:
     return results
 
 
+@needs_stories
 def test_the_story_is_the_one_that_other_implementations_tell(alone: dict[str, Result]) -> None:
     assert alone["story"].tokens == NEXT
 
 
+@needs_stories
 @pytest.mark.parametrize(
     "fields",
     [
@@ -95,6 +99,7 @@ def test_a_request_gets_the_same_in_any_company(alone: dict[str, Result], fields
     engine.close()
 
 
+@needs_stories
 async def test_streams_go_on_when_the_process_is_killed(alone: dict[str, Result]) -> None:
     client = ProcessClient(config())
     await client.start()
@@ -110,6 +115,7 @@ async def test_streams_go_on_when_the_process_is_killed(alone: dict[str, Result]
     assert dict(zip([r.request_id for r in mix], results, strict=True)) == alone
 
 
+@needs_stories
 def test_another_engine_goes_on_from_the_files_of_the_first(alone: dict[str, Result], tmp_path: Path) -> None:
     folder = str(tmp_path)
     for fields in ({}, {"max_num_batched_tokens": 16, "threads": 2}):
@@ -124,9 +130,28 @@ def test_another_engine_goes_on_from_the_files_of_the_first(alone: dict[str, Res
     engine.close()
 
 
+@needs_stories
 def test_the_times_that_steps_take_change_nothing(alone: dict[str, Result]) -> None:
     rng = random.Random(2)
     engine = Engine(config())
     engine.scheduler.pace = Pace(lambda: rng.random())
     assert run(engine, requests()) == alone
+    engine.close()
+
+
+def test_a_long_prompt_and_the_streams_beside_it_get_what_they_get_alone(tmp_path: Path) -> None:
+    llama = next(model for model in MODELS if model.gguf_arch == "llama")
+    long = dataclasses.replace(llama, config=llama.config | {"max_position_embeddings": 8192})
+    model = str(long.write_gguf(tmp_path / "long.gguf"))
+    rng = random.Random(3)
+    mix = [
+        request([rng.randrange(VOCAB) for _ in range(length)], f"{length}", max_tokens=tokens, seed=length, logprobs=2)
+        for length, tokens in ((5, 600), (60, 400), (90, 300), (8000, 8))
+    ]
+    engine = Engine(config(model=model, max_model_len=8192, enable_prefix_caching=False))
+    alone: dict[str, Result] = {}
+    for r in mix:
+        alone |= run(engine, [r])
+    engine.scheduler.pace = Pace(lambda: rng.random())
+    assert run(engine, mix) == alone
     engine.close()

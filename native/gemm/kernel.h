@@ -72,7 +72,7 @@ void multiply(const Panels& w, const std::byte* x, std::size_t stride, std::int6
     for (std::int64_t p = panel_begin; p < panel_end; ++p) {
       const std::byte* panel = w.data + p * w.layout.bytes;
       clear(acc, chunk);
-      const std::byte* step = panel;
+      const std::byte* step = panel + w.layout.steps;
       for (std::int64_t c = 0; c < w.columns; c += K::kColumns, step += K::kStepBytes) {
         const int count = w.columns - c < K::kColumns ? static_cast<int>(w.columns - c) : K::kColumns;
         K::decode_scales(w, panel, c, count, scratch);

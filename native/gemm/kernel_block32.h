@@ -30,10 +30,10 @@ struct Block32Kernel {
     std::uint8_t quads[kParts<V, W> * kStep / 4][64];
   };
 
-  static void decode_scales(const Panels& w, const std::byte* panel, std::int64_t column, int count,
+  static void decode_scales(const Panels&, const std::byte* panel, std::int64_t column, int count,
                             Scratch& out) {
-    const std::byte* scales = panel + w.layout.scales + column / 32 * W::kScaleBytes;
-    V::prefetch(scales);
+    const std::byte* scales = panel + column / 32 * W::kScaleBytes;
+    prefetch_range<V>(scales, scales + count / 32 * W::kScaleBytes);
     W::scales(scales, count / 32, out);
   }
 

@@ -55,7 +55,7 @@ struct TileKernel32 {
   // Weights without their offset fit int8.
   static void unpack(const Panels& w, const std::byte* panel, std::int64_t column, int count, Scratch& out) {
     Few::decode_scales(w, panel, column, count, out);
-    Few::unpack(Few::weights(panel + column / kStep * Few::kStepBytes), count, out);
+    Few::unpack(Few::weights(panel + w.layout.steps + column / kStep * Few::kStepBytes), count, out);
     if constexpr (W::kOffset != 0) {
       for (int q = 0; q < count / 4; ++q) {
         V::store_bytes(out.quads[q], V::sub_bytes(V::load_bytes(out.quads[q]), V::splat(W::kOffset)));

@@ -224,8 +224,9 @@ template <class Block, class Panel, int kColumns>
 PanelLayout block_layout(std::int64_t columns) {
   const std::size_t blocks = static_cast<std::size_t>(columns / kColumns);
   const std::size_t main = blocks * main_bytes<Panel, kColumns>();
-  if (kColumns == 256) return {main, main};
-  return {align64(blocks * sizeof(Block) * kPanelRows), main};
+  if (kColumns == 256) return {main, 0};
+  const std::size_t scales = align64(blocks * sizeof(Block) * kPanelRows - main);
+  return {scales + main, scales};
 }
 
 // The scales of a small block are its first bytes, one each in MXFP4 and NVFP4, two each in the others.
@@ -241,9 +242,9 @@ void pack_scales(Rows<Block> rows, std::int64_t block, std::byte* scales) {
 }
 
 template <class Block, class Panel, int kColumns>
-void pack_blocks(const std::byte* const rows[], std::int64_t columns, std::byte* panel, std::byte* scales) {
+void pack_blocks(const std::byte* const rows[], std::int64_t columns, std::byte* panel) {
   constexpr int kParts = kColumns == 256 ? 1 : kColumns / 32;
-  auto* out = reinterpret_cast<Panel*>(panel);
+  auto* out = reinterpret_cast<Panel*>(panel + block_layout<Block, Panel, kColumns>(columns).steps);
   for (std::int64_t b = 0; b < columns / kColumns; ++b) {
     const Block* blocks[kPanelRows];
     for (int r = 0; r < kPanelRows; ++r) {
@@ -251,7 +252,7 @@ void pack_blocks(const std::byte* const rows[], std::int64_t columns, std::byte*
     }
     for (int part = 0; part < kParts; ++part) pack(blocks, part, *out++);
     if constexpr (kColumns != 256) {
-      pack_scales<Block, sizeof(Block) - kParts * sizeof(Panel) / kPanelRows>(blocks, b, scales);
+      pack_scales<Block, sizeof(Block) - kParts * sizeof(Panel) / kPanelRows>(blocks, b, panel);
     }
   }
 }
@@ -278,7 +279,6 @@ PanelLayout panel_layout(Format format, std::int64_t columns) {
 
 void pack_panel(Format format, const std::byte* const rows[kPanelRows], std::int64_t columns,
                 std::byte* panel) {
-  std::byte* scales = panel + panel_layout(format, columns).scales;
   switch (format) {
     case Format::F32:
       pack_columns<float>(rows, columns, 1, panel);
@@ -289,9 +289,9 @@ void pack_panel(Format format, const std::byte* const rows[kPanelRows], std::int
     case Format::BF16:
       pack_columns<std::uint16_t>(rows, columns, 2, panel);
       break;
-#define TRIVET_CASE(name, id, values, group)                                     \
-  case Format::name:                                                             \
-    pack_blocks<Block##name, Panel##name, values>(rows, columns, panel, scales); \
+#define TRIVET_CASE(name, id, values, group)                             \
+  case Format::name:                                                     \
+    pack_blocks<Block##name, Panel##name, values>(rows, columns, panel); \
     break;
       TRIVET_BLOCK_FORMATS(TRIVET_CASE)
 #undef TRIVET_CASE

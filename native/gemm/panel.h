@@ -17,8 +17,8 @@ namespace trivet {
 
 inline constexpr int kPanelRows = PackedMatrix::kPanel;
 
-// Blocks of up to 128 columns, per 32 columns. What is left of the block, its scales, lies in a second
-// stream.
+// Blocks of up to 128 columns, per 32 columns. What is left of the block, its scales, lies in a stream of its
+// own.
 
 // quads[v] has quad v in the low and quad 4 + v in the high nibbles.
 struct PanelNibbles {
@@ -128,10 +128,12 @@ struct alignas(64) PanelIQ1_M {
 //   BF16                   [column / 2][16 rows][2], the right-hand tile of AMX; an odd last column is paired
 //                          with 0
 //   blocks of 256 columns  [block]Panel*
-//   smaller blocks         [32 columns]Panel*, then at `scales` [block][scale or minimum][16 rows]
+//   smaller blocks         [block][scale or minimum][16 rows], then at `steps` [32 columns]Panel*
+// Scales go first so that they, too, are fetched ahead by what is read before them: the end of the panel
+// before.
 struct PanelLayout {
-  std::size_t bytes;   // of a panel, a multiple of 64
-  std::size_t scales;  // offset of the second stream
+  std::size_t bytes;  // of a panel, a multiple of 64
+  std::size_t steps;  // offset of the columns, a multiple of 64
 };
 
 PanelLayout panel_layout(Format format, std::int64_t columns);

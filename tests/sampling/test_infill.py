@@ -33,9 +33,9 @@ PARENTS = Phrases(Pieces()).parents()
 
 
 def infill(weights: list[float]) -> list[int]:
-    """The tokens that are kept, by comparing all with all."""
+    """The tokens that are kept, by comparing all with all. llama.cpp leaves open which of equal ones comes first."""
     p = {token: weight / sum(weights) for token, weight in enumerate(weights)}
-    order = sorted(p, key=lambda token: (-weights[token], token))
+    order = sorted(p, key=lambda token: (-weights[token], len(PIECES[token]), token))
     if 3 * p[END] * len(p) > 1 - p[END]:
         return [END]
     for one in order:
@@ -61,7 +61,7 @@ def test_a_parent_is_the_longest_token_that_begins_a_text() -> None:
 
 
 @settings(max_examples=300)
-@given(st.lists(st.integers(1, 60), min_size=8, max_size=8, unique=True), st.sampled_from([0.01, 0.13, 1.3, 10.7]))
+@given(st.lists(st.integers(1, 60), min_size=8, max_size=8), st.sampled_from([0.01, 0.13, 1.3, 10.7]))
 def test_infill_equals_comparing_all_with_all(weights: list[int], end: float) -> None:
     every = [*map(float, weights), end]
     p = probabilities(every, stages=("infill",), end_tokens=[END], piece_parents=PARENTS)

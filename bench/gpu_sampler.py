@@ -31,12 +31,18 @@ CHOICES: dict[str, dict[str, Any]] = {
         "dynatemp_range": 0.3,
     },
     "mirostat": {"stages": LLAMACPP_STAGES, "mirostat": 2},
+    "infill": {"stages": ("top_k", "top_p", "infill"), "top_k": 60, "top_p": 0.99},
+    "penalties of both kinds": {
+        "stages": ("penalties", "tgi_penalties"), "repetition_penalty": 1.2, "frequency_penalty": 0.3,
+        "penalty_last_n": 16,
+    },
 }  # fmt: skip
 
 
 def rows_of(params: SamplingParams, count: int, seed: int, vocab: int) -> list[SampleRow]:
     rng = np.random.default_rng(seed)
-    chain = Chain(params)
+    beginnings = (np.arange(vocab, dtype=np.int32) - 1) // 4  # each token's text begins those of four others
+    chain = Chain(params, end_tokens=[7], piece_parents=beginnings.tobytes())
     state = chain.native.first_state or ()
     return [
         SampleRow(chain, seed + row, 64, 32, rng.integers(0, min(vocab, 200), 64).astype(np.int32), state=tuple(state))

@@ -163,7 +163,6 @@ class DeviceSamples:
 @dataclass
 class SamplingBatch:
     rows: Sequence[SampleRow]
-    on_device: bool = True
 
 
 class DeviceSampler:

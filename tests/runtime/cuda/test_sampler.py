@@ -58,12 +58,25 @@ def some(rng: np.random.Generator, share: float) -> bool:
     return bool(rng.random() < share)
 
 
+def random_pieces(rng: np.random.Generator, vocab: int) -> dict[str, Any]:
+    """Which tokens begin which others, and which end generation; not all of them are in the vocabulary."""
+    order = rng.permutation(vocab + 2)
+    parents = np.full(vocab + 2, -1, np.int32)
+    for i in range(1, vocab + 2):
+        if some(rng, 0.7):
+            parents[order[i]] = order[rng.integers(max(0, i - rng.choice([2, 10, vocab])), i)]
+    return {
+        "piece_parents": parents[: vocab + rng.integers(-1, 3)].tobytes() if some(rng, 0.9) else b"",
+        "end_tokens": rng.integers(0, vocab + 2, rng.integers(0, 4)).tolist(),
+    }
+
+
 def random_row(rng: np.random.Generator, vocab: int, common: bool = False) -> SampleRow:
     """Any parameters; `common`: those that the kernels do alone."""
     fields: dict[str, Any] = {"temperature": float(rng.choice([0, 0.3, 0.7, 1, 1.5]))}
     stages = [VLLM_STAGES, TGI_STAGES, LLAMACPP_STAGES][rng.integers(3)]
     if not common and some(rng, 0.3):
-        stages = tuple(rng.permutation([s for s in STAGES if s != "infill"])[: rng.integers(1, 12)])
+        stages = tuple(rng.permutation(STAGES)[: rng.integers(1, 12)])
     fields["stages"] = stages
     usual = {
         "top_k": lambda: int(rng.choice([1, 2, 5, 40, vocab])),
@@ -108,6 +121,7 @@ def random_row(rng: np.random.Generator, vocab: int, common: bool = False) -> Sa
             fields["logprob_token_ids"] = [int(t) for t in rng.integers(0, vocab + 2, 3)]
     history = rng.integers(0, min(vocab, 12), rng.integers(0, 60)).tolist()
     tokens: dict[str, Any] = {"dry_breakers": [([3], []), ([4, 5], [6])] if some(rng, 0.5) else []}
+    tokens |= random_pieces(rng, vocab) if "infill" in stages else {}
     if some(rng, 0.2):
         tokens["bad_words"] = [[int(rng.integers(vocab))], [*history[-2:], int(rng.integers(vocab))]]
     rest: dict[str, Any] = {}
@@ -181,17 +195,44 @@ def test_ties_are_reported_beyond_the_number_asked_for(equal: int, fields: dict[
     check(logits, [row(logprobs=2, logprobs_mode="processed", stages=TGI_STAGES, **fields)])
 
 
-def test_infill_is_sampled_on_the_host() -> None:
-    logits = random_logits(np.random.default_rng(0), 3, 100)
-    rows = [
-        row(temperature=0),
-        row(stages=("infill", "temperature"), end_tokens=[3], temperature=0.5, logprobs=1, mirostat=0),
-        row(stages=("top_k",), top_k=3),
-    ]
+@settings(max_examples=6, suppress_health_check=list(HealthCheck))
+@given(st.integers(0, 2**32 - 1), st.sampled_from([3, 40, 600]))
+def test_infill(seed: int, vocab: int) -> None:
+    """With ends that are likely enough to decide and others, and texts that are kept or begin those that are."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    logits = random_logits(rng, 8, vocab)
+    for r in range(8):
+        pieces = random_pieces(rng, vocab)
+        known = [token for token in pieces["end_tokens"] if token < vocab]
+        logits[r, known] = rng.choice([-12, -4, 0, 2])
+        narrow = {"top_k": 8} if some(rng, 0.5) else {}
+        stages = ("infill", "temperature", "top_k") if some(rng, 0.2) else ("top_k", "temperature", "infill")
+        suppressed = tuple(known[:1]) if some(rng, 0.2) else ()
+        processed = {"logprobs": 9, "logprobs_mode": "processed"}
+        rows.append(row(seed + r, stages=stages, suppressed=suppressed, **processed, **narrow, **pieces))
     check(logits, rows)
-    sampler = DeviceSampler(100, "cpu")
-    assert not sampler.prepare(rows).on_device
-    assert sampler.prepare([rows[0], rows[2]]).on_device
+
+
+def test_tables_for_infill_are_sent_once() -> None:
+    sampler = DeviceSampler(100, "meta")
+    rows = [row(seed, stages=("infill",), piece_parents=b"\xff" * 400) for seed in range(2)]
+    again = [row(seed, stages=("infill",), piece_parents=bytes([255] * 400)) for seed in range(2)]
+    batches = [sampler.prepare(rows), sampler.prepare(again)]
+    assert batches[0].groups[0].pieces is batches[1].groups[0].pieces
+    assert len(batches[0].groups) == 1
+
+
+@pytest.mark.parametrize("last", [-1, 0, 3, 50])
+@pytest.mark.parametrize("stages", [("penalties", "tgi_penalties"), ("tgi_penalties", "temperature", "penalties")])
+def test_penalties_of_both_kinds(last: int, stages: tuple[str, ...]) -> None:
+    rng = np.random.default_rng(4)
+    factors = {"repetition_penalty": 1.4, "frequency_penalty": 0.5, "presence_penalty": 0.3, "penalty_last_n": last}
+    rest: dict[str, Any] = {"logprobs": -1, "logprobs_mode": "processed", "temperature": 0.7, "logit_bias": {2: 1.0}}
+    histories = [tuple(rng.integers(0, 12, n).tolist()) for n in (0, 1, 40)]
+    rows = [row(i, h, len(h) // 2, stages=stages, **factors, **rest) for i, h in enumerate(histories)]
+    rows += [row(9, histories[2], 7, stages=(stages[0],), **factors, **rest)]
+    check(random_logits(rng, len(rows), 30), rows)
 
 
 def test_rows_do_not_depend_on_each_other() -> None:
@@ -235,11 +276,12 @@ def test_kernels_compile(arch: int) -> None:
     kernels = compiled(lambda: DeviceSampler(128256, "meta").warm_up(), arch)
     assert {kernel.name for kernel in kernels} == {
         *("count_tokens", "mark_tokens", "edit_rows", "edit_tokens", "edit_seen", "finish_rows"),
-        *("exponentials", "choose", "report", "sort_keys"),
+        *("exponentials", "choose", "report", "sort_keys", "find_likeliest", "merge_masses"),
     }
     for kernel in kernels:
         assert kernel.stack <= 32, kernel
         assert "fma.rn.f32" not in kernel.ptx, f"{kernel} rounds otherwise than the native sampler"
+        assert "cp.async" not in kernel.ptx, f"{kernel} loads what it has not stored yet"
 
 
 def test_a_greedy_step_is_two_launches() -> None:

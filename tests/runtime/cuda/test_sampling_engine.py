@@ -28,7 +28,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "mirostat": {"temperature": 0.9, "mirostat": 2, "mirostat_tau": 3.0, "seed": 2},
     "adaptive": {"adaptive_target": 0.4, "seed": 3, "stages": ("adaptive_p",)},
     "typical": {"typical_p": 0.7, "xtc_probability": 0.5, "xtc_threshold": 0.02, "logprobs": 1},
-    "on the host": {"stages": ("infill", "temperature"), "temperature": 0.7, "seed": 8, "logprobs": 1},
+    "infill": {"stages": ("infill", "temperature"), "temperature": 0.7, "seed": 8, "logprobs": 1},
     "prompt": {"temperature": 0.9, "prompt_logprobs": 1, "logprobs": 3, "logprobs_mode": "processed"},
 }
 

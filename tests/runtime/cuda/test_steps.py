@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -151,31 +150,6 @@ def test_steps_without_logits_draw_nothing() -> None:
     runtime.allocate_cache(4, 16)
     output = runtime.run(plan([3, 1, 4], [0, 1, 2], [0, 3], [[2]], []))
     assert output.tokens.tolist() == [] and output.logprobs == []
-
-
-@pytest.mark.usefixtures("plain_kernels")
-def test_rows_drawn_on_the_host_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.runtime.cuda import reference
-    from trivet.runtime.cuda import runtime as runtime_module
-
-    class HostSampler(reference.DeviceSampler):
-        def prepare(self, rows: Any) -> reference.SamplingBatch:
-            return reference.SamplingBatch(rows, on_device=False)
-
-        def sample(self, logits: torch.Tensor, batch: reference.SamplingBatch) -> reference.DeviceSamples:
-            samples = super().sample(logits, batch)
-            samples.tokens = torch.zeros_like(samples.tokens)
-            return samples
-
-    def drawn() -> list[int]:
-        runtime = graph_runtime(model_graph())
-        runtime.allocate_cache(4, 16)
-        runtime.start(plan([3, 1, 4], [0, 1, 2], [0, 3], [[2]], [2]))
-        return [runtime.start(plan([-1], [3 + i], [0, 1], [[2]], [0])).result().tokens.tolist() for i in range(2)]
-
-    expected = drawn()
-    monkeypatch.setattr(runtime_module, "DeviceSampler", HostSampler)
-    assert drawn() == expected
 
 
 def test_the_table_of_what_a_step_sends_is_whole() -> None:

@@ -101,7 +101,6 @@ class CudaRuntime:
         self._drawn = torch.zeros(config.max_num_batched_tokens, dtype=torch.int32, device=found.place)
         self._buffer = StepBuffer(found)
         self._sampler = DeviceSampler(model.vocab_size, found.place)
-        self._drawn_late: CudaPending | None = None
         self._graphs: DecodeGraphs | None = None
         self.info = describe(checkpoint, model, f"cuda ({found.name})", weights.num_bytes, dedicated_memory=True)
 
@@ -168,24 +167,13 @@ class CudaRuntime:
 
     @torch.inference_mode()
     def start(self, plan: StepPlan, hidden: np.ndarray | None = None) -> CudaPending:
-        """Begin a step. The host waits for nothing, but for rows of the step before that are drawn on the host, where
-        this step has their tokens.
-        """
-        if self._drawn_late is not None and len(plan.token_ids) and plan.token_ids.min() < 0:
-            tokens = self._drawn_late.result().tokens
-            # Rows with errors have no token, but a step that goes on from them has to find one.
-            self._drawn[: len(tokens)].copy_(torch.from_numpy(tokens.clip(min=0)))
-        self._drawn_late = None
+        """Begin a step. The host waits for nothing."""
         logits = self.logits(plan, hidden)
         if logits is None:
             return CudaPending(None)
-        batch = self._sampler.prepare(plan.samples)
-        samples = self._sampler.sample(logits, batch)
+        samples = self._sampler.sample(logits, self._sampler.prepare(plan.samples))
         self._drawn[: len(samples.tokens)].copy_(samples.tokens)
-        pending = CudaPending(samples)
-        if not batch.on_device:
-            self._drawn_late = pending
-        return pending
+        return CudaPending(samples)
 
     @torch.inference_mode()
     def logits(self, plan: StepPlan, hidden: np.ndarray | None = None) -> torch.Tensor | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from trivet.runtime.cuda.kernels.sampling.choice import choose, finish_rows
 from trivet.runtime.cuda.kernels.sampling.logprobs import report
 from trivet.runtime.cuda.sampling.batch import SamplingBatch, make_batch
 from trivet.runtime.cuda.sampling.edits import Edits, Parts
+from trivet.runtime.cuda.sampling.infill import Pieces
 from trivet.runtime.cuda.sampling.program import Program
 from trivet.runtime.cuda.sampling.samples import DeviceSamples, Results
 from trivet.sampling.chain import Chain
@@ -35,12 +37,15 @@ class DeviceSampler:
         self.vocab_size = vocab_size
         self.device = torch.device(device)
         self._programs: dict[int, Program] = {}
+        # A server has one tokenizer.
+        self._pieces = lru_cache(maxsize=2)(partial(Pieces.of, vocab_size=vocab_size, device=self.device))
 
     def prepare(self, rows: Sequence[SampleRow]) -> SamplingBatch:
         """Put together what the device has to know, and send it there."""
         chains = {id(row.chain): row.chain for row in rows}
         self._programs = {  # each holds its chain, so that no other has its id
-            key: self._programs.get(key) or Program.of(chain, self.vocab_size) for key, chain in chains.items()
+            key: self._programs.get(key) or Program.of(chain, self.vocab_size, self._pieces)
+            for key, chain in chains.items()
         }
         return make_batch(rows, [self._programs[id(row.chain)] for row in rows], self.vocab_size, self.device)
 
@@ -49,7 +54,7 @@ class DeviceSampler:
         params = [
             SamplingParams(temperature=0.0, logprobs=1),
             SamplingParams(top_k=2, presence_penalty=1.0, logit_bias={0: 1.0}),
-            SamplingParams(typical_p=0.5, presence_penalty=1.0, stages=("typical_p", "penalties")),
+            SamplingParams(typical_p=0.5, presence_penalty=1.0, stages=("typical_p", "infill", "penalties")),
         ]
         rows = [SampleRow(Chain(p), 0, 1, 0, np.zeros(1, np.int32)) for p in params]
         self.sample(torch.zeros((len(rows), self.vocab_size), device=self.device), self.prepare(rows))
@@ -57,8 +62,8 @@ class DeviceSampler:
     def sample(self, logits: torch.Tensor, batch: SamplingBatch) -> DeviceSamples:
         """Draw (or score, where a row has a target) a token for each row of `logits` [R, V] (float32, contiguous)."""
         size, vocab_size = logits.shape
-        if size != len(batch.rows) or vocab_size != self.vocab_size:
-            expected = f"for {len(batch.rows)} rows of {self.vocab_size} tokens"
+        if size != batch.num_rows or vocab_size != self.vocab_size:
+            expected = f"for {batch.num_rows} rows of {self.vocab_size} tokens"
             raise ValueError(f"sample: logits of {size} rows of {vocab_size} tokens {expected}")
         table = batch.table
         results = Results.on(self.device, size)
@@ -81,8 +86,7 @@ class DeviceSampler:
                 **EXACT,
             )
         reported = [r.run(logits if r.group is None else left[r.group], log_sums) for r in batch.reports]
-        host_logits = logits.index_select(0, table["host"]) if batch.host_rows else None
-        return DeviceSamples(batch, results, reported, host_logits)
+        return DeviceSamples(batch, results, reported)
 
     def _finish_rows(self, parts: Parts, batch: SamplingBatch, results: Results) -> torch.Tensor:
         """Fill in the errors, and the tokens of rows without a stage; returns the log-sums of the logits [R]."""

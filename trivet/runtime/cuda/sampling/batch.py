@@ -27,20 +27,15 @@ class Kind(IntEnum):
     """Nothing is drawn."""
     DRAWN = 2
     """The kernel `choose` gives the token."""
-    HOST = 3
-    """The native sampler gives it, when the results are collected."""
 
 
 @dataclass(slots=True)
 class SamplingBatch:
     """R rows, of which C are drawn and have a place among the edited scores, and the tokens of P are counted."""
 
-    rows: Sequence[SampleRow]
-    on_device: bool
-    """Whether every row's token is known on the device, before `DeviceSamples.collect`."""
+    num_rows: int
     reporting: list[int]
-    """Rows of the device that report a log-probability."""
-    host_rows: list[int]
+    """Rows that report a log-probability."""
     num_drawn: int
     longest_history: int
     """Tokens that are counted in one row, at most."""
@@ -48,10 +43,10 @@ class SamplingBatch:
     reports: list[Reports]
     table: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """On the device. Of all rows: kinds, targets, places (-1 for none), only_allowed, draw_keys, watermark_keys,
-    reported (whether by `choose`), counted (place among the P) [R]; ops and args [R, width], and of these, 0 =
-    first_ops..leading_ops..last_ops [R] are the leading edits and those of `choose`; penalties [R, 4]. Then drawn
-    [C]; counted_rows, silent [P], starts [P + 1], histories; edits [N, 5]; raw and host: rows that report from the
-    unmodified logits, and host_rows."""
+    reported (whether by `choose`), counted and windows (places among the P, -1 for none) [R]; ops and args [R, width],
+    and of these, 0 = first_ops..leading_ops..last_ops [R] are the leading edits and those of `choose`; penalties
+    [R, 4]. Then drawn [C]; counted_rows, silent [P], starts [P + 1], histories; edits [N, 5]; raw: rows that report
+    from the unmodified logits."""
 
 
 def make_batch(
@@ -59,8 +54,7 @@ def make_batch(
 ) -> SamplingBatch:
     kinds = [_kind(row, program) for row, program in zip(rows, programs, strict=True)]
     drawn = [r for r, kind in enumerate(kinds) if kind == Kind.DRAWN]
-    host_rows = [r for r, kind in enumerate(kinds) if kind == Kind.HOST]
-    reporting = [r for r, row in enumerate(rows) if kinds[r] != Kind.HOST and _reports(row, vocab_size)]
+    reporting = [r for r, row in enumerate(rows) if _reports(row, vocab_size)]
     raw = [r for r in reporting if not (kinds[r] == Kind.DRAWN and programs[r].processed)]
     groups = group(drawn, programs)
     reports = plan_reports(raw, [g.rows for g in groups], rows, vocab_size)
@@ -73,7 +67,6 @@ def make_batch(
         "places": places,
         "drawn": np.array(drawn, np.int32),
         "raw": np.array(raw, np.int32),
-        "host": np.array(host_rows, np.int64),
     }
     arrays |= _operations(drawn, rows, programs) | _edits(drawn, rows, programs, vocab_size)
     longest_history = int(np.diff(arrays["starts"]).max(initial=0))
@@ -85,9 +78,7 @@ def make_batch(
     table = upload(arrays, device)
     for part, prefix in parts:
         part.table = {name.removeprefix(prefix): t for name, t in table.items() if name.startswith(prefix)}
-    return SamplingBatch(
-        rows, not host_rows, reporting, host_rows, len(drawn), longest_history, groups, reports, table
-    )  # fmt: skip
+    return SamplingBatch(len(rows), reporting, len(drawn), longest_history, groups, reports, table)
 
 
 def _kind(row: SampleRow, program: Program) -> Kind:
@@ -95,7 +86,7 @@ def _kind(row: SampleRow, program: Program) -> Kind:
         return Kind.TARGET
     if program.plainly_greedy and not row.suppressed:
         return Kind.PLAIN
-    return Kind.DRAWN if program.on_device else Kind.HOST
+    return Kind.DRAWN
 
 
 def _reports(row: SampleRow, vocab_size: int) -> bool:
@@ -137,11 +128,17 @@ def _operations(drawn: Sequence[int], rows: Sequence[SampleRow], programs: Seque
 def _edits(
     drawn: Sequence[int], rows: Sequence[SampleRow], programs: Sequence[Program], vocab_size: int
 ) -> dict[str, np.ndarray]:
-    """What is to be done to single tokens."""
+    """What is to be done to single tokens.
+
+    The tokens of a row with penalties of both kinds are counted twice: TGI's are of its whole history (`counted`), the
+    others may be of a window of that (`windows`). For other rows both are the same.
+    """
     only_allowed, counted = np.zeros(len(rows), np.int32), np.full(len(rows), -1, np.int32)
+    windows = counted.copy()
     penalties = np.ones((len(rows), 4), np.float32)
     edited: list[int] = []
-    histories: dict[int, np.ndarray] = {}
+    counted_rows: list[int] = []
+    histories: list[np.ndarray] = []
     silent: list[int] = []
     for r in drawn:
         row, program = rows[r], programs[r]
@@ -150,26 +147,33 @@ def _edits(
             edited.append(r)
             only_allowed[r] = params.allowed_token_ids is not None
         if program.counts_tokens:
-            history, prompt = row.history, min(row.prompt_len, length)
             if Op.TGI_PENALTIES in program.ops:
-                prompt = 0
-            elif params.penalty_last_n >= 0:
-                history, prompt = history[max(0, length - params.penalty_last_n) :], 0
-            histories[r] = history
-            silent.append(prompt)
+                counted[r] = windows[r] = len(histories)
+                histories.append(row.history)
+                silent.append(0)
+            if Op.PENALTIES in program.ops:
+                history, prompt = row.history, min(row.prompt_len, length)
+                if params.penalty_last_n >= 0:
+                    history, prompt = history[max(0, length - params.penalty_last_n) :], 0
+                windows[r] = len(histories)
+                if Op.TGI_PENALTIES not in program.ops:
+                    counted[r] = windows[r]
+                histories.append(history)
+                silent.append(prompt)
+            counted_rows += [r] * (len(histories) - len(counted_rows))
             penalties[r, :3] = params.repetition_penalty, params.frequency_penalty, params.presence_penalty
             penalties[r, 3] = max(length, 1)
-    counted[list(histories)] = np.arange(len(histories))
     edits = np.zeros((0, 5), np.int32)
     if edited:
         edits = _native.token_edits(vocab_size, [rows[r] for r in edited], edited)
     return {
         "only_allowed": only_allowed,
         "counted": counted,
+        "windows": windows,
         "penalties": penalties,
-        "counted_rows": np.array(list(histories), np.int32),
-        "histories": np.concatenate([np.zeros(0, np.int32), *histories.values()]),
-        "starts": np.cumsum([0, *map(len, histories.values())], dtype=np.int32),
+        "counted_rows": np.array(counted_rows, np.int32),
+        "histories": np.concatenate([np.zeros(0, np.int32), *histories]),
+        "starts": np.cumsum([0, *map(len, histories)], dtype=np.int32),
         "silent": np.array(silent, np.int32),
         "edits": edits,
     }

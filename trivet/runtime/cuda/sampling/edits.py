@@ -79,14 +79,16 @@ class Edits:
         options |= {"BLOCK": TOKEN_BLOCK, "num_warps": 4}
         if count := len(table["edits"]):
             edit_tokens[(triton.cdiv(count, TOKEN_BLOCK),)](
-                *(table["edits"], logits, scores, table["places"], table["counted"], self.counts, *ops),
+                *(table["edits"], logits, scores, table["places"], table["counted"], table["windows"], self.counts),
+                *ops,
                 *(table["penalties"], table["watermark_keys"], count),
                 *sizes,
                 **options,
             )
         if self.grid[1]:
             edit_seen[self.grid](
-                *(table["histories"], table["starts"], self.first_places, table["counted_rows"], self.counts),
+                *(table["histories"], table["starts"], self.first_places, table["counted_rows"]),
+                *(table["counted"], table["windows"], self.counts),
                 *(logits, scores, table["places"], table["only_allowed"], *ops),
                 *(table["penalties"], table["watermark_keys"]),
                 *sizes,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -10,6 +11,7 @@ import torch
 
 from trivet.engine.plan import SampleRow
 from trivet.runtime.cuda.sampling import selectors, stages
+from trivet.runtime.cuda.sampling.infill import Pieces, keep_infill
 from trivet.runtime.cuda.sampling.program import EDITS, Op, Program
 from trivet.runtime.cuda.sampling.random import coin, draw_key
 from trivet.sampling.params import GREEDY_BELOW
@@ -44,10 +46,12 @@ class Group:
 
     ops: tuple[Op, ...]
     selector: str
+    pieces: Pieces | None
     rows: list[int]
     table: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    """On the device: rows of the batch and places (of the scores) [G], args [G, len(ops)], knobs [G, …], and for the
-    i-th of the operations, if it is an edit of single scores, `first i` and `last i` [R]."""
+    """On the device: rows of the batch and places (of the scores) [G], args [G, len(ops)], knobs [G, …]; for the i-th
+    of the operations, if it is an edit of single scores, `first i` and `last i` [R]; and where there are `pieces`, the
+    tokens `ends` [G, E] that end generation, the vocabulary's size for none."""
 
     def arrays(
         self, rows: Sequence[SampleRow], programs: Sequence[Program], places: np.ndarray
@@ -60,6 +64,12 @@ class Group:
             "args": np.array(args, np.float64).reshape(len(self.rows), len(self.ops)),
             "knobs": np.array([_knobs(rows[r]) for r in self.rows], np.float64),
         }
+        if self.pieces is not None:
+            vocab_size = len(self.pieces.parents)
+            ends = [rows[r].chain.end_tokens for r in self.rows]
+            out["ends"] = np.full((len(ends), max(1, *map(len, ends))), vocab_size, np.int64)
+            for line, tokens in zip(out["ends"], ends, strict=True):
+                line[: len(tokens)] = [token if 0 <= token < vocab_size else vocab_size for token in tokens]
         for i, op in enumerate(self.ops):
             if op in EDITS and op != Op.DIVIDE:
                 first = np.zeros(len(rows), np.int32)
@@ -80,10 +90,13 @@ class Group:
         table, knobs = self.table, self.knobs
         x = scores.index_select(0, table["places"])
         done = torch.zeros_like(x[:, :1], dtype=torch.bool)
+        end_is_possible = done if self.pieces is None else self._end_is_possible(x)
         for i, op in enumerate(self.ops):
             arg = table["args"][:, i : i + 1]
             if op in _STAGES:
                 changed = _STAGES[op](x, arg, knobs)
+            elif op == Op.INFILL and self.pieces is not None:
+                changed = keep_infill(x, table["ends"], end_is_possible, self.pieces)
             elif op == Op.DIVIDE:
                 changed = stages.bounded(x / arg.float())
             elif op == Op.TAKE_BEST:
@@ -121,6 +134,12 @@ class Group:
             states.index_copy_(0, table["rows"], torch.where(done, before, after))
         return left
 
+    def _end_is_possible(self, x: torch.Tensor) -> torch.Tensor:
+        """[G, 1] whether the first of the tokens that end generation is, before anything is narrowed down."""
+        first = self.table["ends"][:, :1]
+        known = first < x.shape[1]
+        return known & (x.gather(1, torch.where(known, first, 0)) > -math.inf)
+
     @property
     def knobs(self) -> stages.Knobs:
         """Parameters that are not an operation's only one, each [G, 1]."""
@@ -129,11 +148,12 @@ class Group:
 
 def group(rows: Sequence[int], programs: Sequence[Program]) -> list[Group]:
     """Those of `rows` that the kernels cannot do alone."""
-    groups: dict[tuple[tuple[Op, ...], str], list[int]] = {}
+    groups: dict[tuple[tuple[Op, ...], str, Pieces | None], list[int]] = {}
     for r in rows:
         program = programs[r]
         if not program.by_kernel:
-            groups.setdefault((program.ops[program.leading :], program.selector), []).append(r)
+            key = program.ops[program.leading :], program.selector, program.pieces
+            groups.setdefault(key, []).append(r)
     return [
         Group(*key, rows=own[start : start + ROWS_AT_ONCE])
         for key, own in groups.items()

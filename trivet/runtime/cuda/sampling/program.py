@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
 
+from trivet.runtime.cuda.sampling.infill import Pieces
 from trivet.sampling.chain import Chain
 from trivet.sampling.params import GREEDY_BELOW
 
@@ -43,9 +45,7 @@ class Program:
     """The operations of a chain, in order, each with one number.
 
     The first `leading` of them edit whole rows. `by_kernel`: the kernel `choose` runs the rest, one program a row;
-    else they are done on rows that are sorted as a whole. `on_device` is false for the stage "infill", which walks from
-    text to text in the order of their probabilities, each step on what the last one left; and for a chain with the
-    penalties of both kinds, which count differently.
+    else they are done on rows that are sorted as a whole. `pieces` are for the stage "infill".
     """
 
     chain: Chain
@@ -53,7 +53,7 @@ class Program:
     args: tuple[float, ...]
     leading: int
     by_kernel: bool
-    on_device: bool
+    pieces: Pieces | None
     edits_tokens: bool
     """Whether there may be something to say of single tokens, whatever the row."""
     counts_tokens: bool
@@ -65,7 +65,8 @@ class Program:
     """Whether the best logit wins as it stands, where no token is suppressed."""
 
     @classmethod
-    def of(cls, chain: Chain, vocab_size: int) -> Program:
+    def of(cls, chain: Chain, vocab_size: int, pieces: Callable[[bytes], Pieces]) -> Program:
+        """`pieces` gives those of `Chain.piece_parents`."""
         params, native = chain.params, chain.native
         pairs = [_operation(stage, chain, vocab_size) for stage in native.stages]
         ops, args = tuple(op for op, _ in pairs), tuple(arg for _, arg in pairs)
@@ -80,7 +81,7 @@ class Program:
             args=args,
             leading=leading,
             by_kernel=rest <= NARROWED_BY_KERNEL and native.selector == "draw" and not (beside or at_least),
-            on_device=Op.INFILL not in ops and not {Op.PENALTIES, Op.TGI_PENALTIES} <= set(ops),
+            pieces=pieces(chain.piece_parents) if Op.INFILL in ops else None,
             edits_tokens=bool(params.logit_bias or params.allowed_token_ids or chain.bad_words) or Op.DRY in ops,
             counts_tokens=Op.PENALTIES in ops or Op.TGI_PENALTIES in ops,
             processed=processed,

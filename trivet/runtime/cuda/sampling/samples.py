@@ -11,7 +11,6 @@ from trivet.engine.plan import StepOutput
 from trivet.engine.request import TokenLogprob
 from trivet.runtime.cuda.sampling.batch import SamplingBatch
 from trivet.runtime.cuda.sampling.reports import Reported
-from trivet.sampling.sampler import sample
 
 _ERRORS = (
     None,
@@ -53,12 +52,9 @@ class Results:
 class DeviceSamples:
     """The results of one `DeviceSampler.sample`, on their way to the host since then."""
 
-    def __init__(
-        self, batch: SamplingBatch, results: Results, reported: Sequence[Reported], host_logits: torch.Tensor | None
-    ) -> None:
+    def __init__(self, batch: SamplingBatch, results: Results, reported: Sequence[Reported]) -> None:
         self.tokens = results.tokens
-        """[R] int32, on the device. Each is a token of the vocabulary, even in rows with errors, and in those for whose
-        sake `SamplingBatch.on_device` is false; it means nothing there."""
+        """[R] int32, on the device. Each is a token of the vocabulary; in rows with errors it means nothing."""
         self._batch = batch
         self._results = _fetch(results.buffer)
         self._reported = [
@@ -70,14 +66,13 @@ class DeviceSamples:
             )
             for r in reported
         ]
-        self._host_logits = None if host_logits is None else _fetch(host_logits)
         self._arrived: torch.cuda.Event | None = None
         if results.buffer.device.type == "cuda":
             self._arrived = torch.cuda.Event()
             self._arrived.record()
 
     def collect(self) -> StepOutput:
-        """Wait for the results. Rows that are not sampled on the device are sampled now."""
+        """Wait for the results."""
         if self._arrived is not None:
             self._arrived.synchronize()
         batch, results = self._batch, Results.of(self._results, len(self.tokens))
@@ -97,12 +92,6 @@ class DeviceSamples:
         for r in batch.reporting:
             if not fails[r]:
                 out.logprobs[r] = TokenLogprob(int(tokens[r]), logprobs[r], ranks[r], lists.get(r, []))
-        if self._host_logits is not None:
-            there = sample(self._host_logits.numpy(), [batch.rows[r] for r in batch.host_rows])
-            for i, r in enumerate(batch.host_rows):
-                tokens[r], out.logprobs[r], out.errors[r] = there.tokens[i], there.logprobs[i], there.errors[i]
-                if i in there.states:
-                    out.states[r] = there.states[i]
         return out
 
 

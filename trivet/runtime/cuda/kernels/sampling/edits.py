@@ -124,6 +124,7 @@ def edited(
     x,
     token,
     count,
+    window,  # the count of PENALTIES
     flags,
     dry,
     row,
@@ -144,8 +145,8 @@ def edited(
     presence = tl.load(penalties + row * 4 + 2)
     length = tl.load(penalties + row * 4 + 3)
     key = tl.load(watermark_keys + row).to(tl.uint64, bitcast=True)
-    seen = (count & ~LISTED) != 0
-    times = (count & (SEEN - 1)).to(tl.float32)
+    in_window, in_history = (window & ~LISTED) != 0, (count & ~LISTED) != 0
+    times = (window & (SEEN - 1)).to(tl.float32)
     for step in range(tl.max(last - first)):
         i = first + step
         op = tl.load(ops + row * width + i, mask=i < last, other=-1)
@@ -156,11 +157,11 @@ def edited(
         plain = bounded(tl.where(x > 0, less, more))
         plain = tl.where(times > 0, bounded(plain - (times * frequency + presence)), plain)
         tgi = bounded(tl.where(x < 0, more, less))
-        tgi = bounded(tgi - tl.div_rn(frequency * times, length))
+        tgi = bounded(tgi - tl.div_rn(frequency * (count & (SEEN - 1)).to(tl.float32), length))
         y = tl.where(op == DIVIDE, divided, x)
         y = tl.where(op == WATERMARK, marked, y)
-        y = tl.where((op == PENALTIES) & seen, plain, y)
-        y = tl.where((op == TGI_PENALTIES) & seen, tgi, y)
+        y = tl.where((op == PENALTIES) & in_window, plain, y)
+        y = tl.where((op == TGI_PENALTIES) & in_history, tgi, y)
         y = tl.where((op == DRY) & ((flags & REPEATS) != 0), bounded(x - dry), y)
         x = tl.where(x == IMPOSSIBLE, x, y)
     return x
@@ -173,6 +174,7 @@ def edit_tokens(
     scores,
     places,
     counted,
+    windows,
     counts,
     first_ops,
     last_ops,
@@ -196,6 +198,8 @@ def edit_tokens(
     dry = tl.load(edit + 4, mask=at < count, other=0).to(tl.float32, bitcast=True)
     p = tl.load(counted + row)
     times = tl.load(counts + p.to(tl.int64) * vocab_size + token, mask=(at < count) & (p >= 0), other=0)
+    w = tl.load(windows + row).to(tl.int64)
+    window = tl.load(counts + w * vocab_size + token, mask=(at < count) & (w >= 0), other=0)
     place = tl.load(places + row).to(tl.int64)
     first, last = tl.load(first_ops + row), tl.load(last_ops + row)
     meant = (at < count) & (place >= 0)
@@ -208,8 +212,8 @@ def edit_tokens(
         meant = meant & (first < last)
         x = tl.load(scores + place * vocab_size + token, mask=meant, other=IMPOSSIBLE)
     x = edited(
-        x, token, times, flags, dry, row, first, last, ops, args, penalties, watermark_keys, vocab_size, width,
-        favoured, BITS,
+        x, token, times, window, flags, dry, row, first, last, ops, args, penalties, watermark_keys, vocab_size,
+        width, favoured, BITS,
     )  # fmt: skip
     tl.store(scores + place * vocab_size + token, x, mask=meant)
 
@@ -220,6 +224,8 @@ def edit_seen(
     starts,
     first_places,
     counted_rows,  # [P]
+    counted,
+    windows,  # [R]
     counts,
     logits,
     scores,
@@ -247,7 +253,9 @@ def edit_seen(
     token = tl.where(there, token, 0)  # the watermark's permutation is one of the vocabulary
     meant = there & (tl.load(first_places + at, mask=there, other=0) != 0)
     times = tl.load(counts + p.to(tl.int64) * vocab_size + token, mask=there, other=0)
-    meant = meant & (times >= 0)  # LISTED is the sign
+    # LISTED is the sign; what is a window only comes with the whole history.
+    meant = meant & (times >= 0) & (tl.load(counted + row) == p)
+    window = tl.load(counts + tl.load(windows + row).to(tl.int64) * vocab_size + token, mask=meant, other=0)
     place = tl.load(places + row).to(tl.int64)
     first, last = tl.load(first_ops + row), tl.load(last_ops + row)
     if FIRST:
@@ -257,7 +265,7 @@ def edit_seen(
         meant = meant & (first < last)
         x = tl.load(scores + place * vocab_size + token, mask=meant, other=IMPOSSIBLE)
     x = edited(
-        x, token, times, times * 0, x * 0, row, first, last, ops, args, penalties, watermark_keys, vocab_size, width,
-        favoured, BITS,
+        x, token, times, window, times * 0, x * 0, row, first, last, ops, args, penalties, watermark_keys, vocab_size,
+        width, favoured, BITS,
     )  # fmt: skip
     tl.store(scores + place * vocab_size + token, x, mask=meant)

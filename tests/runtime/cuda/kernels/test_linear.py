@@ -43,16 +43,22 @@ def test_blocks(fmt: Format) -> None:
     assert error(linear(x, Matrix.packed(torch.from_numpy(data), fmt)), x.double() @ w.double().T) < 1e-6
 
 
-def test_columns_that_fill_no_unit() -> None:
-    data = random_rows(Format.Q5_0, 10, 288)
-    x, w = random(2, 288), torch.from_numpy(expected(Format.Q5_0, data))
-    assert error(linear(x, Matrix.packed(torch.from_numpy(data), Format.Q5_0)), x.double() @ w.double().T) < 1e-6
+@pytest.mark.parametrize("fmt", [f for f in FORMATS if f.block_size == 32], ids=lambda f: f.name)
+@pytest.mark.parametrize("columns", [64, 288, 2272])
+def test_columns_that_fill_no_unit(fmt: Format, columns: int) -> None:
+    """Some of them in several parts, of which the last have nothing."""
+    data = random_rows(fmt, 10, columns)
+    x, w = random(2, columns), torch.from_numpy(expected(fmt, data))
+    assert error(linear(x, Matrix.packed(torch.from_numpy(data), fmt)), x.double() @ w.double().T) < 1e-6
 
 
 @pytest.mark.usefixtures("chains")
 @pytest.mark.parametrize(
     ("fmt", "rows", "columns"),
-    [(None, 70, 256), (None, 65, 1024), (Format.Q4_0, 65, 1024), (Format.Q6_K, 70, 256), (Format.Q8_0, 70, 256)],
+    [
+        *[(None, 70, 256), (None, 65, 1024), (Format.F16, 65, 1024)],
+        *[(Format.Q4_0, 65, 1024), (Format.Q6_K, 70, 256), (Format.Q8_0, 70, 256), (Format.Q5_1, 65, 1120)],
+    ],
     ids=str,
 )
 def test_rows_beside(fmt: Format | None, rows: int, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,5 +125,6 @@ TOKENS = {Format.Q4_K: [1, 32, 64, 256], Format.Q6_K: [1, 64], Format.Q8_0: [1, 
     ("fmt", "arch"), [*((fmt, 90) for fmt in FORMATS), (Format.Q4_K, 80), (Format.Q6_K, 80)], ids=str
 )
 def test_compiled_for_blocks(fmt: Format, arch: int) -> None:
-    data = meta(1024, fmt.row_bytes(1024), dtype=torch.uint8)
-    check_compiled(Matrix.packed(data, fmt), TOKENS.get(fmt, [1]), arch)
+    for columns in (1024, 896)[: 1 + (fmt.block_size == 32)]:
+        data = meta(1024, fmt.row_bytes(columns), dtype=torch.uint8)
+        check_compiled(Matrix.packed(data, fmt), TOKENS.get(fmt, [1]), arch)

@@ -36,7 +36,7 @@ def test_bits(fmt: Format, rows: int, columns: int) -> None:
 
 
 @pytest.mark.parametrize("fmt", [f for f in FORMATS if f.block_size == 32], ids=lambda f: f.name)
-@pytest.mark.parametrize("columns", [32, 896])
+@pytest.mark.parametrize("columns", [32, 480, 896])
 def test_columns_that_fill_no_unit(fmt: Format, columns: int) -> None:
     data = random_rows(fmt, 5, columns)
     values = dequantize(packed(data, fmt), torch.float32)
@@ -57,15 +57,18 @@ def test_some_rows_in_another_dtype() -> None:
 
 
 @pytest.mark.parametrize("fmt", FORMATS, ids=lambda f: f.name)
-def test_size(fmt: Format) -> None:
-    data = random_rows(fmt, 16, 4096)
-    assert packed(data, fmt).num_bytes <= 1.01 * data.nbytes
+@pytest.mark.parametrize("columns", [32, 256, 896, 4096])
+def test_size(fmt: Format, columns: int) -> None:
+    if columns % fmt.block_size == 0:
+        data = random_rows(fmt, 16, columns)
+        assert packed(data, fmt).num_bytes <= 1.01 * data.nbytes
 
 
-def test_stack() -> None:
-    data = np.stack([random_rows(Format.Q6_K, 9, 512, seed) for seed in range(3)])
-    stack = packed(data, Format.Q6_K)
-    alone = packed(data[2], Format.Q6_K)
+@pytest.mark.parametrize(("fmt", "columns"), [(Format.Q6_K, 512), (Format.Q5_0, 288)], ids=str)
+def test_stack(fmt: Format, columns: int) -> None:
+    data = np.stack([random_rows(fmt, 9, columns, seed) for seed in range(3)])
+    stack = packed(data, fmt)
+    alone = packed(data[2], fmt)
     assert stack.quants[2].equal(alone.quants)
     assert stack.header[2].equal(alone.header)
     assert stack.high is not None and alone.high is not None and stack.high[2].equal(alone.high)
@@ -82,7 +85,8 @@ def test_refusals() -> None:
 def test_compiled(arch: int, formats: list[Format]) -> None:
     def calls() -> None:
         for fmt in formats:
-            dequantize(pack(meta(4096, fmt.row_bytes(4096), dtype=torch.uint8), fmt), torch.bfloat16)
+            for columns in (4096, 2880)[: 1 + (fmt.block_size == 32)]:
+                dequantize(pack(meta(4096, fmt.row_bytes(columns), dtype=torch.uint8), fmt), torch.bfloat16)
 
     for kernel in compiled(calls, arch):
         assert kernel.stack == kernel.shared == 0, kernel

@@ -7,7 +7,8 @@ import triton
 import triton.language as tl
 
 from trivet.runtime.cuda.kernels.matrix import Matrix
-from trivet.runtime.cuda.kernels.quantized.unpack import lanes, unpack
+from trivet.runtime.cuda.kernels.quantized.blocks import UNIT
+from trivet.runtime.cuda.kernels.quantized.unpack import lanes, unpack, unpack_tail
 
 
 def embed(token_ids: torch.Tensor, table: Matrix, scale: float, dtype: torch.dtype) -> torch.Tensor:
@@ -23,6 +24,7 @@ def embed(token_ids: torch.Tensor, table: Matrix, scale: float, dtype: torch.dty
         width,
         scale,
         FORMAT=table.format,
+        EVEN=width % UNIT == 0,
         BLOCK=block,
         num_warps=4 if block > 256 else 1,
     )
@@ -30,7 +32,19 @@ def embed(token_ids: torch.Tensor, table: Matrix, scale: float, dtype: torch.dty
 
 
 @triton.jit
-def embed_kernel(token_ids, values, high, header, y, rows, width, scale, FORMAT: tl.constexpr, BLOCK: tl.constexpr):
+def embed_kernel(
+    token_ids,
+    values,
+    high,
+    header,
+    y,
+    rows,
+    width,
+    scale,
+    FORMAT: tl.constexpr,
+    EVEN: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """A block of columns of one row; of packed blocks, a unit."""
     token, block = tl.program_id(0), tl.program_id(1)
     row = tl.load(token_ids + token)
@@ -46,8 +60,12 @@ def embed_kernel(token_ids, values, high, header, y, rows, width, scale, FORMAT:
     else:
         n = row + tl.arange(0, 1)
         LANES: tl.constexpr = lanes(FORMAT)
-        for i in tl.static_range(256 // LANES):
-            x = unpack(values, high, header, block, n, rows, i, FORMAT)
-            x = tl.where(known, x, 0.0)
-            column = block * 256 + i * LANES + tl.arange(0, LANES)[None, :]
-            tl.store(out + column, (x * scale).to(y.dtype.element_ty), mask=column < width)
+        out += block * 256
+        if EVEN or block < width // 256:
+            for i in tl.static_range(256 // LANES):
+                x = tl.where(known, unpack(values, high, header, block, n, rows, i, FORMAT), 0.0)
+                tl.store(out + i * LANES + tl.arange(0, LANES)[None, :], (x * scale).to(y.dtype.element_ty))
+        else:
+            for run in range(width % 256 // 32):
+                x = tl.where(known, unpack_tail(values, high, header, block, run, n, rows, FORMAT), 0.0)
+                tl.store(out + run * 32 + tl.arange(0, 32)[None, :], (x * scale).to(y.dtype.element_ty))

@@ -25,7 +25,7 @@ class Matrix:
     def shape(self) -> tuple[int, ...]:
         if isinstance(self.values, torch.Tensor):
             return tuple(self.values.shape)
-        return *self.values.quants.shape[:-3], self.values.rows, self.values.columns
+        return *self.values.quants.shape[:-1], self.values.rows, self.values.columns
 
     @property
     def rows(self) -> int:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from trivet.runtime.cuda.kernels.quantized.unpack import lanes, unpack
+from trivet.runtime.cuda.kernels.quantized.unpack import lanes, unpack, unpack_tail
 
 
 @triton.jit
@@ -46,16 +46,23 @@ def tile_product(
     else:
         sums = tl.zeros((BN, BT), tl.float32)
         LANES: tl.constexpr = lanes(FORMAT)
-        for unit in range(first, last):
+        whole = columns // 256
+        for unit in range(first, tl.minimum(last, whole)):
             for i in tl.static_range(256 // LANES):
                 column = unit * 256 + i * LANES + tl.arange(0, LANES)
-                kept = x_kept[None, :] if EVEN else x_kept[None, :] & (column < columns)[:, None]
-                xt = tl.load(x[None, :] + column[:, None], mask=kept, other=0)
+                xt = tl.load(x[None, :] + column[:, None], mask=x_kept[None, :], other=0)
                 weights = unpack(values, high, header, unit, n, rows, i, FORMAT)
                 sums = tl.dot(weights.to(xt.dtype), xt, sums, input_precision="ieee")
     return sums
 
 
+        if not EVEN:
+            runs = tl.where((first < last) & (last > whole), columns % 256 // 32, 0)
+            for run in tl.range(0, runs, num_stages=1):
+                column = whole * 256 + run * 32 + tl.arange(0, 32)
+                xt = tl.load(x[None, :] + column[:, None], mask=x_kept[None, :], other=0)
+                weights = unpack_tail(values, high, header, whole, run, n, rows, FORMAT)
+                sums = tl.dot(weights.to(xt.dtype), xt, sums, input_precision="ieee")
 @triton.jit
 def dense_product(
     x,

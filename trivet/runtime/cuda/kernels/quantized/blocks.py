@@ -11,12 +11,14 @@ are eight runs of 32:
     header  int32 [units, words, N]   Scales and minima: as in a block of 256, or those of eight blocks of 32, float16
                                       scales before minima. Neighbours are neighbouring rows, as the threads of a warp.
 
-A tile of 64 rows of one unit is 8 KiB in one piece. Nothing grows but Q6_K (by 2 bytes in 210), and formats of 32
-columns where the columns are no multiple of 256, by at most seven blocks a row.
+A tile of 64 rows of one unit is 8 KiB in one piece. Columns that are no multiple of 256, which only formats of 32 may
+have, end in up to seven blocks a row. They lie behind the units of the same planes, run after run and of each row after
+row, as GGUF has them: bytes of quants, of fifth bits, of scales. Nothing grows but Q6_K, by 2 bytes in 210.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -30,17 +32,14 @@ UNIT = 256
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """Quantised rows `[N, columns]`, or stacks of them: then every plane has a leading dimension."""
+    """Quantised rows `[N, columns]`, or stacks of them: then every plane, which is flat, has a leading dimension."""
 
     format: Format
+    rows: int
     columns: int
     quants: torch.Tensor
     high: torch.Tensor | None
     header: torch.Tensor
-
-    @property
-    def rows(self) -> int:
-        return self.quants.shape[-2]
 
     @property
     def num_bytes(self) -> int:
@@ -60,31 +59,45 @@ def pack(data: torch.Tensor, fmt: Format) -> Blocks:
     layout = FORMATS[fmt]
     blocks = row_bytes // fmt.block_bytes
     per_unit = UNIT // fmt.block_size
-    units = -(-blocks // per_unit)
+    units, runs = divmod(blocks, per_unit)
+    fifths = 4 if layout.high is torch.uint8 else 0
+    pieces = layout.scales, fifths, fmt.block_bytes - layout.scales - fifths
 
-    def plane(*shape: int, dtype: torch.dtype) -> torch.Tensor:
-        return torch.empty(*stack, *shape, dtype=dtype, device=data.device)
+    def plane(unit: int, piece: int, dtype: torch.dtype) -> torch.Tensor:
+        size = units * rows * unit + -(-runs * rows * piece // dtype.itemsize)
+        return torch.empty(*stack, size, dtype=dtype, device=data.device)
 
-    quants = plane(units * layout.tiles, rows, 32, dtype=torch.int32)
-    high = None if layout.high is None else plane(units, rows, 32, dtype=layout.high)
-    header = plane(units, layout.words, rows, dtype=torch.int32)
+    quants = plane(layout.tiles * 32, pieces[2], torch.int32)
+    high = None if layout.high is None else plane(32, fifths, layout.high)
+    header = plane(layout.words, layout.scales, torch.int32)
 
     experts = [()] if not stack else [(e,) for e in range(stack[0])]
     step = max(1, PIECE // row_bytes)
     for expert in experts:
+        low, low_tail = _parts(quants[expert], (units * layout.tiles, rows, 32), (runs, rows, pieces[2]))
+        words, words_tail = _parts(header[expert], (units, layout.words, rows), (runs, rows, pieces[0]))
+        further = None if high is None else _parts(high[expert], (units, rows, 32), (runs, rows, fifths))
         for begin in range(0, rows, step):
             part = slice(begin, begin + step)
-            piece = data[expert][part]
-            if units * per_unit > blocks:
-                piece = torch.nn.functional.pad(piece, (0, (units * per_unit - blocks) * fmt.block_bytes))
-            planes = layout.planes(piece.reshape(len(piece), units, per_unit, fmt.block_bytes))
-            low = planes.quants.view(torch.int32).reshape(len(piece), units * layout.tiles, 32)
-            quants[expert][:, part] = low.transpose(0, 1)
-            words = planes.header.view(torch.int32).reshape(len(piece), units, layout.words)
-            header[expert][:, :, part] = words.permute(1, 2, 0)
-            if high is not None and planes.high is not None:
-                high[expert][:, part] = planes.high.view(high.dtype).reshape(len(piece), units, 32).transpose(0, 1)
-    return Blocks(fmt, blocks * fmt.block_size, quants, high, header)
+            piece = data[expert][part].unflatten(-1, (blocks, fmt.block_bytes))
+            count, tail = len(piece), piece[:, units * per_unit :].transpose(0, 1).split(pieces, -1)
+            words_tail[:, part], low_tail[:, part] = tail[0], tail[2]
+            if further is not None:
+                further[1][:, part] = tail[1]
+            if not units:
+                continue
+            planes = layout.planes(piece[:, : units * per_unit].reshape(count, units, per_unit, fmt.block_bytes))
+            low[:, part] = planes.quants.view(torch.int32).reshape(count, units * layout.tiles, 32).transpose(0, 1)
+            words[:, :, part] = planes.header.view(torch.int32).reshape(count, units, layout.words).permute(1, 2, 0)
+            if further is not None and planes.high is not None:
+                further[0][:, part] = planes.high.view(layout.high).reshape(count, units, 32).transpose(0, 1)
+    return Blocks(fmt, rows, blocks * fmt.block_size, quants, high, header)
+
+
+def _parts(plane: torch.Tensor, units: tuple[int, ...], tail: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Views of a flat plane: what is of units, and the bytes behind."""
+    size = math.prod(units)
+    return plane[:size].view(units), plane[size:].view(torch.uint8)[: math.prod(tail)].view(tail)
 
 
 PIECE = 32 << 20
@@ -177,18 +190,20 @@ class Layout:
     """Of uint8 [rows, units, blocks of a unit, bytes of a block]."""
     words: int
     """Of a header."""
+    scales: int = 0
+    """Bytes that a block of 32 begins with."""
     high: torch.dtype | None = None
     tiles: int = 1
 
 
 FORMATS = {
-    Format.Q4_0: Layout(four_bits(2), words=4),
-    Format.Q4_1: Layout(four_bits(4), words=8),
-    Format.Q5_0: Layout(five_bits(2), words=4, high=torch.uint8),
-    Format.Q5_1: Layout(five_bits(4), words=8, high=torch.uint8),
-    Format.Q8_0: Layout(q8_0, words=4, tiles=2),
-    Format.IQ4_NL: Layout(four_bits(2), words=4),
-    Format.MXFP4: Layout(four_bits(1), words=2),
+    Format.Q4_0: Layout(four_bits(2), words=4, scales=2),
+    Format.Q4_1: Layout(four_bits(4), words=8, scales=4),
+    Format.Q5_0: Layout(five_bits(2), words=4, scales=2, high=torch.uint8),
+    Format.Q5_1: Layout(five_bits(4), words=8, scales=4, high=torch.uint8),
+    Format.Q8_0: Layout(q8_0, words=4, scales=2, tiles=2),
+    Format.IQ4_NL: Layout(four_bits(2), words=4, scales=2),
+    Format.MXFP4: Layout(four_bits(1), words=2, scales=1),
     Format.Q4_K: Layout(q4_k, words=4),
     Format.Q5_K: Layout(q5_k, words=4, high=torch.uint8),
     Format.Q6_K: Layout(q6_k, words=5, high=torch.int16),

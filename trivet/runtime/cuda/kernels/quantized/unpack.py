@@ -1,9 +1,9 @@
 """What the bits of each format mean: the one place that products, dequantising and embeddings ask.
 
 The routines of formats give run `j` of 32 columns of one unit as float32 [rows, 32], bit for bit what GGUF's formulas
-give. They take `low`, the int32 tile [rows, 32] that has run j; `high`, the tile of further bits; `header`, pointers
-[rows] to the first word of the unit's header, and the distance `stride` of its words (see blocks.py). Q6_K has a scale
-for 16 columns, and so comes in halves of runs, [rows, 16].
+give. They take `low`, the int32 tile [rows, 32] that has run j; `high`, the tile of further bits; and scales and minima
+[rows] of blocks of 32, or `header`, pointers [rows] to the first word of the unit's header, and the distance `stride`
+of its words (see blocks.py). Q6_K has a scale for 16 columns, and so comes in halves of runs, [rows, 16].
 
 Everything between a load and a result is element by element, with values of rows broadcast: then Triton has the words
 go from shared memory to the registers that a tensor core takes them from, and unpacks them there. (A `where` on
@@ -72,43 +72,43 @@ def fp4_value(low, j: tl.constexpr):
 
 
 @triton.jit
-def unpack_q4_0(low, header, stride, j: tl.constexpr):
-    return half_of_run(header, stride, j)[:, None] * (nibble(low, j) - 8).to(tl.float32)
+def power(exponent):
+    """2^(exponent - 128) of eight bits, of which the smallest two are subnormal."""
+    bits = tl.where(exponent < 2, 0x00200000 << (exponent & 1), (exponent - 1) << 23)
+    return bits.to(tl.float32, bitcast=True)
 
 
 @triton.jit
-def unpack_q4_1(low, header, stride, j: tl.constexpr):
-    scale, minimum = half_of_run(header, stride, j), half_of_run(header, stride, 8 + j)
-    return scale[:, None] * nibble(low, j).to(tl.float32) + minimum[:, None]
+def unpack_block(low, high, scale, minimum, j: tl.constexpr, FORMAT: tl.constexpr):
+    """Of a format whose blocks are runs."""
+    if FORMAT == "Q4_0":
+        values = (nibble(low, j) - 8).to(tl.float32)
+    elif FORMAT == "Q4_1":
+        values = nibble(low, j).to(tl.float32)
+    elif FORMAT == "Q5_0":
+        values = ((nibble(low, j) | fifth(high, j)) - 16).to(tl.float32)
+    elif FORMAT == "Q5_1":
+        values = (nibble(low, j) | fifth(high, j)).to(tl.float32)
+    elif FORMAT == "Q8_0":
+        values = signed_byte(low, j % 4).to(tl.float32)
+    elif FORMAT == "IQ4_NL":
+        values = iq4_value(low, j)
+    else:
+        tl.static_assert(FORMAT == "MXFP4")
+        values = fp4_value(low, j)
+    values = scale[:, None] * values
+    if FORMAT == "Q4_1" or FORMAT == "Q5_1":
+        values += minimum[:, None]
+    return values
 
 
 @triton.jit
-def unpack_q5_0(low, high, header, stride, j: tl.constexpr):
-    return half_of_run(header, stride, j)[:, None] * ((nibble(low, j) | fifth(high, j)) - 16).to(tl.float32)
-
-
-@triton.jit
-def unpack_q5_1(low, high, header, stride, j: tl.constexpr):
-    scale, minimum = half_of_run(header, stride, j), half_of_run(header, stride, 8 + j)
-    return scale[:, None] * (nibble(low, j) | fifth(high, j)).to(tl.float32) + minimum[:, None]
-
-
-@triton.jit
-def unpack_q8_0(low, header, stride, j: tl.constexpr):
-    return half_of_run(header, stride, j)[:, None] * signed_byte(low, j % 4).to(tl.float32)
-
-
-@triton.jit
-def unpack_iq4_nl(low, header, stride, j: tl.constexpr):
-    return half_of_run(header, stride, j)[:, None] * iq4_value(low, j)
-
-
-@triton.jit
-def unpack_mxfp4(low, header, stride, j: tl.constexpr):
-    exponent = (tl.load(header + (j // 4) * stride) >> (8 * (j % 4))) & 255
-    # 2^(exponent - 128), of which the smallest two are subnormal
-    scale = tl.where(exponent < 2, 0x00200000 << (exponent & 1), (exponent - 1) << 23).to(tl.float32, bitcast=True)
-    return scale[:, None] * fp4_value(low, j)
+def block_scale(header, stride, j: tl.constexpr, FORMAT: tl.constexpr):
+    if FORMAT == "MXFP4":
+        scale = power((tl.load(header + (j // 4) * stride) >> (8 * (j % 4))) & 255)
+    else:
+        scale = half_of_run(header, stride, j)
+    return scale
 
 
 @triton.jit
@@ -180,27 +180,46 @@ def unpack(quants, high, header, unit, n, rows, i: tl.constexpr, FORMAT: tl.cons
     if high is not None:
         bits = tl.load(high + (unit * rows + n).to(tl.int64)[:, None] * 32 + word)
     first = header + (unit * header_words(FORMAT) * rows + n)
-    if FORMAT == "Q4_0":
-        values = unpack_q4_0(low, first, rows, j)
-    elif FORMAT == "Q4_1":
-        values = unpack_q4_1(low, first, rows, j)
-    elif FORMAT == "Q5_0":
-        values = unpack_q5_0(low, bits, first, rows, j)
-    elif FORMAT == "Q5_1":
-        values = unpack_q5_1(low, bits, first, rows, j)
-    elif FORMAT == "Q8_0":
-        values = unpack_q8_0(low, first, rows, j)
-    elif FORMAT == "IQ4_NL":
-        values = unpack_iq4_nl(low, first, rows, j)
-    elif FORMAT == "MXFP4":
-        values = unpack_mxfp4(low, first, rows, j)
-    elif FORMAT == "Q4_K":
+    if FORMAT == "Q4_K":
         values = unpack_q4_k(low, first, rows, j)
     elif FORMAT == "Q5_K":
         values = unpack_q5_k(low, bits, first, rows, j)
     elif FORMAT == "Q6_K":
         values = unpack_q6_k(low, bits, first, rows, j, part)
-    else:
-        tl.static_assert(FORMAT == "IQ4_XS")
+    elif FORMAT == "IQ4_XS":
         values = unpack_iq4_xs(low, first, rows, j)
+    else:
+        minimum = half_of_run(first, rows, 8 + j) if FORMAT == "Q4_1" or FORMAT == "Q5_1" else 0
+        values = unpack_block(low, bits, block_scale(first, rows, j, FORMAT), minimum, j, FORMAT)
     return values
+
+
+@triton.jit
+def behind(plane, words, TYPE: tl.constexpr):
+    """What lies behind the first `words` of a plane, as pointers to bytes or words of so many bits."""
+    return (plane + words).to(tl.pointer_type(TYPE), bitcast=True)
+
+
+@triton.jit
+def unpack_tail(quants, high, header, units, run, n, rows, FORMAT: tl.constexpr):
+    """Run number `run` of those behind the `units` whole ones, of the rows `n` of `rows`: float32 [len(n), 32]."""
+    w = tl.arange(0, 32)[None, :]
+    at = run * rows.to(tl.int64) + n
+    units_rows = units.to(tl.int64) * rows
+    bits, minimum = 0, 0
+    if FORMAT == "Q8_0":
+        low = tl.load(behind(quants, units_rows * 64, tl.uint8) + at[:, None] * 32 + w).to(tl.int32)
+    else:
+        low = tl.load(behind(quants, units_rows * 32, tl.uint8) + at[:, None] * 16 + w % 16).to(tl.int32)
+        low = (low >> (w // 16 * 4)) & 15
+    if high is not None:
+        bits = tl.load(behind(high, units_rows * 32, tl.int32) + at)[:, None] >> w
+    words = units_rows * header_words(FORMAT)
+    if FORMAT == "MXFP4":
+        scale = power(tl.load(behind(header, words, tl.uint8) + at).to(tl.int32))
+    elif FORMAT == "Q4_1" or FORMAT == "Q5_1":
+        both = tl.load(behind(header, words, tl.int32) + at)
+        scale, minimum = half(both, 0), half(both, 1)
+    else:
+        scale = half(tl.load(behind(header, words, tl.int16) + at), 0)
+    return unpack_block(low, bits, scale, minimum, 0, FORMAT)

@@ -49,6 +49,23 @@ def test_dense(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     weights.end()
 
 
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("shape", [(50, 256), (3, 40, 256)])
+def test_float16_where_bfloat16_would_change_it(shape: tuple[int, ...], exact: bool) -> None:
+    checkpoint = RandomCheckpoint()
+    checkpoint.add("w", *shape, format=Format.F16)
+    values = torch.from_numpy(checkpoint.data["w"].view(np.float16).copy()).view(shape)
+    if exact:
+        values = values.bfloat16().half()
+    else:
+        values.view(-1)[-1] = 1 + 2**-10
+    checkpoint.data["w"] = values.numpy().view(np.uint8)
+    weights = device_weights(checkpoint, torch.bfloat16)
+    kept = weights.matrix(Weight("w", shape)).values
+    assert kept.dtype == (torch.bfloat16 if exact else torch.float16)
+    assert torch.equal(kept.float(), values.float())
+
+
 def test_row_under_row() -> None:
     checkpoint = RandomCheckpoint()
     for name, rows in (("a", 30), ("b", 5), ("c", 64)):

@@ -31,8 +31,8 @@ DENSE = {Format.F32: torch.float32, Format.F16: torch.float16, Format.BF16: torc
 class DeviceWeights:
     """Matrices and vectors of a model by their place in its graph.
 
-    Dense matrices are kept in `dtype`; GGUF blocks as they are where there are kernels for their format, else as
-    `dtype` too. Vectors are float32.
+    Dense matrices are kept in `dtype`, but float16 as it is where bfloat16 would change a value; GGUF blocks as they
+    are where there are kernels for their format, else as `dtype` too. Vectors are float32.
     """
 
     def __init__(self, reader: WeightReader, device: Device, dtype: torch.dtype) -> None:
@@ -72,29 +72,35 @@ class DeviceWeights:
         self._upload.end()
 
     def _format(self, weight: Weight) -> Format | None:
-        """What a matrix is kept in; None is dense."""
-        tensor = self._reader.tensor(weight)
-        kept = tensor.info.format in FORMATS and self._reader.scales(weight) is None
-        return tensor.info.format if kept else None
+        """What a matrix is kept in as it is; None is `dtype`."""
+        fmt = self._reader.tensor(weight).info.format
+        kept = fmt in FORMATS or (fmt is Format.F16 and self._dtype is torch.bfloat16)
+        return fmt if kept and self._reader.scales(weight) is None else None
 
     def _load(self, weights: tuple[Weight, ...]) -> Matrix:
         *stack, _, columns = weights[0].shape
         rows = sum(weight.shape[-2] for weight in weights)
         fmt = self._format(weights[0])
-        dtype, width = (self._dtype, columns) if fmt is None else (torch.uint8, fmt.row_bytes(columns))
+        blocks = fmt if fmt in FORMATS else None
+        if blocks is not None:
+            dtype, width = torch.uint8, blocks.row_bytes(columns)
+        else:
+            dtype, width = self._dtype if fmt is None else DENSE[fmt], columns
         data = torch.empty((*stack, rows, width), dtype=dtype, device=self._device.place)
         start = 0
         for weight in weights:
             part = data[..., start : start + weight.shape[-2], :]
             start += weight.shape[-2]
             tensor = self._reader.tensor(weight)
-            if fmt is None:
+            if blocks is None:
                 self._dense(tensor, self._reader.scales(weight), part)
             else:
                 self._upload.send(tensor.data, part)
             release_pages(tensor.data)
             self._reader.report(tensor)
-        matrix = Matrix(data) if fmt is None else Matrix.packed(data, fmt)
+        if fmt is Format.F16:
+            data = _in_bfloat16(data)
+        matrix = Matrix(data) if blocks is None else Matrix.packed(data, blocks)
         self.num_bytes += matrix.num_bytes
         return matrix
 
@@ -156,6 +162,16 @@ class Upload:
             staged.copy_(buffer[: chunk.size], non_blocking=True)
             target.copy_(staged.view(dtype))
         sent.record()
+
+
+def _in_bfloat16(values: torch.Tensor) -> torch.Tensor:
+    """float16 as bfloat16, in the same memory, if no value changes by that: a model that was trained in bfloat16."""
+    pieces = values.view(-1).split(CHUNK // 2)
+    if not all(bool((piece.bfloat16() == piece).all()) for piece in pieces):
+        return values
+    for piece in pieces:
+        piece.view(torch.bfloat16).copy_(piece.bfloat16())
+    return values.view(torch.bfloat16)
 
 
 def _pairs(source: np.ndarray, target: torch.Tensor) -> Iterator[tuple[np.ndarray, torch.Tensor]]:

@@ -15,6 +15,7 @@ from trivet.runtime.cuda.kernels.matrix import Matrix
 from trivet.runtime.cuda.kernels.quantized.blocks import FORMATS
 from trivet.weights.formats import Format
 
+DENSE = {None: torch.bfloat16, Format.F16: torch.float16}
 TOLERANCE = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
 
@@ -33,6 +34,15 @@ def test_float32_weights_and_results_of_bfloat16_rows() -> None:
     y = linear(x, Matrix(w), dtype=torch.float32)
     assert y.dtype == torch.float32
     assert error(y, x.double() @ w.double().T) < 1e-6
+
+
+@pytest.mark.parametrize("tokens", [3, 70])
+def test_float16_weights_lose_nothing_beside_bfloat16(tokens: int) -> None:
+    x, w = random(tokens, 300, dtype=torch.bfloat16), random(40, 300, dtype=torch.float16, seed=1)
+    w[0, :3] = torch.tensor([6e-8, 65504, 2**-14 - 2**-24])
+    for numerics in module.NUMERICS:
+        y = linear(x, Matrix(w), numerics=numerics, dtype=torch.float32)
+        assert error(y, x.double() @ w.double().T) < 1e-6
 
 
 @pytest.mark.parametrize("fmt", FORMATS, ids=lambda f: f.name)
@@ -65,8 +75,8 @@ def test_rows_beside(fmt: Format | None, rows: int, columns: int, monkeypatch: p
     """One kernel and one order for all: parts of K together or one by one, blocks unpacked inside or before."""
     monkeypatch.setattr(module, "FUSED_ROWS", 40)
     monkeypatch.setattr(module, "PARALLEL_ROWS", 64)
-    if fmt is None:
-        matrix = Matrix(random(rows, columns, dtype=torch.bfloat16, seed=1))
+    if fmt in DENSE:
+        matrix = Matrix(random(rows, columns, dtype=DENSE[fmt], seed=1))
     else:
         matrix = Matrix.packed(torch.from_numpy(random_rows(fmt, rows, columns)), fmt)
     assert splits(rows, columns) == (1 if columns == 256 else 2)
@@ -109,12 +119,14 @@ def check_compiled(matrix: Matrix, tokens: list[int], arch: int) -> None:
         if kernel.name == "product_kernel":
             # One family of instructions for all tiles: so results depend on none.
             assert ("wgmma.mma_async" in kernel.ptx) == (arch == 90), kernel
-            assert ("mma.sync.aligned.m16n8k16" in kernel.ptx) == (arch == 80), kernel
+            assert ("mma.sync.aligned.m16n8k16" in kernel.ptx) == (arch != 90), kernel
 
 
 @pytest.mark.parametrize(("shape", "arch"), [((4096, 4096), 80), ((4096, 4096), 90), ((28672, 4096), 90)])
 def test_compiled(shape: tuple[int, int], arch: int) -> None:
     check_compiled(Matrix(meta(*shape)), [1, 32, 64, 256, 8192], arch)
+    if shape[0] == 4096:
+        check_compiled(Matrix(meta(*shape, dtype=torch.float16)), [1, 32, 64, 8192], arch)
 
 
 TOKENS = {Format.Q4_K: [1, 32, 64, 256], Format.Q6_K: [1, 64], Format.Q8_0: [1, 64]}
@@ -122,7 +134,9 @@ TOKENS = {Format.Q4_K: [1, 32, 64, 256], Format.Q6_K: [1, 64], Format.Q8_0: [1, 
 
 
 @pytest.mark.parametrize(
-    ("fmt", "arch"), [*((fmt, 90) for fmt in FORMATS), (Format.Q4_K, 80), (Format.Q6_K, 80)], ids=str
+    ("fmt", "arch"),
+    [*((fmt, 90) for fmt in FORMATS), (Format.Q4_K, 80), (Format.Q6_K, 80), (Format.Q8_0, 120)],
+    ids=str,
 )
 def test_compiled_for_blocks(fmt: Format, arch: int) -> None:
     for columns in (1024, 896)[: 1 + (fmt.block_size == 32)]:

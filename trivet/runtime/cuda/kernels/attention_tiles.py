@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from trivet.runtime.cuda.kernels.device import for_data_centres
+
 SPLIT = 512
 """Keys that one program of decode takes before it leaves a state: 16 splits of a context of 8192 and 8 KV heads fill
 the 132 multiprocessors of an H100, and a state of float32 is 1 / (2 SPLIT / group) of the bytes of the keys and values
@@ -54,7 +56,7 @@ def tiles_for(head_dim: int, itemsize: int, capability: int) -> Tiles:
         # For tests and small models: no tensor core multiplies float32 as such.
         return Tiles(columns, 32, Launch(16, 4, 1), Launch(16, 4, 1))
     # An A100, H100 or B200 has 163 or 227 KiB of shared memory a multiprocessor, others 99.
-    large = capability == 80 or 90 <= capability < 120
+    large = capability == 80 or for_data_centres(capability)
     stages = 5 if large else 3
     if columns <= 64:
         # 32 KiB of keys and values as above, 3 x 64 + 2 x 32 + ... = 128 registers.
@@ -63,7 +65,7 @@ def tiles_for(head_dim: int, itemsize: int, capability: int) -> Tiles:
         prompt = Launch(128, 8, stages)
         # mma.sync gives each warp rows of its own only in tiles that are not wider than high. With wgmma decode takes
         # 115,712 bytes: just what lets two programs share a multiprocessor.
-        return Tiles(columns, 64, prompt, Launch(64, 4, stages) if capability >= 90 else prompt)
+        return Tiles(columns, 64, prompt, Launch(64, 4, stages) if for_data_centres(capability) else prompt)
     # 64 rows over 256 threads; 32 keys, for three tiles of them and their values to fit.
     launch = Launch(64, 8, stages if large else 2)
     return Tiles(columns, 32, launch, launch)

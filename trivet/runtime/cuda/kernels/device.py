@@ -14,3 +14,9 @@ def capability(device: torch.device) -> int:
         return 90
     major, minor = torch.cuda.get_device_capability(device)
     return 10 * major + minor
+
+
+def for_data_centres(capability: int) -> bool:
+    """From Hopper on: matrix products of whole warp groups (wgmma and later), and 227 KB of shared memory. RTX 50 and
+    its like (120, 121) have what an A10 or L4 has: mma.sync, and 99 KB."""
+    return 90 <= capability < 120

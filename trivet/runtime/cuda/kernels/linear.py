@@ -97,12 +97,18 @@ class Tile:
     stages: int
 
 
-def tile(rows: int, tokens: int, format: str, dtype: torch.dtype, parts: int, arch: int) -> Tile:
+def halved(matrix: Matrix, x: torch.Tensor) -> bool:
+    """Whether each weight is multiplied as two halves (tiles.py)."""
+    return matrix.planes[0].dtype == torch.float16 and x.dtype == torch.bfloat16
+
+
+def tile(rows: int, tokens: int, format: str, dtype: torch.dtype, parts: int, arch: int, halves: bool = False) -> Tile:
     """The tile of a product on a device of compute capability `arch`. No result depends on it.
 
     A stage of the pipeline holds (rows + tokens) x columns values of 2 bytes in shared memory (227 KB), or of packed
     blocks rows x 128 bytes (256 for Q8_0) and tokens x 512 bytes.
     """
+    large = device.for_data_centres(arch)
     if dtype == torch.float32:  # without tensor cores
         return Tile(64, 16 if tokens <= 16 else 32, 32, 4, 2)
     if format != "dense":
@@ -112,7 +118,9 @@ def tile(rows: int, tokens: int, format: str, dtype: torch.dtype, parts: int, ar
             return Tile(64, 16, UNIT, 4, 4)
         if tokens <= 32:
             return Tile(64, 32, UNIT, 4, 3)
-        return Tile(128, 64, UNIT, 8, 3) if arch >= 90 else Tile(64, 64, UNIT, 4, 2)
+        return Tile(128, 64, UNIT, 8, 3) if large else Tile(64, 64, UNIT, 4, 2)
+    if halves and (tokens <= 64 or not large):  # mma.sync needs registers for both
+        return Tile(64, min(max(16, triton.next_power_of_2(tokens)), 64), 64, 4, 5 if tokens > 32 else 8)
     if tokens <= 16:
         return Tile(64, 16, 128, 4, 5)  # 20 KB a stage, two programs a multiprocessor
     if tokens <= 32:
@@ -124,10 +132,13 @@ def tile(rows: int, tokens: int, format: str, dtype: torch.dtype, parts: int, ar
     # Bound by arithmetic. 128 x 256 reads the least shared memory for each operation, and takes 128 registers of each
     # thread for its sums: where those of several parts of K are kept beside them, 128 x 128.
     # mma.sync needs registers for its operands, too.
-    if tokens <= 512 or parts > 1 or arch < 90:
-        return Tile(128, 128, 64, 8, 4 if arch >= 90 else 3)
+    if tokens <= 512 or parts > 1 or not large or halves:
+        return Tile(128, 128, 64, 8, 4 if large else 3)
     return Tile(128, 256, 64, 8, 3)
 
+
+KERNEL_ROWS = (16, 32, 64, FUSED_ROWS, 256, 512)
+"""Up to each of these and beyond the last, products are other kernels."""
 
 PARALLEL_ROWS = 256
 """Up to so many rows the parts of K are programs of their own, whose sums a second kernel adds; beyond, tiles suffice
@@ -149,7 +160,8 @@ def product(
     if not tokens:
         return y
     dtype = torch.float32 if matrix.planes[0].dtype == torch.float32 else x.dtype
-    t = tile(rows, tokens, matrix.format, dtype, parts, device.capability(x.device))
+    arch = device.capability(x.device)
+    t = tile(rows, tokens, matrix.format, dtype, parts, arch, halved(matrix, x))
     together = parts > 1 and tokens <= PARALLEL_ROWS
     target = x.new_empty(parts, tokens, rows, dtype=torch.float32) if together else y
     grid = (triton.cdiv(rows, t.rows) * triton.cdiv(tokens, t.tokens), parts if together else 1)

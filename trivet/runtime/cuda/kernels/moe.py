@@ -12,7 +12,7 @@ import triton.language as tl
 
 from trivet.runtime.cuda.kernels import device
 from trivet.runtime.cuda.kernels.activation import activated
-from trivet.runtime.cuda.kernels.linear import linear
+from trivet.runtime.cuda.kernels.linear import halved, linear
 from trivet.runtime.cuda.kernels.matrix import Matrix
 from trivet.runtime.cuda.kernels.quantized.blocks import UNIT
 from trivet.runtime.cuda.kernels.tiles import tile_product
@@ -114,9 +114,10 @@ def expert_product(
     count = tiles.shape[1]
     # As the tiles of products of few rows in linear.py; two products one after the other need no more registers.
     rows_of_tile, warps, stages = (
-        (64, 4, 4) if few else (128, 8, 3) if device.capability(x.device) >= 90 else (64, 4, 2)
+        (64, 4, 4) if few else (128, 8, 3) if device.for_data_centres(device.capability(x.device)) else (64, 4, 2)
     )
-    step = 32 if x.dtype == torch.float32 else 128 if few else 64
+    whole = few and not halved(matrix, x) and not halved(raised, x)
+    step = 32 if x.dtype == torch.float32 else 128 if whole else 64
     grid = (count * triton.cdiv(rows, rows_of_tile),)
     expert_kernel[grid](
         x,

@@ -15,8 +15,10 @@ from trivet.engine.config import EngineConfig
 from trivet.engine.memory import size_cache
 from trivet.errors import EngineError, ModelError
 from trivet.runtime.cuda import cache, program
-from trivet.runtime.cuda.device import HostDevice
+from trivet.runtime.cuda import runtime as runtime_module
+from trivet.runtime.cuda.device import HostDevice, check_compiler
 from trivet.runtime.cuda.memory import largest_steps
+from trivet.runtime.cuda.step import StepInputs
 
 pytestmark = pytest.mark.usefixtures("plain_kernels")
 
@@ -80,6 +82,13 @@ def test_wrong_block_sizes() -> None:
         graph_runtime(model_graph()).block_bytes(24)
 
 
+def test_what_triton_needs() -> None:
+    with pytest.raises(
+        EngineError, match=r"Triton needs a C compiler and Python's headers .gcc.* says: .*use device cpu"
+    ):
+        check_compiler()  # There is no GPU that it could be for.
+
+
 def full(*_: Any, **__: Any) -> Any:
     raise torch.OutOfMemoryError
 
@@ -113,6 +122,21 @@ def test_the_largest_steps(tokens: int, sequences: int, context: int) -> None:
     for step in (prompt, decode):
         assert (step.slots == -1).all() and step.max_context_len <= context and not step.block_tables.any()
     assert decode.max_context_len == context
+
+
+def test_kernels_for_all_numbers_of_rows_are_compiled_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime_module, "KERNEL_ROWS", (2, 4, 8))
+    runtime = graph_runtime(model_graph())
+    seen = set()
+    run = program.Program.run
+
+    def noted(self: program.Program, step: StepInputs) -> torch.Tensor | None:
+        seen.add((len(step.token_ids), step.decode))
+        return run(self, step)
+
+    monkeypatch.setattr(program.Program, "run", noted)
+    runtime.available_bytes()
+    assert seen == {(2, False), (2, True), (4, False), (4, True), (8, False)}  # of at most 8 tokens and 4 sequences
 
 
 def test_weights_are_read_with_progress_and_checked() -> None:

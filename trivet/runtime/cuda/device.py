@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from subprocess import CalledProcessError
 from typing import Protocol
 
 import torch
+from triton.runtime import driver
+
+from trivet.errors import EngineError
 
 
 class Event(Protocol):
@@ -54,7 +58,9 @@ class CudaDevice:
     """The current CUDA device. All its graphs share one pool of memory, as they never run at the same time."""
 
     def __init__(self) -> None:
+        """Raises EngineError where Triton does not run."""
         self.place = torch.device("cuda", torch.cuda.current_device())
+        check_compiler()
         properties = torch.cuda.get_device_properties(self.place)
         self.name = properties.name
         self.capability = f"sm_{properties.major}{properties.minor}"
@@ -88,7 +94,8 @@ class CudaDevice:
         torch.cuda.synchronize(self.place)
         self._pool = self._pool or torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        # What other threads of the process do with CUDA meanwhile is no part of it, and no fault.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             run()
         return graph.replay
 
@@ -97,6 +104,17 @@ class CudaDevice:
 
     def release(self) -> None:
         torch.cuda.empty_cache()
+
+
+def check_compiler() -> None:
+    """Triton builds what launches kernels at its first use. Raises EngineError where it cannot."""
+    try:
+        driver.active.utils  # noqa: B018
+    except (RuntimeError, OSError, AssertionError, CalledProcessError) as error:
+        raise EngineError(
+            "device cuda: Triton needs a C compiler and Python's headers (gcc, python3-dev on Debian and Ubuntu) and "
+            f"says: {error}; install them, or use device cpu"
+        ) from error
 
 
 class _Done:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property, partial
+from itertools import chain
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from trivet.models.config import ModelConfig
 from trivet.runtime.cuda.cache import PagedCache, block_bytes, cache_dtype
 from trivet.runtime.cuda.device import CudaDevice, Device
 from trivet.runtime.cuda.graphs import DecodeGraphs, graph_bytes
+from trivet.runtime.cuda.kernels.linear import KERNEL_ROWS
 from trivet.runtime.cuda.memory import gib, largest_samples, largest_steps, or_engine_error
 from trivet.runtime.cuda.program import Program
 from trivet.runtime.cuda.sampler import DeviceSampler, DeviceSamples
@@ -220,12 +222,14 @@ class CudaRuntime:
 
     @torch.inference_mode()
     def _profile(self) -> tuple[int, int]:
-        """Run the largest steps, so that kernels are compiled too. Returns the bytes of steps and of graphs."""
+        """Run the largest steps, and smaller ones, so that all kernels are compiled. Returns the bytes of steps and of
+        graphs."""
         config = self._config
         self._sampler.warm_up()
         self._program.cache = PagedCache(self._layers, self._cache_dtype, 1, config.block_size, self._device)
-        prompt, decode = largest_steps(
-            config.max_num_batched_tokens, config.max_num_seqs, self._max_context, config.block_size
+        rows = [*(n for n in KERNEL_ROWS if n < config.max_num_batched_tokens), config.max_num_batched_tokens]
+        *smaller, (prompt, decode) = (
+            largest_steps(n, config.max_num_seqs, self._max_context, config.block_size) for n in rows
         )
 
         def run(step: HostStep) -> None:
@@ -235,6 +239,8 @@ class CudaRuntime:
             self._sampler.sample(logits, self._sampler.prepare(samples)).collect()
 
         steps = max(self._device.peak_bytes(partial(run, step)) for step in (prompt, decode))
+        for step in chain.from_iterable(smaller):
+            run(step)
         if config.enforce_eager:
             return steps, 0
         hidden = self._hidden(len(decode.token_ids))

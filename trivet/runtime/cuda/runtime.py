@@ -238,9 +238,9 @@ class CudaRuntime:
             samples = largest_samples(len(logits), config.max_num_seqs)
             self._sampler.sample(logits, self._sampler.prepare(samples)).collect()
 
-        steps = max(self._device.peak_bytes(partial(run, step)) for step in (prompt, decode))
         for step in chain.from_iterable(smaller):
             run(step)
+        steps = max(self._device.peak_bytes(partial(run, step)) for step in (prompt, decode))
         if config.enforce_eager:
             return steps, 0
         hidden = self._hidden(len(decode.token_ids))

@@ -94,15 +94,19 @@ class HostStep:
 
         The rows added are the token 0 without context: they write nothing, and attention gives them zeros.
         """
-        more = sequences - len(self.context_lens)
+
+        def longer(array: np.ndarray, value: int = 0) -> np.ndarray:
+            more = np.full((sequences - len(array), *array.shape[1:]), value, np.int32)
+            return np.concatenate([array, more])
+
         return HostStep(
-            np.pad(self.token_ids, (0, more)),
-            np.pad(self.positions, (0, more)),
-            np.pad(self.slots, (0, more), constant_values=-1),
+            longer(self.token_ids),
+            longer(self.positions),
+            longer(self.slots, -1),
             np.arange(sequences + 1, dtype=np.int32),
-            np.pad(self.context_lens, (0, more)),
+            longer(self.context_lens),
             np.arange(sequences, dtype=np.int32),
-            np.pad(self.block_tables, ((0, more), (0, 0))),
+            longer(self.block_tables),
             1,
             self.max_context_len,
             True,

@@ -18,7 +18,7 @@ from trivet.sampling.params import SamplingParams
 
 _LARGEST_CHAIN = Chain(
     SamplingParams(
-        stages=("penalties", "typical_p", "top_p", "temperature"),
+        stages=("penalties", "typical_p", "top_p", "infill", "temperature"),
         repetition_penalty=1.1,
         typical_p=0.5,
         top_p=0.9,

@@ -39,7 +39,7 @@ from trivet.server.app import create_app
 from trivet.server.launch import Server, bind
 from trivet.server.options import ListenOptions
 
-BLOCKS = 200
+BLOCKS = 60
 KINDS = 200
 
 

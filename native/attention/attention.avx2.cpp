@@ -2,7 +2,7 @@
 
 namespace trivet {
 
-const AttentionKernels& attention_kernels_avx2(CacheType type);
-const AttentionKernels& attention_kernels_avx2(CacheType type) { return kernels(type); }
+const AttentionKernels& attention_kernels_avx2();
+const AttentionKernels& attention_kernels_avx2() { return kKernels; }
 
 }  // namespace trivet

@@ -2,7 +2,7 @@
 
 namespace trivet {
 
-const AttentionKernels& attention_kernels_avx512(CacheType type);
-const AttentionKernels& attention_kernels_avx512(CacheType type) { return kernels(type); }
+const AttentionKernels& attention_kernels_avx512();
+const AttentionKernels& attention_kernels_avx512() { return kKernels; }
 
 }  // namespace trivet

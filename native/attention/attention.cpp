@@ -7,15 +7,15 @@
 
 namespace trivet {
 
-const AttentionKernels& attention_kernels_avx2(CacheType type);
-const AttentionKernels& attention_kernels_avx512(CacheType type);
+const AttentionKernels& attention_kernels_avx2();
+const AttentionKernels& attention_kernels_avx512();
 
-const AttentionKernels& attention_kernels(CacheType type) {
+const AttentionKernels& attention_kernels() {
 #ifdef __x86_64__
-  if (active_isa() >= Isa::avx512) return attention_kernels_avx512(type);
-  if (active_isa() == Isa::avx2) return attention_kernels_avx2(type);
+  if (active_isa() >= Isa::avx512) return attention_kernels_avx512();
+  if (active_isa() == Isa::avx2) return attention_kernels_avx2();
 #endif
-  return kernels(type);
+  return kKernels;
 }
 
 int attention_tile_tokens(const AttentionShape& shape) {

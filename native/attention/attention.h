@@ -64,7 +64,7 @@ struct AttentionKernels {
                   int splits, float* scratch);
 };
 
-const AttentionKernels& attention_kernels(CacheType type);
+const AttentionKernels& attention_kernels();
 
 // Query tokens that an item may have.
 int attention_tile_tokens(const AttentionShape& shape);

@@ -240,13 +240,14 @@ struct Chunk {
   TilePart keys[kChunkTiles], values[kChunkTiles];
 };
 
-template <class Tile>
 void attend_chunk(const AttentionCall& call, const AttentionItem& item, const Scratch& scratch,
                   const Chunk& chunk) {
   const int group = call.shape.group(), rows = item.tokens * group, dim = call.cache.dim;
+  const auto keys = tile_kind(call.cache.keys.type).keys;
+  const auto values = tile_kind(call.cache.values.type).values;
   const float* floats[kChunkTiles];
   for (int n = 0; n < chunk.tiles; ++n) {
-    floats[n] = Tile::keys(chunk.keys[n], dim, scratch.floats + std::int64_t{n} * dim * kTile);
+    floats[n] = keys(chunk.keys[n], dim, scratch.floats + std::int64_t{n} * dim * kTile);
   }
   for_row_blocks(rows, [&]<int R>(int r) {
     score_rows<R>(scratch.queries + std::int64_t{r} * dim, floats, chunk.tiles, dim,
@@ -259,7 +260,7 @@ void attend_chunk(const AttentionCall& call, const AttentionItem& item, const Sc
                               lowest, position, scratch.split.highest[r], scratch.lane_totals + r * kTile);
   }
   for (int n = 0; n < chunk.tiles; ++n) {
-    floats[n] = Tile::values(chunk.values[n], dim, scratch.floats + std::int64_t{n} * dim * kTile);
+    floats[n] = values(chunk.values[n], dim, scratch.floats + std::int64_t{n} * dim * kTile);
   }
   // No value after the last query's token is used: those places may hold another sequence's leavings.
   const int seen = item.position + item.tokens - chunk.begin;
@@ -270,7 +271,6 @@ void attend_chunk(const AttentionCall& call, const AttentionItem& item, const Sc
   });
 }
 
-template <class Tile>
 void attend_split(const AttentionCall& call, const AttentionItem& item, int kv_head, const Scratch& scratch,
                   int split) {
   const int rows = item.tokens * call.shape.group(), dim = call.cache.dim;
@@ -280,20 +280,20 @@ void attend_split(const AttentionCall& call, const AttentionItem& item, int kv_h
   const int window = call.shape.window;
   const int first = window == 0 || item.position < window ? 0 : item.position - window + 1;
   const int end = last < (split + 1) * kSplit ? last + 1 : (split + 1) * kSplit;
-  const auto offset = [&](int position) {
+  const auto part = [&](int position) {
     const std::int64_t block = item.blocks[position / call.block_size];
     const std::int64_t tile = block * (call.block_size / kTile) + position % call.block_size / kTile;
-    return call.cache.offset(tile, kv_head);
+    return call.cache.part(tile, kv_head);
   };
   for (int start = split * kSplit; start < end; start += kChunk) {
     if (start + kChunk <= first) continue;
     Chunk chunk = {first > start ? first / kTile * kTile : start, 0, {}, {}};
     for (int p = chunk.begin; p < start + kChunk && p <= last; p += kTile, ++chunk.tiles) {
-      const std::int64_t at = offset(p), next = offset(p + kChunk <= last ? p + kChunk : p);
-      chunk.keys[chunk.tiles] = {call.cache.keys + at, call.cache.keys + next};
-      chunk.values[chunk.tiles] = {call.cache.values + at, call.cache.values + next};
+      const std::int64_t at = part(p), next = part(p + kChunk <= last ? p + kChunk : p);
+      chunk.keys[chunk.tiles] = {call.cache.keys.part(at), call.cache.keys.part(next)};
+      chunk.values[chunk.tiles] = {call.cache.values.part(at), call.cache.values.part(next)};
     }
-    attend_chunk<Tile>(call, item, scratch, chunk);
+    attend_chunk(call, item, scratch, chunk);
   }
   for (int r = 0; r < rows; ++r) {
     scratch.split.total[r] =
@@ -313,7 +313,6 @@ void load_queries(const AttentionCall& call, const AttentionItem& item, int kv_h
   });
 }
 
-template <class Tile>
 void attend(const AttentionCall& call, const AttentionItem& item, int kv_head, float* memory,
             float* partials) {
   const int rows = item.tokens * call.shape.group(), dim = call.cache.dim;
@@ -325,7 +324,7 @@ void attend(const AttentionCall& call, const AttentionItem& item, int kv_head, f
       scratch.split = state_at(partials, rows);
       partials += attention_partial_floats(call.shape);
     }
-    attend_split<Tile>(call, item, kv_head, scratch, split);
+    attend_split(call, item, kv_head, scratch, split);
     if (partials == nullptr) merge(scratch.merged, scratch.split, rows, dim);
   }
   if (partials == nullptr) finish(call, item, kv_head, scratch.merged);
@@ -342,21 +341,7 @@ void combine(const AttentionCall& call, const AttentionItem& item, int kv_head, 
   finish(call, item, kv_head, merged);
 }
 
-template <class Tile>
-constexpr AttentionKernels kKernels = {store_token<Tile>, attend<Tile>, combine};
-
-const AttentionKernels& kernels(CacheType type) {
-  switch (type) {
-    case CacheType::f16:
-      return kKernels<PlainTile<f16>>;
-    case CacheType::bf16:
-      return kKernels<PlainTile<bf16>>;
-    case CacheType::q8_0:
-      return kKernels<ScaledTile>;
-    default:
-      return kKernels<PlainTile<float>>;
-  }
-}
+constexpr AttentionKernels kKernels = {store_token, attend, combine};
 
 }  // namespace
 }  // namespace trivet

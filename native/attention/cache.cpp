@@ -28,14 +28,17 @@ std::int64_t part_bytes(CacheType type, int dim) {
 
 }  // namespace
 
-KvCache::KvCache(CacheType type, const std::vector<std::pair<int, int>>& layers) : type_(type) {
+KvCache::KvCache(CacheTypes types, const std::vector<std::pair<int, int>>& layers) {
   for (const auto& [kv_heads, head_dim] : layers) {
     if (kv_heads < 1 || kv_heads > 1 << 16 || head_dim < 1 || head_dim > 1 << 12) {
       throw std::invalid_argument("a cache layer needs 1 to 65536 heads of 1 to 4096 columns, got " +
                                   std::to_string(kv_heads) + " of " + std::to_string(head_dim));
     }
     const int dim = (head_dim + kLanes - 1) / kLanes * kLanes;
-    layers_.push_back({kv_heads, head_dim, dim, part_bytes(type, dim), nullptr, nullptr});
+    const auto half = [dim](CacheType type) {
+      return CacheLayer::Half{type, part_bytes(type, dim), nullptr};
+    };
+    layers_.push_back({kv_heads, head_dim, dim, half(types.keys), half(types.values)});
   }
 }
 
@@ -46,7 +49,9 @@ std::int64_t KvCache::block_bytes(std::int64_t block_size) const {
                                 std::to_string(block_size));
   }
   std::int64_t bytes = 0;
-  for (const CacheLayer& layer : layers_) bytes += 2 * layer.half_bytes(block_size);
+  for (const CacheLayer& layer : layers_) {
+    for (const auto* half : {&layer.keys, &layer.values}) bytes += layer.half_bytes(*half, block_size);
+  }
   return bytes;
 }
 
@@ -59,10 +64,9 @@ void KvCache::allocate(std::int64_t blocks, std::int64_t block_size) {
   std::vector<std::shared_ptr<std::byte>> memory;
   std::vector<CacheLayer> layers = layers_;
   for (CacheLayer& layer : layers) {
-    const std::int64_t half = blocks * layer.half_bytes(block_size);
-    for (std::byte** part : {&layer.keys, &layer.values}) {
-      memory.push_back(map_pages(half));
-      *part = memory.back().get();
+    for (auto* half : {&layer.keys, &layer.values}) {
+      memory.push_back(map_pages(blocks * layer.half_bytes(*half, block_size)));
+      half->data = memory.back().get();
     }
   }
   memory_ = std::move(memory);
@@ -78,9 +82,10 @@ void KvCache::each_half(std::int64_t block, Copy copy) const {
                             std::to_string(block));
   }
   for (const CacheLayer& layer : layers_) {
-    const std::int64_t bytes = layer.half_bytes(block_size_);
-    copy(layer.keys + block * bytes, bytes);
-    copy(layer.values + block * bytes, bytes);
+    for (const auto* half : {&layer.keys, &layer.values}) {
+      const std::int64_t bytes = layer.half_bytes(*half, block_size_);
+      copy(half->data + block * bytes, bytes);
+    }
   }
 }
 

@@ -11,6 +11,11 @@ namespace trivet {
 
 enum class CacheType { f32, f16, bf16, q8_0 };
 
+// Of keys and of values.
+struct CacheTypes {
+  CacheType keys, values;
+};
+
 // One layer's keys and values. Tokens lie in tiles of kTile: a block of `block_size` tokens is block_size /
 // kTile consecutive tiles, and nothing but the block table knows of blocks. Of a tile, keys are
 // [kv_heads][dim][kTile], so that one vector holds a column of several keys and a score needs no sum across
@@ -22,22 +27,31 @@ enum class CacheType { f32, f16, bf16, q8_0 };
 struct CacheLayer {
   static constexpr int kTile = 16, kScaled = 32;
 
-  int kv_heads, head_dim, dim;
-  std::int64_t part;  // bytes of a head's part of a tile, in keys as in values
-  std::byte* keys;
-  std::byte* values;
+  // The keys, or the values, of all heads.
+  struct Half {
+    CacheType type;
+    std::int64_t part_bytes;  // of one head in one tile
+    std::byte* data;
 
-  // Bytes before a head's part of a tile.
-  std::int64_t offset(std::int64_t tile, int kv_head) const { return (tile * kv_heads + kv_head) * part; }
+    std::byte* part(std::int64_t index) const { return data + index * part_bytes; }
+  };
+
+  int kv_heads, head_dim, dim;
+  Half keys, values;
+
+  // Parts before that of a head in a tile.
+  std::int64_t part(std::int64_t tile, int kv_head) const { return tile * kv_heads + kv_head; }
 
   // Bytes of the keys, or of the values, of so many tokens.
-  std::int64_t half_bytes(std::int64_t tokens) const { return tokens / kTile * kv_heads * part; }
+  std::int64_t half_bytes(const Half& half, std::int64_t tokens) const {
+    return tokens / kTile * kv_heads * half.part_bytes;
+  }
 };
 
 class KvCache {
  public:
   // `layers` holds (kv_heads, head_dim).
-  KvCache(CacheType type, const std::vector<std::pair<int, int>>& layers);
+  KvCache(CacheTypes types, const std::vector<std::pair<int, int>>& layers);
 
   // Over all layers. Throws std::invalid_argument when block_size is not a positive multiple of the tile.
   std::int64_t block_bytes(std::int64_t block_size) const;
@@ -50,7 +64,6 @@ class KvCache {
   void read_block(std::int64_t block, std::byte* out) const;
   void write_block(std::int64_t block, const std::byte* in);
 
-  CacheType type() const { return type_; }
   const std::vector<CacheLayer>& layers() const { return layers_; }
   std::int64_t blocks() const { return blocks_; }
   int block_size() const { return block_size_; }
@@ -60,7 +73,6 @@ class KvCache {
   template <class Copy>
   void each_half(std::int64_t block, Copy copy) const;
 
-  CacheType type_;
   std::vector<CacheLayer> layers_;
   std::vector<std::shared_ptr<std::byte>> memory_;
   std::int64_t blocks_ = 0;

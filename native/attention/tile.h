@@ -117,13 +117,36 @@ struct ScaledTile {
   }
 };
 
+// The functions of a type. Keys and values are of any two: what is done with a tile's floats is worth a call.
+struct TileKind {
+  void (*store)(std::byte* part, int dim, int lane, int first, int stride, const float* x, int count);
+  const float* (*keys)(TilePart part, int dim, float* memory);
+  const float* (*values)(TilePart part, int dim, float* memory);
+};
+
 template <class Tile>
+constexpr TileKind kTileKind = {Tile::store, Tile::keys, Tile::values};
+
+const TileKind& tile_kind(CacheType type) {
+  switch (type) {
+    case CacheType::f16:
+      return kTileKind<PlainTile<f16>>;
+    case CacheType::bf16:
+      return kTileKind<PlainTile<bf16>>;
+    case CacheType::q8_0:
+      return kTileKind<ScaledTile>;
+    default:
+      return kTileKind<PlainTile<float>>;
+  }
+}
+
 void store_token(const CacheLayer& cache, std::int64_t tile, int lane, const float* k, const float* v) {
   const int dim = cache.dim, columns = cache.head_dim;
+  const auto keys = tile_kind(cache.keys.type).store, values = tile_kind(cache.values.type).store;
   for (int head = 0; head < cache.kv_heads; ++head, k += columns, v += columns) {
-    const std::int64_t at = cache.offset(tile, head);
-    Tile::store(cache.keys + at, dim, lane, lane, kTile, k, columns);
-    Tile::store(cache.values + at, dim, lane, lane * dim, 1, v, columns);
+    const std::int64_t part = cache.part(tile, head);
+    keys(cache.keys.part(part), dim, lane, lane, kTile, k, columns);
+    values(cache.values.part(part), dim, lane, lane * dim, 1, v, columns);
   }
 }
 

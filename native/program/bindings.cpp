@@ -50,6 +50,13 @@ CacheType cache_type(const std::string& name) {
                             {"q8_0", CacheType::q8_0}});
 }
 
+// One type for keys and values, or KEYS/VALUES.
+CacheTypes cache_types(const std::string& name) {
+  const std::size_t slash = name.find('/');
+  if (slash == std::string::npos) return {cache_type(name), cache_type(name)};
+  return {cache_type(name.substr(0, slash)), cache_type(name.substr(slash + 1))};
+}
+
 Activation activation(const std::string& name) {
   return choice<Activation>(
       "act", name,
@@ -180,10 +187,11 @@ void bind_program(nb::module_& m) {
              const std::string& cache_dtype, const std::vector<std::pair<int, int>>& cache_layers) {
             std::vector<Slot> converted;
             for (const auto& [buffer, width] : slots) converted.push_back({buffer, width});
-            new (self) Program(threads, converted, cache_type(cache_dtype), cache_layers);
+            new (self) Program(threads, converted, cache_types(cache_dtype), cache_layers);
           },
           "threads"_a, "slots"_a, "cache_dtype"_a, "cache_layers"_a,
-          "`slots`: (buffer or -1, columns) of each value. `cache_layers`: (KV heads, head_dim) of each.")
+          "`slots`: (buffer or -1, columns) of each value. `cache_dtype`: for keys and values, or KEYS/VALUES.\n"
+          "`cache_layers`: (KV heads, head_dim) of each.")
       .def("add_matrices", &add_matrices, "type_id"_a, "columns"_a, "data"_a, "scales"_a = nb::none(),
            "mapped"_a = false,
            "Repack matrices [count, rows, bytes per row] of a GGUF type, multiplied by `scales` [count]; "

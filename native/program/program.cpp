@@ -12,9 +12,9 @@ std::int64_t stride(std::int64_t width) { return (width + 15) / 16 * 16; }
 
 }  // namespace
 
-Program::Program(int threads, const std::vector<Slot>& slots, CacheType cache_type,
+Program::Program(int threads, const std::vector<Slot>& slots, CacheTypes cache_types,
                  const std::vector<std::pair<int, int>>& cache_layers)
-    : team_(threads), cache_(cache_type, cache_layers) {
+    : team_(threads), cache_(cache_types, cache_layers) {
   std::vector<std::int64_t> strides;
   for (const Slot& slot : slots) {
     if (slot.width < 1 || slot.width > 1 << 30 || slot.buffer < -1 ||

@@ -29,7 +29,7 @@ struct Slot {
 class Program {
  public:
   // `cache_layers` holds (kv_heads, head_dim).
-  Program(int threads, const std::vector<Slot>& slots, CacheType cache_type,
+  Program(int threads, const std::vector<Slot>& slots, CacheTypes cache_types,
           const std::vector<std::pair<int, int>>& cache_layers);
 
   // Repacks `count` matrices [rows, columns] whose GGUF rows start `stride` bytes apart; returns their index.

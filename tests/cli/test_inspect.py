@@ -66,7 +66,9 @@ def test_people_see_the_same(trivet, folders):
     assert "blk.0.attn_q.weight" in trivet("inspect", folder, "--tensors")[1]
 
 
-@pytest.mark.parametrize(("dtype", "size"), [("auto", 4), ("f32", 4), ("half", 2), ("bfloat16", 2), ("q8_0", 34 / 32)])
+@pytest.mark.parametrize(
+    ("dtype", "size"), [("auto", 4), ("f32", 4), ("half", 2), ("bfloat16", 2), ("q8_0", 34 / 32), ("half/f32", 3)]
+)
 def test_the_type_of_the_cache_counts(trivet, folders, dtype, size):
     folder, _ = folders["llama"]
     plain = json.loads(trivet("inspect", folder, "--json")[1])["memory"]["kv_bytes"]

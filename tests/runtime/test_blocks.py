@@ -17,7 +17,7 @@ def named(name: str) -> Tiny:
     return next(model for model in MODELS if model.name == name)
 
 
-@pytest.fixture(params=["f32", "f16", "q8_0"])
+@pytest.fixture(params=["f32", "f16", "q8_0", "q8_0/f16"])
 def runtimes(request: pytest.FixtureRequest, tmp_path: Path):
     path = named("llama").write_folder(tmp_path / "llama")
     return [load(path, kv_cache_dtype=request.param) for _ in range(2)]

@@ -20,6 +20,8 @@ from trivet.runtime.loader import load_runtime
 from trivet.sampling.chain import Chain
 from trivet.sampling.params import SamplingParams
 from trivet.text.tokenizer import Tokenizer
+from trivet.weights.export import export
+from trivet.weights.gguf import GGUFFile
 
 STORIES = Path(__file__).parents[3] / "shared/models/stories260k"
 TEXT = STORIES.parents[1] / "data/tinystories-sample.txt"
@@ -92,6 +94,23 @@ def test_stories(file: str, cache: str) -> None:
     assert greedy(runtime, STORY, len(STORY_GOES_ON)) == STORY_GOES_ON
 
 
+@pytest.mark.parametrize(
+    ("weights", "dtype", "found"),
+    [
+        ("F32", "auto", "f32"),
+        ("F16", "auto", "f16"),
+        ("BF16", "auto", "bf16"),
+        ("Q8_0", "auto", "bf16"),
+        ("F16", "q8_0/auto", "q8_0/f16"),
+        ("F32", "f16/f16", "f16"),
+    ],
+)
+def test_the_type_of_the_cache(weights: str, dtype: str, found: str, tmp_path: Path) -> None:
+    path = tmp_path / f"{weights}.gguf"
+    export(GGUFFile(MODELS[0].write_gguf(tmp_path / "model.gguf")), path, weights)
+    assert load(path, kv_cache_dtype=dtype).identity()["cache type"] == found
+
+
 @pytest.mark.skipif(not TEXT.exists(), reason="../shared/data/tinystories-sample.txt is not there")
 def test_a_quantised_cache_hardly_changes_the_perplexity() -> None:
     tokens = Tokenizer.load(STORIES / "stories260k.gguf").encode(TEXT.read_text()[:24000])
@@ -133,7 +152,8 @@ def test_info(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kv_cache_dtype": "q4_0"}, "kv_cache_dtype must be one of auto, f32, f16, bf16, q8_0, got q4_0"),
+        ({"kv_cache_dtype": "q4_0"}, "kv_cache_dtype must be one of auto, f32, f16, bf16, q8_0, or two .*, got q4_0"),
+        ({"kv_cache_dtype": "f32/q4_0"}, "kv_cache_dtype must be one of .*, got f32/q4_0"),
         ({"threads": -1}, r"threads must be 0 \(one per core\) to 1024, got -1"),
     ],
 )

@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 
 from trivet.api.cli_args import add_fields
 from trivet.api.vllm_args import VllmArgs
-from trivet.engine.config import EngineConfig
+from trivet.engine.config import EngineConfig, join_cache_dtype, split_cache_dtype
 from trivet.errors import RequestError, unknown_keyword
 
 T = TypeVar("T")
@@ -38,7 +38,6 @@ LEAST = {
 }
 CHOICES: dict[str, Iterable[Any]] = {
     "dtype": DTYPES,
-    "kv_cache_dtype": CACHE_DTYPES,
     "block_size": (16, 32, 64, 128),
     "logprobs_mode": ("raw_logprobs",),
     "performance_mode": ("balanced", "interactivity", "throughput"),
@@ -57,6 +56,14 @@ def parse_size(value: int | str, name: str) -> int:
     if not match:
         raise RequestError(f"{name} must be a number like 4096, 16k (16000) or 16K (16384), got {value!r}", name)
     return int(float(match[1]) * UNITS.get(match[2], 1))
+
+
+def parse_cache_dtype(value: str) -> str:
+    """The engine's name of a type of the KV cache, or of two, given as KEYS/VALUES. Raises ValueError."""
+    keys, values = map(CACHE_DTYPES.get, split_cache_dtype(str(value)))
+    if keys is None or values is None:
+        raise ValueError(f"must be one of {', '.join(CACHE_DTYPES)}, or two of them as KEYS/VALUES, got {value!r}")
+    return join_cache_dtype(keys, values)
 
 
 def strict(cls: type[T]) -> type[T]:
@@ -89,8 +96,9 @@ class EngineArgs(VllmArgs):
     default_chat_template_kwargs: variables for it that a conversation does not give.
     dtype, kv_cache_dtype: the type of the KV cache is the second, or where that is "auto" the first: float32, float16,
         bfloat16 or the names that vLLM also has for them; for the cache alone on a CPU q8_0, about half as large as
-        float16, or on a GPU fp8. Activations are float32 on the CPU, and on a GPU bfloat16 but for float32 models,
-        whatever they say.
+        float16, or two types as KEYS/VALUES, or on a GPU fp8. "auto" for both is the type of the model's weights where
+        that is float32, or on a CPU float16, else bfloat16. Activations are float32 on the CPU, and on a GPU bfloat16
+        but for float32 models, whatever they say.
     block_size: tokens of a block of the cache: 16, 32, 64 or 128.
     max_model_len: tokens of prompt and output together; None is the model's own context.
     max_num_seqs, max_num_batched_tokens: most sequences, and most tokens, of one step; None is 128 and 2048.
@@ -177,6 +185,10 @@ class EngineArgs(VllmArgs):
             size = self._size(name)
             if size is not None and size < 1:
                 raise RequestError(f"{name} must be at least 1, got {getattr(self, name)!r}", name)
+        try:
+            parse_cache_dtype(self.kv_cache_dtype)
+        except ValueError as error:
+            raise RequestError(f"kv_cache_dtype {error}", "kv_cache_dtype") from None
         for name, allowed in CHOICES.items():
             if (value := getattr(self, name)) not in allowed:
                 raise RequestError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}", name)
@@ -204,7 +216,7 @@ class EngineArgs(VllmArgs):
         """The same in the engine's words; resolves the model, which may download it. Raises ModelError."""
         from trivet.weights.hub import resolve
 
-        cache_dtype = self.kv_cache_dtype if self.kv_cache_dtype != "auto" else self.dtype
+        keys, values = (self.dtype if part == "auto" else part for part in split_cache_dtype(self.kv_cache_dtype))
         factor = 2 if self.performance_mode == "throughput" else 1
         return EngineConfig(
             model=str(resolve(self.model, self.revision, self.download_dir, self.hf_token)),
@@ -215,7 +227,7 @@ class EngineArgs(VllmArgs):
             num_blocks=self.num_gpu_blocks_override,
             kv_cache_memory=self._size("kv_cache_memory_bytes"),
             memory_share=min(self.gpu_memory_utilization, DEFAULT.memory_share),
-            kv_cache_dtype=CACHE_DTYPES[cache_dtype],
+            kv_cache_dtype=parse_cache_dtype(f"{keys}/{values}"),
             mlock=self.mlock,
             enable_prefix_caching=self.enable_prefix_caching is not False,
             prefix_cache_dir=self.prefix_cache_dir,

@@ -6,14 +6,14 @@ import math
 from dataclasses import asdict
 from typing import Any
 
+from trivet.engine.config import join_cache_dtype, split_cache_dtype
 from trivet.errors import ModelError
 from trivet.models.config import ModelConfig
 from trivet.models.registry import build
-from trivet.runtime.model import main_format
+from trivet.runtime.model import own_type
 from trivet.text.tokenizer import Tokenizer
 from trivet.weights import open_checkpoint
 from trivet.weights.check import bad_tensors
-from trivet.weights.formats import Format
 from trivet.weights.hub import resolve
 from trivet.weights.tensor import Checkpoint
 
@@ -108,14 +108,13 @@ def sizes(config: ModelConfig) -> dict[str, Any]:
 def memory(checkpoint: Checkpoint, config: ModelConfig, context: int | None, dtype: str) -> dict[str, Any]:
     """Bytes of the weights, and of the keys and values of one sequence of `context` tokens."""
     infos = checkpoint.tensors.values()
-    if dtype == "auto":
-        dtype = "f32" if main_format(checkpoint) is Format.F32 else "bf16"  # the runtime's rule
+    types = [own_type(checkpoint) if name == "auto" else name for name in split_cache_dtype(dtype)]
     context = context or config.context_length
-    token = math.ceil(2 * config.num_layers * config.kv_size * CACHE_BYTES[dtype])
+    token = math.ceil(config.num_layers * config.kv_size * sum(CACHE_BYTES[name] for name in types))
     weight_bytes = sum(info.num_bytes for info in infos)
     return {
         "weight_bytes": weight_bytes,
-        "kv_cache_dtype": dtype,
+        "kv_cache_dtype": join_cache_dtype(*types),
         "kv_bytes_per_token": token,
         "context": context,
         "kv_bytes": token * context,

@@ -39,12 +39,13 @@ def device(text: str) -> str:
 
 
 def cache_dtype(text: str) -> str:
-    """A type of the KV cache, by any of its names."""
-    from trivet.api.args import CACHE_DTYPES
+    """A type of the KV cache, by any of its names, or two."""
+    from trivet.api.args import parse_cache_dtype
 
-    if text not in CACHE_DTYPES:
-        raise typer.BadParameter(f"must be one of {', '.join(CACHE_DTYPES)}, got {text!r}")
-    return CACHE_DTYPES[text]
+    try:
+        return parse_cache_dtype(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 Model = Annotated[
@@ -78,7 +79,7 @@ CacheDtype = Annotated[
         "--kv-cache-dtype",
         parser=cache_dtype,
         metavar="TYPE",
-        help="Of the KV cache: auto, f32, f16, bf16, q8_0 (on a CPU) or fp8 (on a GPU).",
+        help="Of the KV cache: auto, f32, f16, bf16, q8_0 (on a CPU), KEYS/VALUES of two of these, or fp8 (on a GPU).",
     ),
 ]
 Device = Annotated[

@@ -11,6 +11,7 @@ from typing import Any
 from trivet.api.args import DEFAULT, EngineArgs
 from trivet.api.vllm_args import VllmArgs
 from trivet.cli.commandline import Settings, WrongUse
+from trivet.engine.config import join_cache_dtype, split_cache_dtype
 from trivet.server.options import ListenOptions, ServerOptions
 
 logger = logging.getLogger(__name__)
@@ -21,7 +22,7 @@ LISTEN = {field.name for field in fields(ListenOptions)}
 DERIVED = {
     "api_key_file": "a file with keys, one a line",
     "cache_type_k": "type of the cached keys",
-    "cache_type_v": "type of the cached values; one type is for both",
+    "cache_type_v": "type of the cached values",
     "config": "a file with flags",
     "ctx_size": "max_model_len, or the model's context where that is less",
     "kv_cache_tokens": "tokens that the cache holds: num_gpu_blocks_override * block_size",
@@ -45,11 +46,8 @@ def engine_args(settings: Settings) -> EngineArgs:
         given["served_model_name"] = list(name)
     given.setdefault("seed", None)
     args = EngineArgs(**given)
-    keys, values = (settings.get(name) or "auto" for name in ("cache_type_k", "cache_type_v"))
-    if keys != "auto" or values != "auto":
-        if "auto" not in (keys, values) and keys != values:
-            raise WrongUse(f"keys and values have one type, got -ctk {keys} and -ctv {values}")
-        args.kv_cache_dtype = values if keys == "auto" else keys
+    keys, values = split_cache_dtype(args.kv_cache_dtype)
+    args.kv_cache_dtype = join_cache_dtype(settings.get("cache_type_k") or keys, settings.get("cache_type_v") or values)
     if args.max_model_len is None and (size := settings.get("ctx_size")):
         longest = context_length(args.model)
         if size > longest:

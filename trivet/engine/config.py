@@ -11,7 +11,8 @@ class EngineConfig(msgspec.Struct, kw_only=True, omit_defaults=True):
     num_blocks, else kv_cache_memory (bytes), else need (a few sequences of max_model_len, capped by
     memory_share of the free memory, as steps and others need some too) size the cache. mlock keeps the process's
     memory from being swapped out. threads 0 = one per usable core. kv_cache_dtype: "auto" (f32 for a float32
-    model, else bf16), "f32", "f16", "bf16", "q8_0" (on a CPU) or "fp8" (on a GPU). prefix_cache_dir: a folder that
+    model, on a CPU f16 for a float16 one, else bf16), "f32", "f16", "bf16", "q8_0" (on a CPU) or "fp8" (on a GPU), or
+    on a CPU one for keys and one for values: "q8_0/f16". prefix_cache_dir: a folder that
     keeps cached blocks for later engines, prefix_cache_size bytes of them at most. scheduling_policy: "fcfs" (who
     comes first is served first) or "priority" (of lower number first). max_queue bounds the requests waiting beside the
     max_num_seqs that run; past it, submissions are refused, and so they are past max_queued_tokens tokens of prompts
@@ -47,3 +48,14 @@ class EngineConfig(msgspec.Struct, kw_only=True, omit_defaults=True):
     enforce_eager: bool = False
     gpu_layers: int | None = None
     numerics: str = "exact"
+
+
+def split_cache_dtype(kv_cache_dtype: str) -> tuple[str, str]:
+    """Of keys and of values, where a `kv_cache_dtype` is one for both or KEYS/VALUES."""
+    keys, slash, values = kv_cache_dtype.partition("/")
+    return keys, values if slash else keys
+
+
+def join_cache_dtype(keys: str, values: str) -> str:
+    """The one name of two types."""
+    return keys if keys == values else f"{keys}/{values}"

@@ -8,23 +8,23 @@ from functools import cached_property
 import numpy as np
 
 from trivet import __version__, _native
+from trivet.engine.config import join_cache_dtype, split_cache_dtype
 from trivet.engine.plan import StepOutput, StepPlan
 from trivet.errors import EngineError
 from trivet.graph.ops import Graph
 from trivet.models.config import ModelConfig
 from trivet.runtime.compiler import compile_program
 from trivet.runtime.machine import available_bytes, usable_cores
-from trivet.runtime.model import describe, main_format, sampled_digest
+from trivet.runtime.model import describe, own_type, sampled_digest
 from trivet.runtime.weights import Progress
 from trivet.sampling.sampler import sample
-from trivet.weights.formats import Format
 from trivet.weights.tensor import Checkpoint
 
 CACHE_DTYPES = ("auto", "f32", "f16", "bf16", "q8_0")
 
 
 class CpuRuntime:
-    """A Runtime. `cache_dtype` "auto" keeps keys and values as float32 for a float32 model, else as bfloat16.
+    """A Runtime. `cache_dtype` is one type for keys and values, or KEYS/VALUES; "auto" is the model's own.
 
     Raises ModelError when graph and checkpoint do not fit together, EngineError for a wrong setting.
     """
@@ -39,16 +39,19 @@ class CpuRuntime:
         progress: Progress | None = None,
     ) -> None:
         """`threads` 0 takes one for each usable core."""
-        if cache_dtype not in CACHE_DTYPES:
-            raise EngineError(f"kv_cache_dtype must be one of {', '.join(CACHE_DTYPES)}, got {cache_dtype}")
+        types = split_cache_dtype(cache_dtype)
+        if not set(types) <= set(CACHE_DTYPES):
+            names = ", ".join(CACHE_DTYPES)
+            raise EngineError(
+                f"kv_cache_dtype must be one of {names}, or two of them as KEYS/VALUES, got {cache_dtype}"
+            )
         if not 0 <= threads <= 1024:
             raise EngineError(f"threads must be 0 (one per core) to 1024, got {threads}")
         threads = threads or usable_cores()
-        if cache_dtype == "auto":
-            cache_dtype = "f32" if main_format(checkpoint) is Format.F32 else "bf16"
+        keys, values = (own_type(checkpoint) if name == "auto" else name for name in types)
         self._checkpoint = checkpoint
-        self._cache_dtype = cache_dtype
-        self.program = compile_program(graph, checkpoint, threads, cache_dtype, progress)
+        self._cache_dtype = join_cache_dtype(keys, values)
+        self.program = compile_program(graph, checkpoint, threads, self._cache_dtype, progress)
         device = f"cpu ({_native.system_info()['isa']}, {threads} thread{'s' if threads > 1 else ''})"
         self.info = describe(checkpoint, config, device, self.program.weight_bytes)
 

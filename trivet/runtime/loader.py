@@ -6,7 +6,7 @@ import importlib.util
 import logging
 from typing import TYPE_CHECKING
 
-from trivet.engine.config import EngineConfig
+from trivet.engine.config import EngineConfig, join_cache_dtype, split_cache_dtype
 from trivet.errors import EngineError
 from trivet.graph.ops import Graph
 from trivet.models import registry
@@ -35,12 +35,13 @@ def load_runtime(config: EngineConfig, progress: Progress | None = None) -> Runt
     graph = registry.build(model, checkpoint)
 
     def on_cpu(part: Graph) -> CpuRuntime:
-        cache_dtype = config.kv_cache_dtype
-        if cache_dtype == "fp8":
+        keys, values = split_cache_dtype(config.kv_cache_dtype)
+        if "fp8" in (keys, values):
             logger.warning(
                 "kv_cache_dtype fp8: on the CPU the cache is kept in the model's own type, which is more exact"
             )
-            cache_dtype = "auto"
+            keys, values = ("auto" if name == "fp8" else name for name in (keys, values))
+        cache_dtype = join_cache_dtype(keys, values)
         return CpuRuntime(part, checkpoint, model, config.threads, cache_dtype, progress)
 
     def on_gpu(part: Graph) -> CudaRuntime:

@@ -48,6 +48,16 @@ def sampled_digest(checkpoint: Checkpoint) -> str:
     return digest.hexdigest()
 
 
+OWN_TYPES = {Format.F32: "f32", Format.F16: "f16"}
+
+
+def own_type(checkpoint: Checkpoint) -> str:
+    """The type that a model's keys and values have where nobody says otherwise: that of its weights, if these are
+    floats, else bfloat16.
+    """
+    return OWN_TYPES.get(main_format(checkpoint), "bf16")
+
+
 def main_format(checkpoint: Checkpoint) -> Format:
     """The format that most of a model's bytes are in."""
     counts: Counter[Format] = Counter()

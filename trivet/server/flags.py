@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trivet.api.args import CACHE_DTYPES, parse_size
+from trivet.engine.config import join_cache_dtype, split_cache_dtype
 
 Reader = Callable[[str], Any]
 TRUE = ("true", "1", "on", "enabled", "yes")
@@ -184,13 +185,18 @@ def log_level(text: str) -> str:
     return choice(*LOG_LEVELS)(word).upper()
 
 
-def cache_dtype(text: str) -> str:
-    """A type of the KV cache; what there is not here is taken as "auto"."""
+def cache_type(text: str) -> str:
+    """A type of the cached keys or values; what there is not here is taken as "auto"."""
     if text in OTHER_CACHES:
         return "auto"
     if text not in CACHE_DTYPES:
         raise ValueError(f"must be one of {', '.join([*CACHE_DTYPES, *OTHER_CACHES])}, got {text!r}")
     return CACHE_DTYPES[text]
+
+
+def cache_dtype(text: str) -> str:
+    """One type for both, or KEYS/VALUES."""
+    return join_cache_dtype(*map(cache_type, split_cache_dtype(text)))
 
 
 def device(text: str) -> str:

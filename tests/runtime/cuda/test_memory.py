@@ -59,6 +59,7 @@ def test_the_cache_takes_what_may_be_in_use() -> None:
         ),
         ({"gpu_memory_utilization": 0.0}, "gpu_memory_utilization must be more than 0 and at most 1, got 0"),
         ({"kv_cache_dtype": "q8_0"}, "kv_cache_dtype must be one of auto, f32, f16, bf16, fp8 on a GPU, got q8_0"),
+        ({"kv_cache_dtype": "f16/auto"}, "on a GPU keys and values have one type, got f16 and"),
         ({"numerics": "loose"}, "numerics must be exact or fast, got loose"),
     ],
 )

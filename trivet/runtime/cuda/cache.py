@@ -25,6 +25,9 @@ BLOCK_SIZES = (16, 32, 64, 128)
 
 def cache_dtype(name: str, device: Device) -> torch.dtype:
     """Raises EngineError for a type that the device does not have."""
+    if "/" in name:
+        keys, values = name.split("/")
+        raise EngineError(f"kv_cache_dtype: on a GPU keys and values have one type, got {keys} and {values}")
     if name not in DTYPES:
         raise EngineError(f"kv_cache_dtype must be one of auto, {', '.join(DTYPES)} on a GPU, got {name}")
     there = capability(device.place)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from trivet import __version__
-from trivet.engine.config import EngineConfig
+from trivet.engine.config import EngineConfig, join_cache_dtype, split_cache_dtype
 from trivet.engine.plan import StepOutput, StepPlan
 from trivet.errors import EngineError
 from trivet.graph.ops import Graph
@@ -75,7 +75,9 @@ class CudaRuntime:
         exact = main_format(checkpoint) is Format.F32
         self._device = found
         self._dtype = torch.float32 if exact else torch.bfloat16
-        self._cache_type = ("f32" if exact else "bf16") if config.kv_cache_dtype == "auto" else config.kv_cache_dtype
+        own = "f32" if exact else "bf16"
+        types = (own if name == "auto" else name for name in split_cache_dtype(config.kv_cache_dtype))
+        self._cache_type = join_cache_dtype(*types)
         self._cache_dtype = cache_dtype(self._cache_type, found)
         if not 0 < config.gpu_memory_utilization <= 1:
             raise EngineError(

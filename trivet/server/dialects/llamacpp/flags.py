@@ -9,7 +9,7 @@ from trivet.server.dialects.llamacpp.sampling_flags import SAMPLING
 from trivet.server.flags import (
     NO_SUCH_CACHE,
     Flag,
-    cache_dtype,
+    cache_type,
     choice,
     device,
     file_text,
@@ -166,8 +166,8 @@ FLAGS: list[Flag] = [
     flag(
         "-ctk --cache-type-k",
         "cache_type_k",
-        cache_dtype,
-        "f32, f16, bf16 or q8_0, of the KV cache; other types are kept as the model's own.",
+        cache_type,
+        "Of the cached keys: f32, f16, bf16 or q8_0; for other types the model's own is taken.",
         "TYPE",
         remarks=NO_SUCH_CACHE,
         env="LLAMA_ARG_CACHE_TYPE_K",
@@ -175,8 +175,8 @@ FLAGS: list[Flag] = [
     flag(
         "-ctv --cache-type-v",
         "cache_type_v",
-        cache_dtype,
-        "The same; must equal -ctk.",
+        cache_type,
+        "Of the cached values: the same. On a GPU both have one type.",
         "TYPE",
         remarks=NO_SUCH_CACHE,
         env="LLAMA_ARG_CACHE_TYPE_V",

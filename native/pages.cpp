@@ -26,6 +26,30 @@ std::shared_ptr<std::byte> map_pages(std::size_t bytes) {
   return {aligned, [base, bytes](std::byte*) { munmap(base, bytes + kHugePage); }};
 }
 
+bool prepare_pages([[maybe_unused]] std::byte* begin, [[maybe_unused]] std::size_t bytes) {
+#ifdef MADV_POPULATE_WRITE
+  return madvise(begin, bytes, MADV_POPULATE_WRITE) == 0;
+#else
+  return false;
+#endif
+}
+
+void discard_pages(std::byte* begin, std::size_t bytes) {
+  if (bytes > 0) madvise(begin, bytes, MADV_DONTNEED);
+}
+
+void* allocate_on_pages(std::size_t bytes) {
+  if (bytes > SIZE_MAX - kHugePage) throw std::bad_alloc();
+  const bool huge = bytes >= kHugePage;
+  void* data = huge ? std::aligned_alloc(kHugePage, (bytes + kHugePage - 1) / kHugePage * kHugePage)
+                    : std::malloc(bytes);
+  if (data == nullptr) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+  if (huge) madvise(data, bytes, MADV_HUGEPAGE);
+#endif
+  return data;
+}
+
 void release_mapped_pages(const std::byte* begin, const std::byte* end) {
   static const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
   const std::uintptr_t first = (reinterpret_cast<std::uintptr_t>(begin) + page - 1) / page * page;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdlib>
 #include <memory>
 
 namespace trivet {
@@ -9,6 +10,27 @@ namespace trivet {
 // Zeroed, aligned to 2 MiB and on huge pages where the system has them; a page that was never touched takes
 // no memory. Throws std::bad_alloc.
 std::shared_ptr<std::byte> map_pages(std::size_t bytes);
+
+// Has whole pages of such memory cleared before they are touched; false where the system cannot.
+bool prepare_pages(std::byte* begin, std::size_t bytes);
+
+// Gives their memory back; they are zero again.
+void discard_pages(std::byte* begin, std::size_t bytes);
+
+// As malloc gives it, but on huge pages where the system has them; for what is looked into at random.
+void* allocate_on_pages(std::size_t bytes);
+
+template <class T>
+struct PageAllocator {
+  using value_type = T;
+
+  PageAllocator() = default;
+  template <class U>
+  PageAllocator(const PageAllocator<U>&) {}
+  T* allocate(std::size_t count) { return static_cast<T*>(allocate_on_pages(count * sizeof(T))); }
+  void deallocate(T* p, std::size_t) { std::free(p); }
+  bool operator==(const PageAllocator&) const = default;
+};
 
 // Lets the system have back the memory of the whole pages of a mapped file in [begin, end); it reads them
 // anew on the next access.

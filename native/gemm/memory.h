@@ -11,4 +11,9 @@ namespace trivet {
 // the last of its weights. Throws std::bad_alloc. Thread-safe.
 std::shared_ptr<std::byte> allocate_weights(std::size_t bytes);
 
+// The system clears pages before it gives them, which for a model takes as long as to repack it. A thread of
+// its own has that done to so many bytes, from which weights are then allocated; the second call, for 0
+// bytes, ends it and gives back what was not allocated.
+void expect_weights(std::size_t bytes);
+
 }  // namespace trivet

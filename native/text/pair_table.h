@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "pages.h"
 #include "text/string_table.h"
 
 namespace trivet {
@@ -28,6 +29,10 @@ class PairTable {
     if (slot.left < 0) slot = {left, right, merge};
   }
 
+  void prefetch(std::int32_t left, std::int32_t right) const {
+    __builtin_prefetch(&slots_[home(left, right)]);
+  }
+
   const RankedMerge* find(std::int32_t left, std::int32_t right) const {
     const Slot& slot = slots_[place(left, right)];
     return slot.left < 0 ? nullptr : &slot.merge;
@@ -39,16 +44,21 @@ class PairTable {
     RankedMerge merge{};
   };
 
+  // Where the search for a pair begins.
+  std::size_t home(std::int32_t left, std::int32_t right) const {
+    return mix_bits(static_cast<std::uint64_t>(left) << 32 | static_cast<std::uint32_t>(right)) &
+           (slots_.size() - 1);
+  }
+
   // Where a pair is, or would go.
   std::size_t place(std::int32_t left, std::int32_t right) const {
     const std::size_t mask = slots_.size() - 1;
-    std::size_t i =
-        mix_bits(static_cast<std::uint64_t>(left) << 32 | static_cast<std::uint32_t>(right)) & mask;
+    std::size_t i = home(left, right);
     while (slots_[i].left >= 0 && (slots_[i].left != left || slots_[i].right != right)) i = (i + 1) & mask;
     return i;
   }
 
-  std::vector<Slot> slots_;
+  std::vector<Slot, PageAllocator<Slot>> slots_;
 };
 
 }  // namespace trivet

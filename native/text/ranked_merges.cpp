@@ -1,6 +1,7 @@
 #include "text/ranked_merges.h"
 
 #include <optional>
+#include <span>
 
 namespace trivet {
 namespace {
@@ -55,22 +56,50 @@ RankedMerges::RankedMerges(const std::vector<std::string_view>& tokens,
     out = text;
     return !out.empty();
   };
-  std::string left, right;
+  // The tables are larger than caches: some entries are on their way while those before are filled in.
+  struct Entry {
+    std::string left, right, both;
+    std::int32_t number, first, second, symbol;
+  };
+  std::array<Entry, 32> entries;
   tokens_.reserve(tokens.size());
-  for (std::size_t id = 0; id < tokens.size(); ++id) {
-    if (!spell(tokens[id], left)) continue;
-    const auto symbol = static_cast<std::size_t>(symbols_.add(left));
-    if (symbol == tokens_.size()) tokens_.push_back(kNone);
-    tokens_[symbol] = static_cast<std::int32_t>(id);
+  for (std::size_t id = 0; id < tokens.size();) {
+    std::size_t count = 0;
+    for (; count < entries.size() && id < tokens.size(); ++id) {
+      Entry& entry = entries[count];
+      if (!spell(tokens[id], entry.left)) continue;
+      entry.number = static_cast<std::int32_t>(id);
+      symbols_.prefetch(entry.left);
+      ++count;
+    }
+    for (const Entry& entry : std::span(entries).first(count)) {
+      const auto symbol = static_cast<std::size_t>(symbols_.add(entry.left));
+      if (symbol == tokens_.size()) tokens_.push_back(kNone);
+      tokens_[symbol] = entry.number;
+    }
   }
-  for (std::size_t rank = 0; rank < merges.size(); ++rank) {
-    const std::size_t space = merges[rank].find(' ', 1);
-    if (space == std::string_view::npos) continue;
-    if (!spell(merges[rank].substr(0, space), left) || !spell(merges[rank].substr(space + 1), right))
-      continue;
-    const std::int32_t first = symbols_.add(left), second = symbols_.add(right);
-    left += right;
-    merges_.add(first, second, {static_cast<std::int32_t>(rank), symbols_.add(left)});
+  for (std::size_t rank = 0; rank < merges.size();) {
+    std::size_t count = 0;
+    for (; count < entries.size() && rank < merges.size(); ++rank) {
+      Entry& entry = entries[count];
+      const std::size_t space = merges[rank].find(' ', 1);
+      if (space == std::string_view::npos || !spell(merges[rank].substr(0, space), entry.left) ||
+          !spell(merges[rank].substr(space + 1), entry.right)) {
+        continue;
+      }
+      entry.number = static_cast<std::int32_t>(rank);
+      entry.both.assign(entry.left).append(entry.right);
+      for (const std::string* text : {&entry.left, &entry.right, &entry.both}) symbols_.prefetch(*text);
+      ++count;
+    }
+    const std::span some = std::span(entries).first(count);
+    for (Entry& entry : some) {
+      entry.first = symbols_.add(entry.left);
+      entry.second = symbols_.add(entry.right);
+      entry.symbol = symbols_.add(entry.both);
+      merges_.prefetch(entry.first, entry.second);
+    }
+    for (const Entry& entry : some) merges_.add(entry.first, entry.second, {entry.number, entry.symbol});
   }
   for (int byte = 0; byte < 256; ++byte)
     byte_symbols_[byte] = symbols_.find(std::string(1, static_cast<char>(byte)));

@@ -8,6 +8,8 @@
 #include <string_view>
 #include <vector>
 
+#include "pages.h"
+
 namespace trivet {
 
 // A mixing of 64 bits, the high half of a product folded into the low.
@@ -36,6 +38,11 @@ class StringTable {
       if (text.size() > kHead) characters_.insert(characters_.end(), text.begin() + kHead, text.end());
     }
     return slot->index;
+  }
+
+  // For what will be added or found soon.
+  void prefetch(std::string_view text) const {
+    __builtin_prefetch(&slots_[Key(text).hash & (slots_.size() - 1)]);
   }
 
   // -1 where there is none.
@@ -87,7 +94,7 @@ class StringTable {
   void grow(std::size_t strings) {
     std::size_t size = 16;
     while (size < 2 * strings + 2) size *= 2;
-    std::vector<Slot> old(size);
+    std::vector<Slot, PageAllocator<Slot>> old(size);
     old.swap(slots_);
     for (const Slot& slot : old) {
       if (slot.index < 0) continue;
@@ -97,7 +104,7 @@ class StringTable {
     }
   }
 
-  std::vector<Slot> slots_;  // a power of two of them
+  std::vector<Slot, PageAllocator<Slot>> slots_;  // a power of two of them
   std::size_t count_ = 0;
   std::vector<char> characters_;
 };

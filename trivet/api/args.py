@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
-from typing import Any, Self, TypeVar
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, Self, TypeVar, dataclass_transform
 
 from trivet.api.cli_args import add_fields
 from trivet.api.vllm_args import VllmArgs
@@ -66,24 +65,41 @@ def parse_cache_dtype(value: str) -> str:
     return join_cache_dtype(keys, values)
 
 
-def strict(cls: type[T]) -> type[T]:
-    """Make a dataclass answer an unknown keyword with the nearest."""
-    generated = cls.__init__
-    names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+@dataclass_transform(field_specifiers=(field,))
+def settings(cls: type[T]) -> type[T]:
+    """A dataclass that answers an unknown keyword with the nearest. Its methods are the same for any fields: to
+    compile those that `dataclass` writes out for hundreds is a good part of a start.
+    """
+    made: Any = dataclass(init=False, repr=False, eq=False)(cls)
+    known = {each.name: each for each in fields(made)}
+    positional = [name for name, each in known.items() if not each.kw_only]
 
-    @functools.wraps(generated)
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        if len(args) > len(positional):
+            raise TypeError(f"{cls.__name__} takes {len(positional)} positional arguments, got {len(args)}")
         for name in kwargs:
-            if name not in names:
-                raise unknown_keyword(cls.__name__, name, names)
-        generated(self, *args, **kwargs)
+            if name not in known:
+                raise unknown_keyword(cls.__name__, name, known)
+            if name in positional[: len(args)]:
+                raise TypeError(f"{cls.__name__} got two values for {name}")
+        values = kwargs | dict(zip(positional, args, strict=False))
+        for name, each in known.items():
+            if name not in values:
+                values[name] = each.default if each.default_factory is MISSING else each.default_factory()
+            setattr(self, name, values[name])
+        self.__post_init__()
 
-    cls.__init__ = init  # type: ignore[method-assign]
+    def text(self: Any) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in known)})"
+
+    def equal(self: Any, other: object) -> bool:
+        return vars(self) == vars(other) if type(self) is type(other) else NotImplemented
+
+    made.__init__, made.__repr__, made.__eq__, made.__hash__ = init, text, equal, None
     return cls
 
 
-@strict
-@dataclass
+@settings
 class EngineArgs(VllmArgs):
     """vLLM's `EngineArgs`; the fields that mean something here. Raises RequestError for a bad value.
 
@@ -249,8 +265,7 @@ class EngineArgs(VllmArgs):
         return None if value is None else parse_size(value, name)
 
 
-@strict
-@dataclass
+@settings
 class AsyncEngineArgs(EngineArgs):
     """enable_log_requests: log a line for each request of `AsyncLLM.generate`; never its text."""
 

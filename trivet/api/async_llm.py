@@ -11,8 +11,9 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
@@ -31,9 +32,11 @@ from trivet.engine.request import EngineRequest, EngineStats, ModelInfo
 from trivet.errors import EngineError, RequestError
 from trivet.sampling.params import SamplingParams
 from trivet.sampling.vllm_params import RequestOutputKind
-from trivet.text.chat_template import ChatTemplate
 from trivet.text.phrases import Breaker, Phrases
 from trivet.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from trivet.text.chat_template import ChatTemplate
 
 LONG_TEXT = 4096
 """Characters from which a prompt is tokenised in a thread, so that the event loop goes on."""
@@ -60,7 +63,6 @@ class AsyncLLM:
     """
 
     tokenizer: Tokenizer
-    chat_template: ChatTemplate
     recommended_params: dict[str, Any]
     """What the model's makers recommend, as keywords of SamplingParams."""
 
@@ -136,9 +138,16 @@ class AsyncLLM:
         self.recommended_params = recommended(
             self._config.model, args.generation_config, args.override_generation_config
         )
-        self.chat_template = ChatTemplate(
-            read_template(args.chat_template), self.tokenizer, args.default_chat_template_kwargs
-        )
+        if args.chat_template is not None:
+            _ = self.chat_template  # so that it is refused now if it is not valid
+
+    @cached_property
+    def chat_template(self) -> ChatTemplate:
+        """Compiled when it is first asked for: a text to be completed needs none. Raises ModelError."""
+        from trivet.text.chat_template import ChatTemplate
+
+        args = self.args
+        return ChatTemplate(read_template(args.chat_template), self.tokenizer, args.default_chat_template_kwargs)
 
     async def close(self) -> None:
         await self._client.close()

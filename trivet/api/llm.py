@@ -24,12 +24,12 @@ from trivet.engine.request import ModelInfo
 from trivet.errors import EngineError, RequestError
 from trivet.sampling.params import SamplingParams
 from trivet.sampling.vllm_params import BeamSearchParams
-from trivet.text.chat_template import ChatTemplate
 from trivet.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from trivet.api.progress import Progress
     from trivet.metrics.reader import Metric
+    from trivet.text.chat_template import ChatTemplate
 
 Message = dict[str, Any]
 Chats = Sequence[Message] | Sequence[Sequence[Message]]

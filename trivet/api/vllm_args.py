@@ -37,7 +37,7 @@ def _field(default: Any, why: str, also: tuple[Any, ...] | None) -> Any:
     return field(default=default, metadata=metadata)
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, init=False, repr=False, eq=False)
 class VllmArgs:
     """The base of `EngineArgs`. Raises RequestError for a value that asks for what there is not."""
 

@@ -6,6 +6,7 @@ import gc
 import importlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -37,6 +38,12 @@ and again while they load.
 
 VERBATIM = ("serve", "tgi", "vllm", "llama-server")
 """Commands that read their arguments themselves."""
+
+LOADING = ("run", "chat")
+"""Commands that load a model into this process as their first act."""
+
+GPU = Path("/dev/nvidiactl")
+"""There where an NVIDIA GPU is, whose memory is another."""
 
 SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -102,11 +109,10 @@ def trivet(
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command; a failure is one line on stderr. Exit codes: 1 failed, 2 wrong use, 130 interrupted."""
     gc.set_threshold(GC_THRESHOLD)
+    arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    expect_model(arguments)
     try:
-        code = (
-            app(list(sys.argv[1:] if argv is None else argv) or ["--help"], prog_name="trivet", standalone_mode=False)
-            or 0
-        )
+        code = app(arguments, prog_name="trivet", standalone_mode=False) or 0
     except UsageError as error:
         code = fail(usage_message(error), 2)
     except TrivetError as error:
@@ -124,6 +130,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     if code == 130:
         print("trivet: interrupted", file=sys.stderr)
     sys.exit(code)
+
+
+def expect_model(arguments: Sequence[str]) -> None:
+    """Have memory prepared for the weights of a model file that is named, while all that loads it is imported. A
+    wrong guess costs nothing that lasts.
+    """
+    model = next((Path(text) for text in arguments[1:] if text.endswith(".gguf")), None)
+    if arguments[0] not in LOADING or model is None or not model.is_file() or GPU.exists():
+        return
+    from trivet import _native
+
+    _native.expect_weights(model.stat().st_size)
 
 
 def fail(message: str, code: int = 1) -> int:

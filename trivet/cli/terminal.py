@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,14 @@ def load(model: str | None, **args: Any) -> LLM:
     """Load a model for one sequence at a time."""
     from trivet.api.llm import LLM
 
-    with errors.status("Loading the model …"):
-        return LLM(model, max_num_seqs=1, seed=None, **args)
+    gc.disable()  # of what loading makes, hardly anything is garbage, and a million objects are looked at
+    try:
+        with errors.status("Loading the model …"):
+            llm = LLM(model, max_num_seqs=1, seed=None, **args)
+        gc.freeze()
+    finally:
+        gc.enable()
+    return llm
 
 
 def write(outputs: Iterator[RequestOutput]) -> tuple[str, bool]:

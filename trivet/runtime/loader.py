@@ -6,6 +6,7 @@ import importlib.util
 import logging
 from typing import TYPE_CHECKING
 
+from trivet import _native
 from trivet.engine.config import EngineConfig, join_cache_dtype, split_cache_dtype
 from trivet.errors import EngineError
 from trivet.graph.ops import Graph
@@ -50,7 +51,10 @@ def load_runtime(config: EngineConfig, progress: Progress | None = None) -> Runt
         return CudaRuntime(part, checkpoint, model, config, progress)
 
     layers = len(graph.cache) if config.gpu_layers is None else config.gpu_layers
-    return place(graph, layers if device == "cuda" else 0, on_cpu, on_gpu)
+    try:
+        return place(graph, layers if device == "cuda" else 0, on_cpu, on_gpu)
+    finally:
+        _native.expect_weights(0)
 
 
 def choose_device(config: EngineConfig) -> str:

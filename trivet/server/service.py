@@ -30,10 +30,13 @@ MAX_SEQUENCES = 16384
 
 
 class Service:
-    """One model, its limits and its metrics. `llm` must have been started. Raises TracingError."""
+    """One model, its limits and its metrics. `llm` must have been started. Raises TracingError, and ModelError for a
+    chat template that is not valid.
+    """
 
     def __init__(self, llm: AsyncLLM, options: ServerOptions) -> None:
         self.llm = llm
+        _ = llm.chat_template  # no request shall be the first to compile it
         self.options = options
         self.names = llm.model_names
         self.started = int(time.time())

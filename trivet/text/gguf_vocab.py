@@ -194,7 +194,8 @@ class _GGUFVocabulary:
 
     def _list(self, key: str, kind: type | tuple[type, ...]) -> list[Any]:
         values = self.fields.values.get(self.fields.prefix + key, [])
-        if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
+        kinds = set(kind) if isinstance(kind, tuple) else {kind}
+        if not isinstance(values, list) or not set(map(type, values)) <= kinds:
             raise self.fields.error(key, values, "a list of " + ("texts" if kind is str else "numbers"))
         return values
 

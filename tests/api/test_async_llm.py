@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.api.scripted import BOS, EOS, EXTRA, PADDING, ScriptedClient
+from tests.api.scripted import BOS, EOS, EXTRA, PADDING, ScriptedClient, write_byte_tokenizer
 from trivet.api.args import EngineArgs
 from trivet.api.async_llm import AsyncLLM
 from trivet.api.request import GenerateRequest
-from trivet.errors import EngineError, OverloadedError, RequestError
+from trivet.errors import EngineError, ModelError, OverloadedError, RequestError
 from trivet.sampling.params import STAGES, SamplingParams
 from trivet.sampling.vllm_params import RepetitionDetectionParams
 
@@ -388,6 +388,18 @@ async def test_a_template_may_be_given_as_text_or_file(model, tmp_path):
         llm = AsyncLLM(EngineArgs(model, chat_template=template), ScriptedClient([EOS]))
         await llm.start()
         assert llm.render_chat([{"role": "user", "content": "Hi"}]) == text
+
+
+async def test_templates_that_are_not_valid(model, tmp_path):
+    """One that is given is refused at once, the model's own where it is wanted: texts need none."""
+    given = AsyncLLM(EngineArgs(model, chat_template="{% if %}"), ScriptedClient([EOS]))
+    with pytest.raises(ModelError, match="the chat template is not valid"):
+        await given.start()
+    write_byte_tokenizer(tmp_path, "{% if %}")
+    own = AsyncLLM(EngineArgs(str(tmp_path)), ScriptedClient([EOS]))
+    await own.start()
+    with pytest.raises(ModelError, match="the chat template is not valid"):
+        own.render_chat([{"role": "user", "content": "Hi"}])
 
 
 @pytest.mark.parametrize(("names", "served"), [(None, None), ("a", ["a"]), (["a", "b"], ["a", "b"])])

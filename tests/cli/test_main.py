@@ -3,6 +3,7 @@ import sys
 
 import pytest
 
+from trivet import _native
 from trivet.cli import main as cli
 from trivet.errors import ModelError
 
@@ -19,6 +20,29 @@ def test_help_loads_no_command():
     code = "import sys; from trivet.cli.main import main; sys.argv = ['trivet']\ntry: main()\nexcept SystemExit: pass\n"
     code += "assert not {'numpy', 'rich', 'asyncio', 'tokenizers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("run m.gguf -p x", 300),
+        ("chat --temp 0 m.gguf", 300),
+        ("run -p m.gguf", 300),
+        ("run other.gguf", None),
+        ("run folder", None),
+        ("run", None),
+        ("serve m.gguf", None),
+        ("inspect m.gguf", None),
+        ("--help m.gguf", None),
+    ],
+)
+def test_memory_is_prepared_for_a_model_that_is_named(line, expected, tmp_path, monkeypatch):
+    (tmp_path / "m.gguf").write_bytes(bytes(300))
+    monkeypatch.chdir(tmp_path)
+    sizes = []
+    monkeypatch.setattr(_native, "expect_weights", sizes.append)
+    cli.expect_model(line.split())
+    assert sizes == ([] if expected is None else [expected])
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import mmap
 import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import gguf
 import numpy as np
@@ -243,3 +246,29 @@ def test_the_lesser_instruction_sets(isa: str) -> None:
     """All of the above again."""
     result = run_python(isa, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__)
     assert result.returncode == 0, result.stdout
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux tells how much memory is in use")
+def test_memory_prepared_for_weights_is_taken_by_them_and_the_rest_goes_back() -> None:
+    weights, x = random_weights(Format.F32, 1024, 2048).reshape(-1), random_rows(2, 2048)
+    expected = _native.matmul(Format.F32.type_id, weights, 1024, 2048, x)
+    before, size = resident_bytes(), 64 << 20
+    _native.expect_weights(size)
+    deadline = time.monotonic() + 20
+    while resident_bytes() < before + size and time.monotonic() < deadline:
+        time.sleep(0.01)
+    prepared = resident_bytes()
+    matrix = _native.PackedMatrix(Format.F32.type_id, weights, 1024, 2048)
+    if prepared >= before + size:  # else this system cannot
+        assert resident_bytes() < prepared + (2 << 20)
+    _native.expect_weights(0)
+    assert resident_bytes() < before + (12 << 20)
+    assert (matrix.multiply(x) == expected).all()
+    _native.expect_weights(size)  # and stopped at any time
+    _native.expect_weights(size // 2)
+    _native.expect_weights(0)
+    assert (matrix.multiply(x) == expected).all()

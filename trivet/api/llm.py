@@ -29,7 +29,6 @@ from trivet.text.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from trivet.api.progress import Progress
     from trivet.metrics.reader import Metric
-    from trivet.text.chat_template import ChatTemplate
 
 Message = dict[str, Any]
 Chats = Sequence[Message] | Sequence[Sequence[Message]]
@@ -318,7 +317,11 @@ class LLM:
         if not isinstance(given, Sequence) or not all(isinstance(each, dict | Sequence) for each in given):
             raise RequestError(f"messages must be a conversation or a list of them, got {given!r:.80}", "messages")
         conversations: Sequence[Sequence[Message]] = [given] if given and isinstance(given[0], dict) else given
-        template = ChatTemplate(chat_template, self._llm.tokenizer) if chat_template else None
+        template = None
+        if chat_template:
+            from trivet.text.chat_template import ChatTemplate
+
+            template = ChatTemplate(chat_template, self._llm.tokenizer)
         more = dict(chat_template_kwargs or {})
         if continue_final_message:
             more["continue_final_message"] = True

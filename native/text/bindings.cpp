@@ -1,15 +1,17 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/array.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/vector.h>
 
 #include <cstdint>
 #include <cstring>
-#include <memory>
 #include <stdexcept>
 #include <string_view>
+#include <utility>
 
 #include "text/ranked_merges.h"
 #include "text/scored_merges.h"
+#include "text/utf8.h"
 
 namespace nb = nanobind;
 
@@ -43,39 +45,65 @@ std::vector<std::int32_t> encode(const Encoder& encoder, nb::list texts) {
   return out;
 }
 
-// The strings at data[position, ..), each after its length (u64, little-endian), up to the first that is not
-// whole or not UTF-8; and where they end.
-nb::tuple read_strings(nb::handle data, std::size_t position, std::size_t count) {
-  Py_buffer buffer;
-  if (PyObject_GetBuffer(data.ptr(), &buffer, PyBUF_SIMPLE) != 0) throw nb::python_error();
-  const std::unique_ptr<Py_buffer, decltype(&PyBuffer_Release)> release(&buffer, &PyBuffer_Release);
-  const auto* bytes = static_cast<const char*>(buffer.buf);
-  const std::size_t size = static_cast<std::size_t>(buffer.len);
-  nb::list strings;
-  for (; count > 0 && position <= size && size - position >= sizeof(std::uint64_t); --count) {
+class Buffer {
+ public:
+  explicit Buffer(nb::handle data) {
+    if (PyObject_GetBuffer(data.ptr(), &buffer_, PyBUF_SIMPLE) != 0) throw nb::python_error();
+  }
+  ~Buffer() { PyBuffer_Release(&buffer_); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+
+  std::string_view bytes() const {
+    return {static_cast<const char*>(buffer_.buf), static_cast<std::size_t>(buffer_.len)};
+  }
+
+ private:
+  Py_buffer buffer_;
+};
+
+// Calls take(string) for the strings at data[position, ..), each after its length (u64, little-endian), until
+// one is not whole, or take returns false. Returns how many it took, and where they end.
+template <typename Take>
+std::pair<std::size_t, std::size_t> each_string(std::string_view data, std::size_t position,
+                                                std::size_t count, Take take) {
+  std::size_t taken = 0;
+  for (; taken < count && position <= data.size() && data.size() - position >= sizeof(std::uint64_t); ++taken) {
     std::uint64_t length;
-    std::memcpy(&length, bytes + position, sizeof length);
-    if (length > size - position - sizeof length) break;
-    PyObject* text =
-        PyUnicode_DecodeUTF8(bytes + position + sizeof length, static_cast<Py_ssize_t>(length), nullptr);
-    if (text == nullptr) {
-      if (!PyErr_ExceptionMatches(PyExc_UnicodeDecodeError)) throw nb::python_error();
-      PyErr_Clear();
-      break;
-    }
-    strings.append(nb::steal(text));
+    std::memcpy(&length, data.data() + position, sizeof length);
+    if (length > data.size() - position - sizeof length) break;
+    if (!take(data.substr(position + sizeof length, length))) break;
     position += sizeof length + length;
   }
-  return nb::make_tuple(strings, position);
+  return {taken, position};
+}
+
+std::pair<std::size_t, std::size_t> skip_strings(nb::handle data, std::size_t position, std::size_t count) {
+  const Buffer buffer(data);
+  nb::gil_scoped_release release;
+  return each_string(buffer.bytes(), position, count, valid_utf8);
+}
+
+nb::list read_strings(nb::handle data, std::size_t position, std::size_t count) {
+  const Buffer buffer(data);
+  nb::list strings;
+  each_string(buffer.bytes(), position, count, [&](std::string_view bytes) {
+    PyObject* text = PyUnicode_DecodeUTF8(bytes.data(), static_cast<Py_ssize_t>(bytes.size()), nullptr);
+    if (text == nullptr) throw nb::python_error();
+    strings.append(nb::steal(text));
+    return true;
+  });
+  return strings;
 }
 
 }  // namespace
 
 void bind_text(nb::module_& m) {
+  m.def("skip_strings", &skip_strings, nb::arg("data"), nb::arg("position"), nb::arg("count"),
+        "How many of `count` strings of a GGUF file from `position` on, each after its length, are whole and "
+        "valid UTF-8,\nup to the first that is not; and where these end.");
   m.def("read_strings", &read_strings, nb::arg("data"), nb::arg("position"), nb::arg("count"),
-        "Up to `count` strings of a GGUF file from `position` on, each after its length, as far as they are "
-        "whole and "
-        "valid UTF-8.\n\nReturns them and where they end.");
+        "Those strings. UnicodeDecodeError for one that is not valid.");
   nb::class_<RankedMerges>(m, "RankedMerges",
                            "Byte-pair encoding by a list of merges (native/text/ranked_merges.h).")
       .def(

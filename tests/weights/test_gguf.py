@@ -12,10 +12,10 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from trivet._native import read_strings
+from trivet._native import read_strings, skip_strings
 from trivet.errors import ModelError
 from trivet.weights import open_checkpoint
 from trivet.weights.formats import Format
@@ -146,12 +146,29 @@ def test_strings_are_read_whatever_they_hold(tmp_path_factory: pytest.TempPathFa
 
 
 @given(st.binary(max_size=40), st.integers(0, 2**63), st.integers(0, 2**63))
-def test_read_strings_stays_inside_any_bytes(data: bytes, position: int, count: int) -> None:
+def test_strings_stay_inside_any_bytes(data: bytes, position: int, count: int) -> None:
     lengths = struct.pack("<QQ", 3, len(data)) + b"abc" + data
     for given_bytes, start in ((data, position), (lengths, 0), (lengths, 8), (lengths[8:], 0)):
-        strings, end = read_strings(memoryview(given_bytes), start, count)
-        assert len(strings) <= count
+        whole, end = skip_strings(memoryview(given_bytes), start, count)
+        strings = read_strings(memoryview(given_bytes), start, whole)
+        assert len(strings) == whole <= count
         assert end == start + sum(8 + len(text.encode()) for text in strings)
+
+
+@given(st.one_of(st.binary(max_size=8), st.text(max_size=6).map(str.encode)), st.binary(max_size=2))
+@example(b"\xed\xa0\x80", b"")
+@example(b"\xf4\x90\x80\x80", b"")
+@example(b"\xe0\x9f\xbf", b"")
+@example(b"\xf0\x8f\xbf\xbf", b"")
+@example("\ud7ff\ue000\U0010ffff\x7f\x80\u07ff\u0800\U00010000".encode(), b"\xc3")
+def test_strings_are_whole_where_python_decodes_them(text: bytes, more: bytes) -> None:
+    for data in (text, text + more, text[:-1]):
+        try:
+            data.decode()
+            valid = 1
+        except UnicodeDecodeError:
+            valid = 0
+        assert skip_strings(memoryview(struct.pack("<Q", len(data)) + data), 0, 1)[0] == valid
 
 
 @pytest.mark.parametrize("alignment", [8, 32, 4096])

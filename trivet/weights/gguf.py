@@ -16,7 +16,7 @@ import numpy as np
 
 from trivet.errors import ModelError
 from trivet.weights.formats import Format
-from trivet.weights.gguf_values import Cursor, ValueType
+from trivet.weights.gguf_values import Cursor, Metadata, ValueType
 from trivet.weights.tensor import Tensor, TensorInfo
 
 MAGIC = b"GGUF"
@@ -48,7 +48,7 @@ class GGUFFile:
         self.path = str(path)
         first = _Part(self.path)
         parts = [first, *_other_splits(first)]
-        self.metadata: Mapping[str, Any] = {k: v for k, v in first.metadata.items() if k not in _SPLIT_KEYS}
+        self.metadata: Mapping[str, Any] = first.metadata.without(_SPLIT_KEYS)
         self.types: Mapping[str, ValueType] = {k: first.types[k] for k in self.metadata}
         tensors: dict[str, TensorInfo] = {}
         self._data: dict[str, np.ndarray] = {}
@@ -85,13 +85,14 @@ class _Part:
         mapped = _map(path)
         cursor = Cursor(memoryview(mapped), path)
         tensor_count, key_count = _read_header(mapped, cursor)
-        self.metadata: dict[str, Any] = {}
+        values: dict[str, Any] = {}
+        self.metadata = Metadata(values)
         self.types: dict[str, ValueType] = {}
         for i in range(key_count):
             key = cursor.string(f"the name of metadata key {i} of {key_count}", MAX_NAME_BYTES)
-            if not key or key in self.metadata:
+            if not key or key in values:
                 raise cursor.error(f"metadata key {key!r} is there twice" if key else f"metadata key {i} has no name")
-            self.metadata[key], self.types[key] = cursor.value(f"metadata key {key!r}")
+            values[key], self.types[key] = cursor.value(f"metadata key {key!r}")
         alignment = self._alignment(cursor)
         infos = [_read_info(cursor, f"tensor {i} of {tensor_count}") for i in range(tensor_count)]
 

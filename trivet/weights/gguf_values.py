@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
 import numpy as np
 
-from trivet._native import read_strings
+from trivet._native import read_strings, skip_strings
 from trivet.errors import ModelError
 
 
@@ -48,6 +50,45 @@ _DTYPES = {value_type: np.dtype("<" + code) for value_type, code in _CODES.items
 _U64 = _STRUCTS[ValueType.UINT64]
 _I32 = _STRUCTS[ValueType.INT32]
 _ARRAY_HEADER = struct.Struct("<iiQ")
+
+
+class Metadata(Mapping[str, Any]):
+    """Keys and values of a file. A list of strings is decoded when it is first asked for: of a vocabulary's half a
+    million, one who loads weights needs none.
+    """
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self._values = values
+
+    def __getitem__(self, key: str) -> Any:
+        value = self._values[key]
+        if isinstance(value, EncodedStrings):
+            value = self._values[key] = value.decode()
+        return value
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def without(self, keys: Collection[str]) -> Metadata:
+        return Metadata({key: value for key, value in self._values.items() if key not in keys})
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedStrings:
+    """So many strings, which are known to be valid, at `position` of a file."""
+
+    data: memoryview
+    position: int
+    count: int
+
+    def decode(self) -> list[str]:
+        return read_strings(self.data, self.position, self.count)
 
 
 class Cursor:
@@ -97,7 +138,7 @@ class Cursor:
             raise self.error(f"{what} is not UTF-8 ({e.reason} at its byte {e.start})") from None
 
     def value(self, what: str) -> tuple[Any, ValueType]:
-        """A value preceded by its type. An array comes as a list, with the type of its elements."""
+        """A value preceded by its type. An array comes as a list or EncodedStrings, with the type of its elements."""
         value_type = self._value_type(what)
         if value_type is ValueType.STRING:
             return self.string(what), value_type
@@ -126,15 +167,16 @@ class Cursor:
             raise self.error(f"{what} holds a bool of {max(values)}; 0 and 1 are valid")
         return [value == 1 for value in values]
 
-    def _strings(self, count: int, what: str) -> list[str]:
+    def _strings(self, count: int, what: str) -> EncodedStrings:
         if count * _U64.size > self.remaining:
             raise self.error(
                 f"{what} claims {count} strings at offset {self.position}, but only {self.remaining} bytes are left"
             )
-        strings, self.position = read_strings(self._data, self.position, count)
-        if len(strings) < count:
-            self.string(f"string {len(strings)} of {what}")
-        return strings
+        start = self.position
+        whole, self.position = skip_strings(self._data, start, count)
+        if whole < count:
+            self.string(f"string {whole} of {what}")  # which says what is wrong
+        return EncodedStrings(self._data, start, count)
 
 
 def infer_type(value: Any) -> ValueType:

@@ -1,3 +1,4 @@
+import ast
 import subprocess
 import sys
 
@@ -43,6 +44,37 @@ def test_memory_is_prepared_for_a_model_that_is_named(line, expected, tmp_path, 
     monkeypatch.setattr(_native, "expect_weights", sizes.append)
     cli.expect_model(line.split())
     assert sizes == ([] if expected is None else [expected])
+
+
+PARSED = """
+import sys
+from trivet.cli.main import load
+line = sys.argv[1:]
+context = load("run").make_context("run", line)
+assert "pydantic" not in sys.modules
+print({name: value for name, value in context.params.items() if value is not None})
+"""
+
+
+def test_what_is_plainly_right_is_read_without_pydantic():
+    """Whose import takes longer than all of ours."""
+    line = "m.gguf -p x -n 3 -c 16k --temp 0.5 --top-p 1 --seed -1 --stop a --stop b --kv-cache-dtype q8_0/half -t 2"
+    out = subprocess.run([sys.executable, "-c", PARSED, *line.split()], check=True, capture_output=True, text=True)
+    assert ast.literal_eval(out.stdout) == {
+        "model": "m.gguf",
+        "prompt": "x",
+        "max_tokens": 3,
+        "max_model_len": 16000,
+        "temperature": 0.5,
+        "top_p": 1.0,
+        "seed": -1,
+        "stop": ["a", "b"],
+        "kv_cache_dtype": "q8_0/f16",
+        "threads": 2,
+        "ignore_eos": False,
+        "device": "auto",
+    }
+    subprocess.run([sys.executable, "-c", PARSED], check=True, capture_output=True)
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)

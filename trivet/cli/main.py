@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from trivet.cli.options import UsageError
+from trivet.cli.values import PlainValues
 from trivet.errors import TrivetError
 
 COMMANDS = {
@@ -48,12 +49,16 @@ GPU = Path("/dev/nvidiactl")
 SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-class LazyGroup(TyperGroup):
+class LazyGroup(PlainValues, TyperGroup):
     """Lists stand-ins for the commands; the real one is loaded when it is called."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, stand_in, rest = super().resolve_command(ctx, args)
         return name, load(name) if name else stand_in, rest
+
+
+class Command(PlainValues, TyperCommand):
+    """Reads its arguments by the annotations of the function."""
 
 
 class Verbatim(TyperCommand):
@@ -68,7 +73,7 @@ def load(name: str) -> Any:
     """Import a command's function and make a typer command of it."""
     module, function = COMMANDS[name][0].split(":")
     command = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=SETTINGS)
-    cls = Verbatim if name in VERBATIM else TyperCommand
+    cls = Verbatim if name in VERBATIM else Command
     command.command(name, cls=cls)(getattr(importlib.import_module(module), function))
     return typer.main.get_command(command)
 

@@ -69,17 +69,19 @@ class _GGUFVocabulary:
         self.model = fields.choice("model", _MODELS)
         self.is_bert = self.model == "bert"
         self.pre = self._pre_tokenizer() if self.model in ("gpt2", "gemma4") else None
-        self.tokens = [token or f"[EMPTY_{i}]" for i, token in enumerate(self._list("tokens", str))]
+        self.tokens = self._list("tokens", str)
+        if "" in self.tokens:
+            self.tokens = [token or f"[EMPTY_{i}]" for i, token in enumerate(self.tokens)]
         if not self.tokens:
             raise fields.error("tokens", [], "at least one token")
-        self.ids = {token: i for i, token in enumerate(self.tokens)}
+        self.ids = dict(zip(self.tokens, range(len(self.tokens)), strict=True))
         self.types = self._list_for_tokens("token_type", int, TokenType.NORMAL)
         self.roles = self._special_ids()
         self.ends = self._find_ends()
         self.of_type: dict[int, list[int]] = {kind: [] for kind in TokenType}
-        for i, kind in enumerate(self.types):
-            if kind != TokenType.NORMAL:
-                self.of_type.setdefault(kind, []).append(i)
+        normal = int(TokenType.NORMAL)
+        for i, kind in [(i, kind) for i, kind in enumerate(self.types) if kind != normal]:
+            self.of_type.setdefault(kind, []).append(i)
         self.adds_space = fields.boolean("add_space_prefix", self.model == "llama")
 
     def vocabulary(self) -> Vocabulary:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -114,6 +115,8 @@ def trivet(
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command; a failure is one line on stderr. Exit codes: 1 failed, 2 wrong use, 130 interrupted."""
     gc.set_threshold(GC_THRESHOLD)
+    # numpy's products are none of ours; its threads for them would spin for a while when it is imported.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     expect_model(arguments)
     try:

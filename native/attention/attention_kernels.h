@@ -121,7 +121,8 @@ void score_block(const float* queries, const float* const* tiles, int dim, float
 // This and weigh_rows stay functions of their own: inlined into their one caller, measured, they spill
 // registers and take half as long again.
 template <int R>
-[[gnu::noinline]] void score_rows(const float* queries, const float* const* tiles, int count, int dim, float* scores) {
+[[gnu::noinline]] void score_rows(const float* queries, const float* const* tiles, int count, int dim,
+                                  float* scores) {
   // Enough independent sums to hide the latency, few enough to stay in registers.
   constexpr int N = R == 1 ? 4 : (R <= 3 ? 2 : 1);
   int n = 0;
@@ -155,8 +156,8 @@ void weigh_block(const float* weights, const float* decay, const float* const* t
 }
 
 template <int R>
-[[gnu::noinline]] void weigh_rows(const float* weights, const float* decay, const float* const* tiles, int tokens, int dim,
-                float* values) {
+[[gnu::noinline]] void weigh_rows(const float* weights, const float* decay, const float* const* tiles,
+                                  int tokens, int dim, float* values) {
   constexpr int C = R == 1 ? 8 : R <= 3 ? 4 : 2;
   const float* columns[kChunkTiles];
   int i = 0;

@@ -125,7 +125,8 @@ void bind_gemm(nb::module_& m) {
   m.def(
       "expect_weights", [](std::size_t bytes) { expect_weights(bytes); }, nb::arg("bytes"),
       nb::call_guard<nb::gil_scoped_release>(),
-      "Have a thread prepare memory for so many bytes of weights that are going to be loaded; 0 ends that, and "
+      "Have a thread prepare memory for so many bytes of weights that are going to be loaded; 0 ends that, "
+      "and "
       "what was not taken goes back.");
   m.def("dequantize", &dequantize_array, nb::arg("type_id"), nb::arg("blocks"), nb::arg("count"),
         "Exact float32 values [count] of GGUF blocks (uint8). ValueError when sizes or type do not fit.");

@@ -190,7 +190,8 @@ void bind_program(nb::module_& m) {
             new (self) Program(threads, converted, cache_types(cache_dtype), cache_layers);
           },
           "threads"_a, "slots"_a, "cache_dtype"_a, "cache_layers"_a,
-          "`slots`: (buffer or -1, columns) of each value. `cache_dtype`: for keys and values, or KEYS/VALUES.\n"
+          "`slots`: (buffer or -1, columns) of each value. `cache_dtype`: for keys and values, or "
+          "KEYS/VALUES.\n"
           "`cache_layers`: (KV heads, head_dim) of each.")
       .def("add_matrices", &add_matrices, "type_id"_a, "columns"_a, "data"_a, "scales"_a = nb::none(),
            "mapped"_a = false,

@@ -68,7 +68,8 @@ template <typename Take>
 std::pair<std::size_t, std::size_t> each_string(std::string_view data, std::size_t position,
                                                 std::size_t count, Take take) {
   std::size_t taken = 0;
-  for (; taken < count && position <= data.size() && data.size() - position >= sizeof(std::uint64_t); ++taken) {
+  for (; taken < count && position <= data.size() && data.size() - position >= sizeof(std::uint64_t);
+       ++taken) {
     std::uint64_t length;
     std::memcpy(&length, data.data() + position, sizeof length);
     if (length > data.size() - position - sizeof length) break;

@@ -1,8 +1,9 @@
 #include "attention/attention_kernels.h"
+#include "attention/attention_vectors.h"
 
 namespace trivet {
 
 const AttentionKernels& attention_kernels_avx512(CacheType type);
-const AttentionKernels& attention_kernels_avx512(CacheType type) { return kernels(type); }
+const AttentionKernels& attention_kernels_avx512(CacheType type) { return kernels<VectorAttention>(type); }
 
 }  // namespace trivet

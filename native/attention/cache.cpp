@@ -5,7 +5,6 @@
 #include <stdexcept>
 #include <string>
 
-#include "ops/simd.h"
 #include "pages.h"
 
 namespace trivet {
@@ -34,7 +33,7 @@ KvCache::KvCache(CacheType type, const std::vector<std::pair<int, int>>& layers)
       throw std::invalid_argument("a cache layer needs 1 to 65536 heads of 1 to 4096 columns, got " +
                                   std::to_string(kv_heads) + " of " + std::to_string(head_dim));
     }
-    const int dim = (head_dim + kLanes - 1) / kLanes * kLanes;
+    const int dim = CacheLayer::padded(head_dim);
     layers_.push_back({kv_heads, head_dim, dim, part_bytes(type, dim), nullptr, nullptr});
   }
 }

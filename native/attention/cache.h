@@ -14,13 +14,15 @@ enum class CacheType { f32, f16, bf16, q8_0 };
 // One layer's keys and values. Tokens lie in tiles of kTile: a block of `block_size` tokens is block_size /
 // kTile consecutive tiles, and nothing but the block table knows of blocks. Of a tile, keys are
 // [kv_heads][dim][kTile], so that one vector holds a column of several keys and a score needs no sum across
-// lanes; values are [kv_heads][kTile][dim]. `dim` is head_dim rounded up to whole vectors; the columns added
-// stay zero.
+// lanes; values are [kv_heads][kTile][dim]. `dim` is head_dim rounded up to kColumns, the widest vector's, so
+// that a cache is the same for every instruction set; the columns added stay zero.
 //
 // Of q8_0, a head's part of a tile is so many int8, then a float16 scale [block][kTile] for every kScaled
 // columns of each token; the last block may have fewer.
 struct CacheLayer {
-  static constexpr int kTile = 16, kScaled = 32;
+  static constexpr int kTile = 16, kColumns = 16, kScaled = 32;
+
+  static constexpr int padded(int columns) { return (columns + kColumns - 1) / kColumns * kColumns; }
 
   int kv_heads, head_dim, dim;
   std::int64_t part;  // bytes of a head's part of a tile, in keys as in values

@@ -37,13 +37,12 @@ AttendStep::AttendStep(AttentionSchedule& schedule, const KvCache& cache, int la
       sinks_(std::move(sinks)) {}
 
 void AttendStep::run(const Batch&, Worker worker) {
-  const AttentionKernels& kernels = attention_kernels(cache_.type());
   const AttentionCall call = {schedule_.shape(),   cache_.layers()[layer_],
                               cache_.block_size(), q_.row(0),
                               q_.stride(),         sinks_.empty() ? nullptr : sinks_.data(),
                               y_.row(0),           y_.stride()};
   for (std::int64_t unit = claims_.next(); unit < schedule_.units(); unit = claims_.next()) {
-    schedule_.execute(kernels, call, unit, worker.member);
+    schedule_.execute(call, unit, worker.member);
   }
 }
 

@@ -10,6 +10,10 @@
 #include <cstdlib>
 #include <cstring>
 
+#ifdef TRIVET_EMULATE
+#include <immintrin.h>
+#endif
+
 namespace trivet {
 namespace {
 
@@ -160,27 +164,37 @@ void tile_dot_unsigned() {
   tile_dot_bytes<C, A, B, std::uint8_t>();
 }
 
-// Subnormal numbers count as zero, before and after each operation.
-inline float flushed(float x) { return __builtin_fabsf(x) < 0x1p-126f ? __builtin_copysignf(0.0f, x) : x; }
-inline float tile_bf16(const std::uint8_t* bytes) {
-  const std::uint32_t bits = static_cast<std::uint32_t>(bytes[1]) << 24 | static_cast<std::uint32_t>(bytes[0])
-                                                                              << 16;
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return flushed(value);
+// Eight columns of a row at a time; subnormal numbers count as zero, before and after each operation.
+using TileFloats = float __attribute__((vector_size(32)));
+using TileBits = std::uint32_t __attribute__((vector_size(32)));
+
+inline TileFloats flushed(TileBits x) {
+  return (TileFloats)(x & ((TileBits)((x & 0x7f800000u) != 0) | 0x80000000u));
 }
+inline TileFloats flushed(TileFloats x) { return flushed((TileBits)x); }
 template <int C, int A, int B>
 void tile_dot_bf16() {
-  tile_dot<C, A, B, float>([](float c, int depth, const std::uint8_t* a, const std::uint8_t* b) {
-    float sums[2] = {0.0f, 0.0f};
-    for (int k = 0; k < depth; ++k) {
-      for (int j = 0; j < 2; ++j) {
-        sums[j] = flushed(
-            __builtin_fmaf(tile_bf16(a + 4 * k + 2 * j), tile_bf16(b + k * kTileBytes + 2 * j), sums[j]));
+  static_assert(C != A && A != B && B != C);
+  const int rows = tile_rows(C), depth = tile_bytes(A) / 4;
+  require(tile_rows(A) == rows && tile_rows(B) == depth && tile_bytes(B) == tile_bytes(C));
+  require(tile_bytes(A) % 4 == 0 && tile_bytes(B) % 4 == 0);
+  for (int m = 0; m < rows; ++m) {
+    for (int first = 0; first < kTileBytes; first += sizeof(TileFloats)) {
+      TileFloats even = {}, odd = {}, c;
+      for (int k = 0; k < depth; ++k) {
+        std::uint32_t pair;
+        TileBits b;
+        std::memcpy(&pair, &tile_state.data[A][m][4 * k], sizeof pair);
+        std::memcpy(&b, &tile_state.data[B][k][first], sizeof b);
+        const TileBits a = TileBits{} + pair;
+        even = flushed(_mm256_fmadd_ps(flushed(a << 16), flushed(b << 16), even));
+        odd = flushed(_mm256_fmadd_ps(flushed(a & 0xffff0000u), flushed(b & 0xffff0000u), odd));
       }
+      std::memcpy(&c, &tile_state.data[C][m][first], sizeof c);
+      c = flushed(flushed(c) + flushed(even + odd));
+      std::memcpy(&tile_state.data[C][m][first], &c, sizeof c);
     }
-    return flushed(flushed(c) + flushed(sums[0] + sums[1]));
-  });
+  }
 }
 
 #endif

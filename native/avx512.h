@@ -23,6 +23,14 @@ using Float32x16 = float __attribute__((vector_size(64)));
 [[maybe_unused]] inline __m512 _mm512_cvtepi32_ps(__m512i a) {
   return (__m512) __builtin_convertvector((Int32x16)a, Float32x16);
 }
+[[maybe_unused]] inline __m512i _mm512_cvtepi8_epi32(__m128i a) {
+  using Int8x16 = signed char __attribute__((vector_size(16)));
+  return (__m512i) __builtin_convertvector((Int8x16)a, Int32x16);
+}
+[[maybe_unused]] inline __m512i _mm512_cvtepu16_epi32(__m256i a) {
+  using Uint16x16 = std::uint16_t __attribute__((vector_size(32)));
+  return (__m512i) __builtin_convertvector((Uint16x16)a, Int32x16);
+}
 [[maybe_unused]] inline __m512i _mm512_srai_epi32(__m512i a, int bits) {
   return (__m512i)((Int32x16)a >> bits);
 }

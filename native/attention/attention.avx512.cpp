@@ -1,8 +1,9 @@
 #include "attention/attention_kernels.h"
+#include "attention/attention_vectors.h"
 
 namespace trivet {
 
 const AttentionKernels& attention_kernels_avx512();
-const AttentionKernels& attention_kernels_avx512() { return kKernels; }
+const AttentionKernels& attention_kernels_avx512() { return kKernels<VectorAttention>; }
 
 }  // namespace trivet

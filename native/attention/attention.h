@@ -48,29 +48,38 @@ struct AttentionItem {
 
 struct AttentionKernels {
   static constexpr int kChunk = 64, kSplit = 512;
-  static constexpr int kRows =
-      64;  // query rows (tokens x group) per item, so that scratch stays in the L2 cache
+  // Query rows (tokens x group) per item, so that scratch stays in the L2 cache.
+  static constexpr int kRows = 64;
+  // Memory of rows is for whole tiles of as many rows.
+  static constexpr int kRowTile = 16;
+
+  static constexpr int padded(int rows) { return (rows + kRowTile - 1) / kRowTile * kRowTile; }
 
   // Writes one token's K and V [kv_heads * head_dim] to its place in the cache.
   void (*store)(const CacheLayer& cache, std::int64_t tile, int lane, const float* k, const float* v);
 
   // Attends for one KV head. With `partials` null, writes y; else the state of each split, see
-  // partial_floats.
+  // attention_partial_floats. Of `scratch` a thread needs scratch_floats(shape); both are aligned to 64
+  // bytes.
   void (*attend)(const AttentionCall& call, const AttentionItem& item, int kv_head, float* scratch,
                  float* partials);
 
   // Merges the states of `splits` splits and writes y.
   void (*combine)(const AttentionCall& call, const AttentionItem& item, int kv_head, const float* partials,
                   int splits, float* scratch);
+
+  std::int64_t (*scratch_floats)(const AttentionShape& shape);
 };
 
-const AttentionKernels& attention_kernels();
+const AttentionKernels& attention_kernels(CacheTypes types);
 
 // Query tokens that an item may have.
 int attention_tile_tokens(const AttentionShape& shape);
 
-// Floats of scratch that a thread needs, and of the state of one split of one item and KV head.
-std::int64_t attention_scratch_floats(const AttentionShape& shape);
+// The rows of memory for the query rows of an item.
+int attention_item_rows(const AttentionShape& shape);
+
+// Floats of the state of one split of one item and KV head, a multiple of 16.
 std::int64_t attention_partial_floats(const AttentionShape& shape);
 
 }  // namespace trivet

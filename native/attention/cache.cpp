@@ -5,7 +5,6 @@
 #include <stdexcept>
 #include <string>
 
-#include "ops/simd.h"
 #include "pages.h"
 
 namespace trivet {
@@ -28,13 +27,13 @@ std::int64_t part_bytes(CacheType type, int dim) {
 
 }  // namespace
 
-KvCache::KvCache(CacheTypes types, const std::vector<std::pair<int, int>>& layers) {
+KvCache::KvCache(CacheTypes types, const std::vector<std::pair<int, int>>& layers) : types_(types) {
   for (const auto& [kv_heads, head_dim] : layers) {
     if (kv_heads < 1 || kv_heads > 1 << 16 || head_dim < 1 || head_dim > 1 << 12) {
       throw std::invalid_argument("a cache layer needs 1 to 65536 heads of 1 to 4096 columns, got " +
                                   std::to_string(kv_heads) + " of " + std::to_string(head_dim));
     }
-    const int dim = (head_dim + kLanes - 1) / kLanes * kLanes;
+    const int dim = CacheLayer::padded(head_dim);
     const auto half = [dim](CacheType type) {
       return CacheLayer::Half{type, part_bytes(type, dim), nullptr};
     };

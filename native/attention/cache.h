@@ -19,13 +19,15 @@ struct CacheTypes {
 // One layer's keys and values. Tokens lie in tiles of kTile: a block of `block_size` tokens is block_size /
 // kTile consecutive tiles, and nothing but the block table knows of blocks. Of a tile, keys are
 // [kv_heads][dim][kTile], so that one vector holds a column of several keys and a score needs no sum across
-// lanes; values are [kv_heads][kTile][dim]. `dim` is head_dim rounded up to whole vectors; the columns added
-// stay zero.
+// lanes; values are [kv_heads][kTile][dim]. `dim` is head_dim rounded up to kColumns, the widest vector's, so
+// that a cache is the same for every instruction set; the columns added stay zero.
 //
 // Of q8_0, a head's part of a tile is so many int8, then a float16 scale [block][kTile] for every kScaled
 // columns of each token; the last block may have fewer.
 struct CacheLayer {
-  static constexpr int kTile = 16, kScaled = 32;
+  static constexpr int kTile = 16, kColumns = 16, kScaled = 32;
+
+  static constexpr int padded(int columns) { return (columns + kColumns - 1) / kColumns * kColumns; }
 
   // The keys, or the values, of all heads.
   struct Half {
@@ -64,6 +66,7 @@ class KvCache {
   void read_block(std::int64_t block, std::byte* out) const;
   void write_block(std::int64_t block, const std::byte* in);
 
+  CacheTypes types() const { return types_; }
   const std::vector<CacheLayer>& layers() const { return layers_; }
   std::int64_t blocks() const { return blocks_; }
   int block_size() const { return block_size_; }
@@ -73,6 +76,7 @@ class KvCache {
   template <class Copy>
   void each_half(std::int64_t block, Copy copy) const;
 
+  CacheTypes types_;
   std::vector<CacheLayer> layers_;
   std::vector<std::shared_ptr<std::byte>> memory_;
   std::int64_t blocks_ = 0;

@@ -10,12 +10,16 @@ constexpr int kPieces = 4;
 
 constexpr int kSplit = AttentionKernels::kSplit;
 
+std::int64_t lines(std::int64_t floats) { return (floats + 15) / 16; }
+
 int cost(const AttentionItem& item) { return item.tokens * (item.split_end - item.split_begin); }
 
 }  // namespace
 
-AttentionSchedule::AttentionSchedule(const AttentionShape& shape, int threads) : shape_(shape) {
-  scratch_.assign(threads, std::vector<float>(attention_scratch_floats(shape)));
+AttentionSchedule::AttentionSchedule(const AttentionKernels& kernels, const AttentionShape& shape,
+                                     int threads)
+    : kernels_(kernels), shape_(shape) {
+  scratch_.assign(threads, std::vector<Line>(lines(kernels.scratch_floats(shape))));
 }
 
 void AttentionSchedule::build(const AttentionSequences& sequences, int threads) {
@@ -49,7 +53,7 @@ void AttentionSchedule::build(const AttentionSequences& sequences, int threads) 
   for (std::size_t i = 0; i < counters; ++i) {
     unfinished_[i].store(tiles_[i / shape_.kv_heads].pieces, std::memory_order_relaxed);
   }
-  if (static_cast<std::int64_t>(partials_.size()) < partial_floats_) partials_.resize(partial_floats_);
+  if (std::ssize(partials_) < lines(partial_floats_)) partials_.resize(lines(partial_floats_));
 }
 
 void AttentionSchedule::add_tile(const AttentionItem& tile, int cost_limit) {
@@ -72,27 +76,26 @@ void AttentionSchedule::add_tile(const AttentionItem& tile, int cost_limit) {
 }
 
 float* AttentionSchedule::partials(const Tile& tile, int kv_head) {
-  return partials_.data() + tile.partials +
+  return partials_.data()->floats + tile.partials +
          std::int64_t{kv_head} * tile.splits * attention_partial_floats(shape_);
 }
 
-void AttentionSchedule::execute(const AttentionKernels& kernels, const AttentionCall& call, std::int64_t unit,
-                                int thread) {
-  float* scratch = scratch_[thread].data();
+void AttentionSchedule::execute(const AttentionCall& call, std::int64_t unit, int thread) {
+  float* scratch = scratch_[thread].data()->floats;
   const AttentionItem& item = items_[unit / shape_.kv_heads];
   const int kv_head = static_cast<int>(unit % shape_.kv_heads);
   if (item.tile < 0) {
-    kernels.attend(call, item, kv_head, scratch, nullptr);
+    kernels_.attend(call, item, kv_head, scratch, nullptr);
     return;
   }
   const Tile& tile = tiles_[item.tile];
   float* states = partials(tile, kv_head);
   const std::int64_t skipped = item.split_begin - tile.first_split;
-  kernels.attend(call, item, kv_head, scratch, states + skipped * attention_partial_floats(shape_));
+  kernels_.attend(call, item, kv_head, scratch, states + skipped * attention_partial_floats(shape_));
   std::atomic<int>& unfinished = unfinished_[std::int64_t{item.tile} * shape_.kv_heads + kv_head];
   if (unfinished.fetch_sub(1, std::memory_order_acq_rel) == 1) {
     unfinished.store(tile.pieces, std::memory_order_relaxed);
-    kernels.combine(call, item, kv_head, states, tile.splits, scratch);
+    kernels_.combine(call, item, kv_head, states, tile.splits, scratch);
   }
 }
 

@@ -24,7 +24,7 @@ struct AttentionSequences {
 // computes a split and nothing else.
 class AttentionSchedule {
  public:
-  AttentionSchedule(const AttentionShape& shape, int threads);
+  AttentionSchedule(const AttentionKernels& kernels, const AttentionShape& shape, int threads);
 
   // For `threads` of those it was made for.
   void build(const AttentionSequences& sequences, int threads);
@@ -33,7 +33,7 @@ class AttentionSchedule {
   std::int64_t units() const { return static_cast<std::int64_t>(items_.size()) * shape_.kv_heads; }
 
   // Executes one unit as `thread`; the one that finishes a tile's last split merges them.
-  void execute(const AttentionKernels& kernels, const AttentionCall& call, std::int64_t unit, int thread);
+  void execute(const AttentionCall& call, std::int64_t unit, int thread);
 
   const AttentionShape& shape() const { return shape_; }
 
@@ -47,13 +47,18 @@ class AttentionSchedule {
   void add_tile(const AttentionItem& tile, int cost_limit);
   float* partials(const Tile& tile, int kv_head);
 
+  struct alignas(64) Line {
+    float floats[16];
+  };
+
+  const AttentionKernels& kernels_;
   AttentionShape shape_;
-  std::vector<std::vector<float>> scratch_;  // [threads]
+  std::vector<std::vector<Line>> scratch_;  // [threads]
   std::vector<AttentionItem> items_;
   std::vector<Tile> tiles_;
   std::unique_ptr<std::atomic<int>[]> unfinished_;  // [tiles][kv_heads] pieces; back to all once merged
   std::size_t unfinished_size_ = 0;
-  std::vector<float> partials_;
+  std::vector<Line> partials_;
   std::int64_t partial_floats_ = 0;
 };
 

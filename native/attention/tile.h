@@ -88,12 +88,16 @@ struct ScaledTile {
     const auto* scales = reinterpret_cast<const f16*>(part.bytes + std::int64_t{dim} * kTile);
     float* out = memory;
     for (int begin = 0; begin < dim; begin += kBlock, scales += kTile) {
-      const Vec low = load(scales), high = load(scales + kLanes);
+      Vec scale[kTile / kLanes];
+#pragma GCC unroll 2
+      for (int v = 0; v < kTile / kLanes; ++v) scale[v] = load(scales + v * kLanes);
       const int end = begin + kBlock < dim ? begin + kBlock : dim;
       for (int i = begin; i < end; ++i, q += kTile, out += kTile) {
         if (i % 4 == 0) part.prefetch(std::int64_t{i} * kTile);
-        trivet::store(out, load(q) * low);
-        trivet::store(out + kLanes, load(q + kLanes) * high);
+#pragma GCC unroll 2
+        for (int v = 0; v < kTile / kLanes; ++v) {
+          trivet::store(out + v * kLanes, load(q + v * kLanes) * scale[v]);
+        }
       }
     }
     return memory;

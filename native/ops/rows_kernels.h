@@ -107,9 +107,6 @@ float largest(const float* x, std::int64_t width) {
   return kFinite ? result + tail : result;
 }
 
-// Neighbours change places.
-TRIVET_INLINE Vec swap_pairs(Vec v) { return Vec{v[1], v[0], v[3], v[2], v[5], v[4], v[7], v[6]}; }
-
 void rope(const float* x, const float* rotary, std::int64_t heads, std::int64_t head_dim, std::int64_t pairs,
           bool interleaved, float* y) {
   const float* cosines = rotary;
@@ -118,7 +115,7 @@ void rope(const float* x, const float* rotary, std::int64_t heads, std::int64_t 
     if (interleaved) {
       for (std::int64_t i = 0, n = 2 * pairs; i < n; i += kLanes) {
         const Vec v = load(x + i, n - i);
-        store(y + i, v * load(cosines + i, n - i) + swap_pairs(v) * load(sines + i, n - i), n - i);
+        store(y + i, v * load(cosines + i, n - i) + exchange<1>(v) * load(sines + i, n - i), n - i);
       }
     } else {
       for (std::int64_t i = 0, n = pairs; i < n; i += kLanes) {

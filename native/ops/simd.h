@@ -1,28 +1,36 @@
-// Vectors of eight floats, the element types of the KV cache and the elementary functions.
+// Vectors of floats, the element types of the KV cache and the elementary functions.
 //
-// Compiled once for each instruction set, so everything here has internal linkage: the linker must not mix
-// copies. Every function treats its eight lanes alike, so a value's result does not depend on its place in a
-// row; what is left at the end of a row goes through the same code, padded with zeros.
+// Compiled once for each instruction set, with TRIVET_LANES lanes (see CMakeLists.txt), so everything here
+// has internal linkage: the linker must not mix copies. Every function treats its lanes alike, so a value's
+// result does not depend on its place in a row; what is left at the end of a row goes through the same code,
+// padded with zeros.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #include "formats/half.h"
 
-#if defined(__AVX2__)
+#ifndef TRIVET_LANES
+#define TRIVET_LANES 8
+#endif
+#if TRIVET_LANES == 16
+#include "avx512.h"
+#elif defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
 namespace trivet {
 namespace {
 
-constexpr int kLanes = 8;
+constexpr int kLanes = TRIVET_LANES;
+static_assert(kLanes == 8 || kLanes == 16);
 
-using Vec = float __attribute__((vector_size(32)));
-using IntVec = std::int32_t __attribute__((vector_size(32)));
-using UintVec = std::uint32_t __attribute__((vector_size(32)));
-using HalfVec = std::uint16_t __attribute__((vector_size(16)));
+using Vec = float __attribute__((vector_size(4 * kLanes)));
+using IntVec = std::int32_t __attribute__((vector_size(4 * kLanes)));
+using UintVec = std::uint32_t __attribute__((vector_size(4 * kLanes)));
+using HalfVec = std::uint16_t __attribute__((vector_size(2 * kLanes)));
 
 struct bf16 {
   std::uint16_t bits;
@@ -33,7 +41,22 @@ struct f16 {
 
 #define TRIVET_INLINE [[maybe_unused, gnu::always_inline]] inline
 
-TRIVET_INLINE Vec broadcast(float x) { return Vec{x, x, x, x, x, x, x, x}; }
+TRIVET_INLINE Vec broadcast(float x) { return x - Vec{}; }
+
+// Lane i holds i.
+TRIVET_INLINE IntVec lane_numbers() {
+  IntVec v;
+  for (int i = 0; i < kLanes; ++i) v[i] = i;
+  return v;
+}
+
+// Lane i comes from lane i ^ kDistance.
+template <int kDistance>
+TRIVET_INLINE Vec exchange(Vec v) {
+  return [&]<std::size_t... I>(std::index_sequence<I...>) {
+    return __builtin_shufflevector(v, v, (I ^ kDistance)...);
+  }(std::make_index_sequence<kLanes>());
+}
 
 TRIVET_INLINE Vec load(const float* p) {
   Vec v;
@@ -46,14 +69,16 @@ TRIVET_INLINE void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
 // Keeps the compiler from moving the work on a value past this place: where sums fill the registers, what it
 // puts off or loads early pushes them out.
 TRIVET_INLINE void pin([[maybe_unused]] Vec& v) {
-#if defined(__AVX2__)
+#if defined(__AVX512F__) || (defined(__AVX2__) && TRIVET_LANES == 8)
   asm("" : "+v"(v));
 #endif
 }
 
 // a * b + c, rounded once where the instruction set can.
 TRIVET_INLINE Vec madd(Vec a, Vec b, Vec c) {
-#if defined(__FMA__)
+#if TRIVET_LANES == 16
+  return _mm512_fmadd_ps(a, b, c);
+#elif defined(__FMA__)
   return _mm256_fmadd_ps(a, b, c);
 #else
   return a * b + c;
@@ -62,7 +87,9 @@ TRIVET_INLINE Vec madd(Vec a, Vec b, Vec c) {
 
 // b where either is NaN.
 TRIVET_INLINE Vec max(Vec a, Vec b) {
-#if defined(__AVX2__)
+#if TRIVET_LANES == 16
+  return _mm512_max_ps(a, b);
+#elif defined(__AVX2__)
   return _mm256_max_ps(a, b);
 #else
   return a > b ? a : b;
@@ -70,21 +97,33 @@ TRIVET_INLINE Vec max(Vec a, Vec b) {
 }
 
 TRIVET_INLINE Vec min(Vec a, Vec b) {
-#if defined(__AVX2__)
+#if TRIVET_LANES == 16
+  return _mm512_min_ps(a, b);
+#elif defined(__AVX2__)
   return _mm256_min_ps(a, b);
 #else
   return a < b ? a : b;
 #endif
 }
 
-TRIVET_INLINE Vec load(const bf16* p) {
+// The bits of each.
+TRIVET_INLINE UintVec widened(const bf16* p) {
+#if TRIVET_LANES == 16  // which GCC converts by halves otherwise
+  return reinterpret_cast<UintVec>(
+      _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+#else
   HalfVec half;
   std::memcpy(&half, p, sizeof half);
-  return reinterpret_cast<Vec>(__builtin_convertvector(half, UintVec) << 16);
+  return __builtin_convertvector(half, UintVec);
+#endif
 }
 
+TRIVET_INLINE Vec load(const bf16* p) { return reinterpret_cast<Vec>(widened(p) << 16); }
+
 TRIVET_INLINE Vec load(const f16* p) {
-#if defined(__F16C__)
+#if TRIVET_LANES == 16
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#elif defined(__F16C__)
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 #else
   Vec v;
@@ -94,7 +133,9 @@ TRIVET_INLINE Vec load(const f16* p) {
 }
 
 TRIVET_INLINE Vec load(const std::int8_t* p) {
-#if defined(__AVX2__)
+#if TRIVET_LANES == 16
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#elif defined(__AVX2__)
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 #else
   Vec v;
@@ -137,12 +178,18 @@ TRIVET_INLINE void store(f16* p, float x) {
 TRIVET_INLINE void store(float* p, float x) { *p = x; }
 
 // Sums and maxima over the lanes, in one fixed order.
-TRIVET_INLINE float sum(Vec v) { return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7])); }
+TRIVET_INLINE float sum(Vec v) {
+  if constexpr (kLanes == 16) v += exchange<8>(v);
+  v += exchange<4>(v);
+  v += exchange<2>(v);
+  return (v + exchange<1>(v))[0];
+}
 
 TRIVET_INLINE float max(Vec v) {
-  v = max(v, __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3));
-  v = max(v, __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5));
-  return max(v, __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6))[0];
+  if constexpr (kLanes == 16) v = max(v, exchange<8>(v));
+  v = max(v, exchange<4>(v));
+  v = max(v, exchange<2>(v));
+  return max(v, exchange<1>(v))[0];
 }
 
 // Cephes' polynomial for e^x (expf.c), |x| <= ln 2 / 2.
@@ -216,13 +263,22 @@ TRIVET_INLINE Vec gelu(Vec x) {
 // The first `count` lanes from memory, zeros after them; all of them when count >= kLanes.
 TRIVET_INLINE Vec load(const float* p, std::int64_t count) {
   if (count >= kLanes) return load(p);
+#if defined(__AVX512F__)
+  return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), p);
+#else
   float padded[kLanes] = {};
   std::memcpy(padded, p, count * sizeof(float));
   return load(padded);
+#endif
 }
 
 TRIVET_INLINE void store(float* p, Vec v, std::int64_t count) {
-  std::memcpy(p, &v, (count < kLanes ? count : kLanes) * sizeof(float));
+  if (count >= kLanes) return store(p, v);
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1), v);
+#else
+  std::memcpy(p, &v, count * sizeof(float));
+#endif
 }
 
 }  // namespace

@@ -10,7 +10,7 @@ std::unique_ptr<Step> store_step(const KvCache& cache, int layer, const Buffer& 
       std::vector{reads(&k, Division::tokens), reads(&v, Division::tokens),
                   writes(&cache.layers()[layer], Division::tokens)},
       [&cache, &k, &v, layer](const Batch& batch, std::int64_t begin, std::int64_t end) {
-        const AttentionKernels& kernels = attention_kernels();
+        const AttentionKernels& kernels = attention_kernels(cache.types());
         const std::int64_t tiles_per_block = cache.block_size() / CacheLayer::kTile;
         const std::int32_t* ends = batch.query_starts + 1;
         std::int64_t sequence = std::upper_bound(ends, ends + batch.sequences, begin) - ends;
@@ -37,13 +37,12 @@ AttendStep::AttendStep(AttentionSchedule& schedule, const KvCache& cache, int la
       sinks_(std::move(sinks)) {}
 
 void AttendStep::run(const Batch&, Worker worker) {
-  const AttentionKernels& kernels = attention_kernels();
   const AttentionCall call = {schedule_.shape(),   cache_.layers()[layer_],
                               cache_.block_size(), q_.row(0),
                               q_.stride(),         sinks_.empty() ? nullptr : sinks_.data(),
                               y_.row(0),           y_.stride()};
   for (std::int64_t unit = claims_.next(); unit < schedule_.units(); unit = claims_.next()) {
-    schedule_.execute(kernels, call, unit, worker.member);
+    schedule_.execute(call, unit, worker.member);
   }
 }
 

@@ -158,7 +158,8 @@ AttentionSchedule& Program::schedule(const AttentionShape& shape) {
   for (const auto& schedule : schedules_) {
     if (schedule->shape() == shape) return *schedule;
   }
-  return *schedules_.emplace_back(std::make_unique<AttentionSchedule>(shape, threads()));
+  return *schedules_.emplace_back(
+      std::make_unique<AttentionSchedule>(attention_kernels(cache_.types()), shape, threads()));
 }
 
 }  // namespace trivet

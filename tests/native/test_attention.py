@@ -7,6 +7,7 @@ import pytest
 
 from tests import reference
 from tests.native.harness import Sequences, attention_graph, logits, program, random_tokens
+from trivet import _native
 
 DTYPES = ("f32", "f16", "bf16", "q8_0")
 MIXTURES = tuple(f"{keys}/{values}" for keys in DTYPES for values in DTYPES)
@@ -57,7 +58,10 @@ def as_cached(dtype: str, table: np.ndarray, head_dim: int) -> np.ndarray:
 def test_against_float64(
     heads: int, kv_heads: int, head_dim: int, window: int, softcap: float, sinks: bool, length: int
 ) -> None:
-    """Of what the cache holds, to float32's precision: what a type of cache rounds is no error of attention."""
+    """Of what the cache holds: what a type of cache rounds is no error of attention.
+
+    To float32's precision, and where tiles multiply, to the 16 bits that queries and weights have in them.
+    """
     graph, checkpoint = attention_graph(heads, kv_heads, head_dim, window, softcap, sinks)
     tokens = random_tokens(length)
     for i, dtype in enumerate(MIXTURES if length <= 100 else DTYPES):
@@ -69,7 +73,8 @@ def test_against_float64(
         got = logits(
             program((graph, checkpoint), threads=2, cache_dtype=dtype), tokens, block_size=16 << (heads + i) % 4
         )
-        assert np.abs(got - expected).max() <= 2e-5 * np.abs(expected).max(), dtype
+        tiles = _native.system_info()["isa"] == "amx" and "f32" not in dtype
+        assert np.abs(got - expected).max() <= (4e-5 if tiles else 5e-6) * np.abs(expected).max(), dtype
 
 
 def test_sinks_take_their_share() -> None:

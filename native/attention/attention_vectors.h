@@ -1,0 +1,191 @@
+// Scores and weighted values by vectors of float32.
+#pragma once
+
+#include "attention/online_softmax.h"
+
+namespace trivet {
+namespace {
+
+constexpr int kTileVectors = kTile / kLanes;
+
+// scores[r][t] = queries[r] . keys[t] for R rows and N tiles of keys; every score is one chain over the
+// columns.
+template <int R, int N>
+void score_block(const float* queries, const float* const* tiles, int dim, float* scores) {
+  // Tiles whose keys are in registers together. A query is loaded once for all of them.
+  constexpr int kTogether = kLanes == 16 ? N : 1, kVectors = kTogether * kTileVectors;
+  Vec sums[R][N * kTileVectors];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int v = 0; v < N * kTileVectors; ++v) sums[r][v] = Vec{};
+  }
+  for (int d = 0; d < dim; ++d, queries += R) {
+#pragma GCC unroll 8
+    for (int n = 0; n < N; n += kTogether) {
+      Vec keys[kVectors];
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) {
+        keys[v] = load(tiles[n + v / kTileVectors] + std::int64_t{d} * kTile + v % kTileVectors * kLanes);
+      }
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        const Vec query = broadcast(queries[r]);
+#pragma GCC unroll 8
+        for (int v = 0; v < kVectors; ++v) {
+          Vec& sum = sums[r][n * kTileVectors + v];
+          sum = madd(query, keys[v], sum);
+          pin(sum);
+        }
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int v = 0; v < N * kTileVectors; ++v) store(scores + r * kChunk + v * kLanes, sums[r][v]);
+  }
+}
+
+// This and weigh_columns stay functions of their own: inlined into their one caller, measured, they spill
+// registers and take half as long again.
+template <int R, int N>
+[[gnu::noinline]] void score_tiles(const float* queries, const float* const* tiles, int count, int dim,
+                                   float* scores) {
+  int n = 0;
+  for (; n + N <= count; n += N) score_block<R, N>(queries, tiles + n, dim, scores + n * kTile);
+  if constexpr (N > 1) score_tiles<R, N / 2>(queries, tiles + n, count - n, dim, scores + n * kTile);
+}
+
+// values[r] = values[r] * decay[r] + sum_t weights[r][t] * V[t] for R rows and C vectors of columns.
+template <int R, int C>
+void weigh_block(const float* weights, const float* decay, const float* const* tiles, int tokens, int dim,
+                 float* values) {
+  Vec sums[R][C];
+  for (int r = 0; r < R; ++r) {
+    for (int c = 0; c < C; ++c) sums[r][c] = load(values + std::int64_t{r} * dim + c * kLanes) * decay[r];
+  }
+  for (int begin = 0; begin < tokens; begin += kTile) {
+    const float* row = tiles[begin / kTile];
+    const int end = begin + kTile < tokens ? begin + kTile : tokens;
+    for (int t = begin; t < end; ++t, row += dim) {
+      Vec v[C];
+      for (int c = 0; c < C; ++c) v[c] = load(row + c * kLanes);
+      for (int r = 0; r < R; ++r) {
+        const Vec weight = broadcast(weights[r * kChunk + t]);
+        for (int c = 0; c < C; ++c) sums[r][c] = madd(weight, v[c], sums[r][c]);
+      }
+    }
+  }
+  for (int r = 0; r < R; ++r) {
+    for (int c = 0; c < C; ++c) store(values + std::int64_t{r} * dim + c * kLanes, sums[r][c]);
+  }
+}
+
+// The same from column `first` on.
+template <int R, int C>
+[[gnu::noinline]] void weigh_columns(const float* weights, const float* decay, const float* const* tiles,
+                                     int tokens, int dim, int first, float* values) {
+  const float* columns[kChunkTiles];
+  for (; first + C * kLanes <= dim; first += C * kLanes) {
+    for (int n = 0; n * kTile < tokens; ++n) columns[n] = tiles[n] + first;
+    weigh_block<R, C>(weights, decay, columns, tokens, dim, values + first);
+  }
+  if constexpr (C > 1) weigh_columns<R, C / 2>(weights, decay, tiles, tokens, dim, first, values);
+}
+
+// Calls f(integral_constant<count>, first) for blocks of at most six rows.
+template <class F>
+TRIVET_INLINE void for_row_blocks(int rows, F&& f) {
+  for (int r = 0; r < rows;) {
+    const int left = rows - r;
+    const int count = left >= 12 || left == 6 ? 6 : left > 6 ? (left + 1) / 2 : left;
+    switch (count) {
+      case 1:
+        f.template operator()<1>(r);
+        break;
+      case 2:
+        f.template operator()<2>(r);
+        break;
+      case 3:
+        f.template operator()<3>(r);
+        break;
+      case 4:
+        f.template operator()<4>(r);
+        break;
+      case 5:
+        f.template operator()<5>(r);
+        break;
+      default:
+        f.template operator()<6>(r);
+        break;
+    }
+    r += count;
+  }
+}
+
+// What one item does with a chunk of keys and values.
+class VectorAttention {
+ public:
+  static std::int64_t scratch_floats(std::int64_t rows, std::int64_t dim) {
+    return rows * (dim + kChunk + 1) + kChunk * dim;
+  }
+
+  VectorAttention(const QueryRows& rows, float* scratch) : rows_(rows) {
+    const std::int64_t padded = AttentionKernels::padded(rows.count());
+    queries_ = scratch;
+    scores_ = queries_ + padded * rows.dim();
+    decay_ = scores_ + padded * kChunk;
+    floats_ = decay_ + padded;
+    load_queries();
+  }
+
+  void attend(const Chunk& chunk, State state, float* lane_totals) {
+    const int dim = rows_.dim();
+    const auto keys = tile_kind(rows_.call.cache.keys.type).keys;
+    const auto values = tile_kind(rows_.call.cache.values.type).values;
+    const float* tiles[kChunkTiles];
+    for (int n = 0; n < chunk.tiles; ++n) {
+      tiles[n] = keys(chunk.keys[n], dim, floats_ + std::int64_t{n} * dim * kTile);
+    }
+    for_row_blocks(rows_.count(), [&]<int R>(int r) {
+      // Enough independent sums to hide the latency, few enough to stay in registers.
+      constexpr int N = kLanes == 16 || R == 1 ? 4 : R <= 3 ? 2 : 1;
+      score_tiles<R, N>(queries_ + std::int64_t{r} * dim, tiles, chunk.tiles, dim, scores_ + r * kChunk);
+    });
+    for (int r = 0; r < rows_.count(); ++r) {
+      decay_[r] =
+          soften(rows_, r, chunk, scores_ + r * kChunk, kTile, state.highest[r], lane_totals + r * kTile);
+    }
+    for (int n = 0; n < chunk.tiles; ++n) {
+      tiles[n] = values(chunk.values[n], dim, floats_ + std::int64_t{n} * dim * kTile);
+    }
+    const int tokens = rows_.tokens_seen(chunk);
+    for_row_blocks(rows_.count(), [&]<int R>(int r) {
+      constexpr int C = R == 1 ? 8 : kLanes == 16 || R <= 3 ? 4 : 2;
+      weigh_columns<R, C>(scores_ + r * kChunk, decay_ + r, tiles, tokens, dim, 0,
+                          state.values + std::int64_t{r} * dim);
+    });
+  }
+
+ private:
+  void load_queries() {
+    const int width = rows_.call.shape.head_dim, dim = rows_.dim();
+    for_row_blocks(rows_.count(), [&]<int R>(int first) {
+      float* block = queries_ + std::int64_t{first} * dim;
+      for (int r = 0; r < R; ++r) {
+        const float* q = rows_.query(first + r);
+        for (int d = 0; d < dim; ++d) block[d * R + r] = d < width ? q[d] * rows_.call.shape.scale : 0.0f;
+      }
+    });
+  }
+
+  const QueryRows& rows_;
+  float* queries_;  // [block of rows][dim][rows of the block], see for_row_blocks
+  float* scores_;   // [rows][kChunk]
+  float* decay_;    // [rows]
+  float* floats_;   // keys [kChunkTiles][dim][kTile], then values [kChunkTiles][kTile][dim]
+};
+
+}  // namespace
+}  // namespace trivet

@@ -78,9 +78,18 @@ class Layers:
         self.program.run(positions % BLOCK_SIZE, positions, starts, lengths, table, row)
 
 
+def shapes(text: str) -> list[tuple[int, int, int]]:
+    found = [tuple(map(int, shape.split("x"))) for shape in text.split(",")]
+    if any(len(shape) != 3 for shape in found):
+        raise ValueError
+    return found  # type: ignore[return-value]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", default="15x5x64,32x8x64", help="query heads x KV heads x columns of a head")
+    parser.add_argument(
+        "--shapes", type=shapes, default="15x5x64,32x8x64", help="query heads x KV heads x columns of a head"
+    )
     parser.add_argument("--types", default="f32,f16,bf16,q8_0", help="of the cache")
     parser.add_argument("--contexts", default="512,8000")
     parser.add_argument("--tokens", default="1,256", help="1 for decoding, more for a piece of a prompt")
@@ -91,8 +100,8 @@ def main() -> None:
     bandwidth, peak = limits(args.threads)
     print(_native.system_info(), f"{bandwidth / 1e9:.1f} GB/s, {peak / 1e9:.1f} GFLOP/s with {args.threads} threads")
     print(f"{'shape':>10}{'type':>6}{'context':>9}{'tokens':>8}{'ms':>10}{'GB/s':>8}{'':>7}{'GFLOP/s':>9}{'':>7}")
-    for text in args.shapes.split(","):
-        heads, kv_heads, dim = map(int, text.split("x"))
+    for heads, kv_heads, dim in args.shapes:
+        shape = f"{heads}x{kv_heads}x{dim}"
         for cache in args.types.split(","):
             for context in map(int, args.contexts.split(",")):
                 layers = Layers((heads, kv_heads, dim), cache, context, args.layers, args.threads)
@@ -102,7 +111,7 @@ def main() -> None:
                     read = size / seconds
                     flops = 4 * heads * dim * sum(range(context - tokens + 1, context + 1)) / seconds
                     print(
-                        f"{text:>10}{cache:>6}{context:9}{tokens:8}{seconds * 1e3:10.3f}{read / 1e9:8.1f}"
+                        f"{shape:>10}{cache:>6}{context:9}{tokens:8}{seconds * 1e3:10.3f}{read / 1e9:8.1f}"
                         f"{read / bandwidth:7.0%}{flops / 1e9:9.1f}{flops / peak:7.0%}",
                         flush=True,
                     )

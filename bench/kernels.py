@@ -50,10 +50,24 @@ def clock() -> float:
     raise SystemExit("the system does not say its clock; give --ghz")
 
 
+def formats(text: str) -> list[Format]:
+    for name in text.split(","):
+        if name not in FORMATS.split(","):
+            raise argparse.ArgumentTypeError(f"{name!r} is none of {FORMATS}")
+    return [Format[name] for name in text.split(",")]
+
+
+def shapes(text: str) -> list[tuple[int, int]]:
+    found = [tuple(map(int, shape.split("x"))) for shape in text.split(",")]
+    if any(len(shape) != 2 for shape in found):
+        raise ValueError
+    return found  # type: ignore[return-value]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--formats", default=FORMATS)
-    parser.add_argument("--shapes", default="8192x2048,2048x8192", help="rows x columns of the weights")
+    parser.add_argument("--formats", type=formats, default=FORMATS)
+    parser.add_argument("--shapes", type=shapes, default="8192x2048,2048x8192", help="rows x columns of the weights")
     parser.add_argument("--batch", default="1,4,16,64,256", help="rows of activations")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--ghz", type=float, help="clock of a core, where the system does not say it")
@@ -63,17 +77,16 @@ def main() -> None:
     cycles = args.ghz * 1e9 if args.ghz else clock()
     print(_native.system_info(), f"{cycles / 1e9:.2f} GHz")
     print(f"{'format':8}{'shape':>12}{'batch':>7}{'ms':>10}{'GB/s':>8}{'MAC/cycle':>11}")
-    for name in args.formats.split(","):
-        for shape in args.shapes.split(","):
-            rows, columns = map(int, shape.split("x"))
-            matrices = random_matrices(Format[name], rows, columns, args.megabytes)
+    for form in args.formats:
+        for rows, columns in args.shapes:
+            matrices = random_matrices(form, rows, columns, args.megabytes)
             for batch in map(int, args.batch.split(",")):
                 x = np.random.default_rng(1).standard_normal((batch, columns), dtype=np.float32)
                 seconds = seconds_per_product(matrices, x, args.threads)
                 gigabytes = matrices[0].bytes / seconds / 1e9
                 products = batch * rows * columns / seconds / cycles / args.threads
-                row = f"{name:8}{shape:>12}{batch:7}{seconds * 1e3:10.3f}{gigabytes:8.1f}{products:11.2f}"
-                print(row, flush=True)
+                row = f"{form.name:8}{f'{rows}x{columns}':>12}{batch:7}{seconds * 1e3:10.3f}"
+                print(f"{row}{gigabytes:8.1f}{products:11.2f}", flush=True)
 
 
 if __name__ == "__main__":

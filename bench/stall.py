@@ -19,6 +19,7 @@ from trivet.engine.config import EngineConfig
 from trivet.engine.engine import Engine
 from trivet.engine.pace import Pace
 from trivet.engine.request import EngineRequest
+from trivet.errors import TrivetError
 from trivet.sampling.params import SamplingParams
 
 Clock = Callable[[], float]
@@ -71,7 +72,10 @@ def main() -> None:
     args = parser.parse_args()
 
     clock = time.process_time if args.cpu_time else time.perf_counter
-    engine = Engine(EngineConfig(model=args.model, threads=args.threads))
+    try:
+        engine = Engine(EngineConfig(model=args.model, threads=args.threads))
+    except TrivetError as error:
+        parser.error(str(error))
     engine.scheduler.pace = Pace(clock)
     *streams, long = requests(engine.info.vocab_size, args.streams, args.prompt)
     for request in streams:

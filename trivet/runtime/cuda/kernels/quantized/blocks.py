@@ -65,7 +65,9 @@ def pack(data: torch.Tensor, fmt: Format) -> Blocks:
 
     def plane(unit: int, piece: int, dtype: torch.dtype) -> torch.Tensor:
         size = units * rows * unit + -(-runs * rows * piece // dtype.itemsize)
-        return torch.empty(*stack, size, dtype=dtype, device=data.device)
+        made = torch.empty(*stack, size, dtype=dtype, device=data.device)
+        made[..., -1:] = 0  # of which the tail may fill only a part
+        return made
 
     quants = plane(layout.tiles * 32, pieces[2], torch.int32)
     high = None if layout.high is None else plane(32, fifths, layout.high)

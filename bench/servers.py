@@ -191,7 +191,7 @@ def finish(args: argparse.Namespace, comparisons: list[Comparison], machine: dic
         f"Random prompts of {args.input_len} tokens, answers of {args.output_len}, {args.per_slot} requests for each "
         f"at a time ({FEWEST} at least); medians of {args.rounds} alternated rounds. Output tokens a second of all "
         "requests together, milliseconds to the first token (TTFT) and between tokens (ITL). ×: Trivet's throughput "
-        f"over the best peer's; the goal is {GOAL:g} at 32.\n\n{table(comparisons, shown)}"
+        f"over the best peer's; the goal is {GOAL:g} at 32. vLLM has the model in bf16.\n\n{table(comparisons, shown)}"
     )
     text += f"\nNot measured:\n\n{reasons}" if reasons else ""
     everything = {"machine": machine, "cannot_run": cannot, "comparisons": [one.as_json() for one in comparisons]}

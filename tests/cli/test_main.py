@@ -7,6 +7,7 @@ import pytest
 from trivet import _native
 from trivet.cli import main as cli
 from trivet.errors import ModelError
+from trivet.runtime import machine
 
 
 @pytest.mark.parametrize("args", [[], ["--help"], ["-h"]])
@@ -44,6 +45,13 @@ def test_memory_is_prepared_for_a_model_that_is_named(line, expected, tmp_path, 
     monkeypatch.setattr(_native, "expect_weights", sizes.append)
     cli.expect_model(line.split())
     assert sizes == ([] if expected is None else [expected])
+
+
+def test_no_memory_is_prepared_that_is_not_there(tmp_path, monkeypatch):
+    (tmp_path / "m.gguf").write_bytes(bytes(300))
+    monkeypatch.setattr(machine, "available_bytes", lambda: 300)
+    monkeypatch.setattr(_native, "expect_weights", lambda size: pytest.fail(f"{size} bytes are prepared"))
+    cli.expect_model(["run", str(tmp_path / "m.gguf")])
 
 
 PARSED = """

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import random
 import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -25,6 +27,7 @@ from trivet.engine.inprocess import InProcessClient
 from trivet.engine.process import ProcessClient
 from trivet.engine.request import EngineRequest
 from trivet.errors import EngineError, ModelError, OverloadedError, RequestError
+from trivet.runtime.base import Runtime
 
 MAX_LEN = 256
 ROOT = Path(__file__).parents[2]
@@ -197,6 +200,28 @@ async def test_errors_at_start_are_the_engines_own(
         async with start(options, **fields):
             pass
     assert not children()
+
+
+async def test_a_start_that_is_cancelled_leaves_no_error_behind() -> None:
+    go, loop, found = threading.Event(), asyncio.get_running_loop(), []
+
+    def load(_: EngineConfig) -> Runtime:
+        go.wait()
+        raise ModelError("no model")
+
+    loop.set_exception_handler(lambda _, context: found.append(context))
+    engine = InProcessClient(config(), load)
+    start = asyncio.create_task(engine.start())
+    await asyncio.sleep(0)
+    start.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await start
+    go.set()
+    await engine.close()
+    await asyncio.sleep(0)
+    del engine
+    gc.collect()
+    assert not found
 
 
 async def test_closing_ends_open_streams(start: Start) -> None:

@@ -142,14 +142,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def expect_model(arguments: Sequence[str]) -> None:
     """Have memory prepared for the weights of a model file that is named, while all that loads it is imported. A
-    wrong guess costs nothing that lasts.
+    wrong guess costs nothing that lasts; memory that is not there is left alone, as its loading will refuse it.
     """
     model = next((Path(text) for text in arguments[1:] if text.endswith(".gguf")), None)
     if arguments[0] not in LOADING or model is None or not model.is_file() or GPU.exists():
         return
     from trivet import _native
+    from trivet.runtime.machine import available_bytes
 
-    _native.expect_weights(model.stat().st_size)
+    size = model.stat().st_size
+    if size < available_bytes():
+        _native.expect_weights(size)
 
 
 def fail(message: str, code: int = 1) -> int:

@@ -50,7 +50,10 @@ class InProcessClient:
         # A thread that an exiting interpreter tears from its step takes the process down with it.
         atexit.register(self._stop)
         self._thread.start()
-        self._engine = await asyncio.shield(asyncio.wrap_future(self._loaded))
+        loaded = asyncio.wrap_future(self._loaded)
+        # Of a start that is cancelled, nobody asks any more why the engine could not be loaded.
+        loaded.add_done_callback(lambda future: future.cancelled() or future.exception())
+        self._engine = await asyncio.shield(loaded)
         self.info = self._engine.info
 
     def check_room(self) -> None:

@@ -1,24 +1,26 @@
 #include "isa.h"
 
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
+#include <csignal>
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
 
+#include "trial.h"
+
 #ifdef __x86_64__
 #include <cpuid.h>
 #include <sys/syscall.h>
-#include <unistd.h>
 #endif
 
 namespace trivet {
 namespace {
 
 constexpr Isa kAll[] = {Isa::generic, Isa::avx2, Isa::avx512, Isa::amx};
-
-// The best whose every kernel has run on a processor that has it; those above have only been emulated, and are used
-// where TRIVET_ISA asks for them.
-constexpr Isa kProved = Isa::avx2;
 
 #ifdef __x86_64__
 
@@ -79,16 +81,58 @@ std::vector<Isa> native_isas() {
   return isas;
 }
 
-Isa choose() {
+// Kernels up to here are taken without a trial.
+constexpr Isa kTrusted = Isa::avx2;
+
+// Rounding to bfloat16 is within this; see kernel_difference.
+constexpr double kAgreement = 0.01;
+
+// Whether the kernels give what those of kTrusted give. A process of its own tries, because a virtual machine
+// may offer what it then cannot execute.
+bool passes_trial(Isa isa) {
+  constexpr unsigned kSeconds = 10;
+  int ends[2];
+  if (pipe(ends) != 0) return false;
+  const pid_t child = fork();
+  if (child == 0) {
+    for (int signal : {SIGILL, SIGSEGV, SIGBUS, SIGFPE, SIGALRM}) std::signal(signal, SIG_DFL);
+    alarm(kSeconds);
+    const char passed = kernel_difference(isa, kTrusted) < kAgreement;
+    _exit(write(ends[1], &passed, 1) == 1 ? 0 : 1);
+  }
+  close(ends[1]);
+  char passed = 0;
+  while (child > 0 && read(ends[0], &passed, 1) < 0 && errno == EINTR) {
+  }
+  close(ends[0]);
+  if (child > 0) waitpid(child, nullptr, 0);
+  return passed != 0;
+}
+
+struct Choice {
+  Isa isa;
+  std::vector<Isa> failed;
+};
+
+Choice choose() {
   const char* wanted = std::getenv("TRIVET_ISA");
-  if (wanted == nullptr || *wanted == '\0') return std::min(native_isas().back(), kProved);
+  if (wanted == nullptr || *wanted == '\0') {
+    std::vector<Isa> isas = native_isas(), failed;
+    for (; isas.back() > kTrusted && !passes_trial(isas.back()); isas.pop_back()) failed.push_back(isas.back());
+    return {isas.back(), failed};
+  }
   std::string names;
   for (Isa isa : available_isas()) {
-    if (std::string(isa_name(isa)) == wanted) return isa;
+    if (std::string(isa_name(isa)) == wanted) return {isa, {}};
     names += (names.empty() ? "" : ", ") + std::string(isa_name(isa));
   }
   throw std::runtime_error("TRIVET_ISA=" + std::string(wanted) + " cannot run here; this processor offers " +
                            names);
+}
+
+const Choice& choice() {
+  static const Choice choice = choose();
+  return choice;
 }
 
 }  // namespace
@@ -106,9 +150,8 @@ std::vector<Isa> available_isas() {
 #endif
 }
 
-Isa active_isa() {
-  static const Isa isa = choose();
-  return isa;
-}
+Isa active_isa() { return choice().isa; }
+
+const std::vector<Isa>& failed_isas() { return choice().failed; }
 
 }  // namespace trivet

@@ -14,8 +14,12 @@ const char* isa_name(Isa isa);
 // execute all, those after the processor's own in software.
 std::vector<Isa> available_isas();
 
-// The best proved one that is not emulated, or what the environment variable TRIVET_ISA names; fixed at the
-// first call. Throws std::runtime_error when TRIVET_ISA names an unknown or unavailable one.
+// What the environment variable TRIVET_ISA names, else the best that is not emulated and whose kernels pass a
+// trial here; fixed at the first call. Throws std::runtime_error when TRIVET_ISA names an unknown or
+// unavailable one.
 Isa active_isa();
+
+// Those above the active one that did not pass.
+const std::vector<Isa>& failed_isas();
 
 }  // namespace trivet

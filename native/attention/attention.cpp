@@ -4,7 +4,6 @@
 
 #include "attention/attention_kernels.h"
 #include "attention/attention_vectors.h"
-#include "isa.h"
 
 namespace trivet {
 
@@ -12,8 +11,8 @@ const AttentionKernels& attention_kernels_avx2();
 const AttentionKernels& attention_kernels_avx512();
 const AttentionKernels& attention_kernels_amx(CacheTypes types);
 
-const AttentionKernels& attention_kernels([[maybe_unused]] CacheTypes types) {
-  switch (active_isa()) {
+const AttentionKernels& attention_kernels([[maybe_unused]] CacheTypes types, Isa isa) {
+  switch (isa) {
 #ifdef __x86_64__
     case Isa::avx2:
       return attention_kernels_avx2();

@@ -12,6 +12,7 @@
 #include <cstdint>
 
 #include "attention/cache.h"
+#include "isa.h"
 
 namespace trivet {
 
@@ -71,7 +72,7 @@ struct AttentionKernels {
   std::int64_t (*scratch_floats)(const AttentionShape& shape);
 };
 
-const AttentionKernels& attention_kernels(CacheTypes types);
+const AttentionKernels& attention_kernels(CacheTypes types, Isa isa = active_isa());
 
 // Query tokens that an item may have.
 int attention_tile_tokens(const AttentionShape& shape);

@@ -15,6 +15,7 @@
 #include "gemm/matrix.h"
 #include "gemm/memory.h"
 #include "isa.h"
+#include "trial.h"
 
 namespace nb = nanobind;
 
@@ -99,12 +100,24 @@ nb::ndarray<nb::numpy, float> multiply(const PackedMatrix& w, Matrix x, int thre
   return to_numpy(std::move(y), {m, rows});
 }
 
+Isa available_isa(const std::string& name) {
+  for (Isa isa : available_isas()) {
+    if (isa_name(isa) == name) return isa;
+  }
+  throw std::invalid_argument("there is no instruction set " + name + " here");
+}
+
+std::vector<std::string> names(const std::vector<Isa>& isas) {
+  std::vector<std::string> names;
+  for (Isa isa : isas) names.emplace_back(isa_name(isa));
+  return names;
+}
+
 nb::dict system_info() {
   nb::dict info;
-  std::vector<std::string> available;
-  for (Isa isa : available_isas()) available.push_back(isa_name(isa));
   info["isa"] = isa_name(active_isa());
-  info["available"] = available;
+  info["available"] = names(available_isas());
+  info["failed"] = names(failed_isas());
   info["cores"] = std::max(1u, std::thread::hardware_concurrency());
 #ifdef _SC_LEVEL1_DCACHE_SIZE
   info["l1_bytes"] = sysconf(_SC_LEVEL1_DCACHE_SIZE);
@@ -120,8 +133,14 @@ void bind_gemm(nb::module_& m) {
   active_isa();  // a wrong TRIVET_ISA fails the import
 
   m.def("system_info", &system_info,
-        "Instruction set in use (`isa`), `available` ones, `cores`, cache sizes of a core in bytes where "
-        "known.");
+        "Instruction set in use (`isa`), `available` ones, those whose kernels `failed` their trial here, `cores`, "
+        "cache sizes of a core in bytes where known.");
+  m.def("kernel_difference", [](const std::string& isa, const std::string& other) {
+          return kernel_difference(available_isa(isa), available_isa(other));
+        },
+        nb::arg("isa"), nb::arg("other"),
+        "How far all kernels of one available instruction set are from those of another, as a share of their "
+        "results.");
   m.def(
       "expect_weights", [](std::size_t bytes) { expect_weights(bytes); }, nb::arg("bytes"),
       nb::call_guard<nb::gil_scoped_release>(),

@@ -1,11 +1,9 @@
 #include "gemm/kernels.h"
 
-#include "isa.h"
-
 namespace trivet {
 
-const Kernels& kernels() {
-  switch (active_isa()) {
+const Kernels& kernels(Isa isa) {
+  switch (isa) {
 #ifdef __x86_64__
     case Isa::avx2:
       return kAvx2Kernels;

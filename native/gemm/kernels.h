@@ -7,6 +7,7 @@
 
 #include "gemm/matrix.h"
 #include "gemm/panel.h"
+#include "isa.h"
 
 namespace trivet {
 
@@ -41,7 +42,6 @@ extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
 extern const Kernels kAmxKernels;
 
-// Those of active_isa().
-const Kernels& kernels();
+const Kernels& kernels(Isa isa = active_isa());
 
 }  // namespace trivet

@@ -20,13 +20,13 @@ std::size_t value_bytes(ActivationFormat format, std::int64_t columns) {
 
 }  // namespace
 
-ActivationFormat activation_format(Format weights) {
+ActivationFormat activation_format(Format weights, Isa isa) {
   switch (weights) {
     case Format::F32:
     case Format::F16:
       return ActivationFormat::f32;
     case Format::BF16:
-      return kernels().round_bf16 == nullptr ? ActivationFormat::f32 : ActivationFormat::bf16;
+      return kernels(isa).round_bf16 == nullptr ? ActivationFormat::f32 : ActivationFormat::bf16;
 #define TRIVET_CASE(name, id, values, group) \
   case Format::name:                         \
     return ActivationFormat::q8_##group;
@@ -53,7 +53,7 @@ std::size_t activation_row_bytes(ActivationFormat format, std::int64_t columns) 
 }
 
 void pack_activations(ActivationFormat format, const float* x, std::int64_t ldx, std::int64_t begin,
-                      std::int64_t end, std::int64_t columns, std::byte* out) {
+                      std::int64_t end, std::int64_t columns, std::byte* out, Isa isa) {
   const std::size_t stride = activation_row_bytes(format, columns);
   for (std::int64_t i = begin; i < end; ++i) {
     const float* row = x + i * ldx;
@@ -65,16 +65,16 @@ void pack_activations(ActivationFormat format, const float* x, std::int64_t ldx,
         if (format == ActivationFormat::f32) {
           std::memcpy(packed, row, bytes);
         } else {
-          kernels().round_bf16(row, columns, packed);
+          kernels(isa).round_bf16(row, columns, packed);
         }
         std::memset(packed + bytes, 0, stride - bytes);
         break;
       }
       case ActivationFormat::q8_32:
-        kernels().quantize_q8_32(row, columns, packed);
+        kernels(isa).quantize_q8_32(row, columns, packed);
         break;
       case ActivationFormat::q8_256:
-        kernels().quantize_q8_256(row, columns, packed);
+        kernels(isa).quantize_q8_256(row, columns, packed);
         break;
     }
   }

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "formats/format.h"
+#include "isa.h"
 
 namespace trivet {
 
@@ -14,8 +15,7 @@ namespace trivet {
 // nothing but that row.
 enum class ActivationFormat { f32, bf16, q8_32, q8_256 };
 
-// For the instruction set in use.
-ActivationFormat activation_format(Format weights);
+ActivationFormat activation_format(Format weights, Isa isa = active_isa());
 
 // Bytes of one converted row, a multiple of 64.
 std::size_t activation_row_bytes(ActivationFormat format, std::int64_t columns);
@@ -23,7 +23,7 @@ std::size_t activation_row_bytes(ActivationFormat format, std::int64_t columns);
 // Converts rows [begin, end) of x (row stride ldx floats) to rows [begin, end) of out, which is 64-byte
 // aligned.
 void pack_activations(ActivationFormat format, const float* x, std::int64_t ldx, std::int64_t begin,
-                      std::int64_t end, std::int64_t columns, std::byte* out);
+                      std::int64_t end, std::int64_t columns, std::byte* out, Isa isa = active_isa());
 
 // Rows of activations that a product takes in one pass over the weights; for more it goes over them again.
 int product_pass_rows();

@@ -1,6 +1,5 @@
 #include "ops/rows.h"
 
-#include "isa.h"
 #include "ops/rows_kernels.h"
 
 namespace trivet {
@@ -8,10 +7,10 @@ namespace trivet {
 extern const RowKernels kRowKernelsAvx2;
 extern const RowKernels kRowKernelsAvx512;
 
-const RowKernels& row_kernels() {
+const RowKernels& row_kernels([[maybe_unused]] Isa isa) {
 #ifdef __x86_64__
-  if (active_isa() >= Isa::avx512) return kRowKernelsAvx512;
-  if (active_isa() == Isa::avx2) return kRowKernelsAvx2;
+  if (isa >= Isa::avx512) return kRowKernelsAvx512;
+  if (isa == Isa::avx2) return kRowKernelsAvx2;
 #endif
   return kRowKernels;
 }

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "isa.h"
+
 namespace trivet {
 
 enum class Activation { silu, gelu_tanh, gelu };
@@ -40,8 +42,7 @@ struct RowKernels {
   float (*finite_max)(const float* x, std::int64_t width);
 };
 
-// For the instruction set in use.
-const RowKernels& row_kernels();
+const RowKernels& row_kernels(Isa isa = active_isa());
 
 // Floats of a row of the table that `rope` takes.
 std::int64_t rotary_width(std::int64_t pairs, bool interleaved);

@@ -225,6 +225,7 @@ def test_system_info() -> None:
     info = _native.system_info()
     assert info["isa"] in info["available"]
     assert info["available"][0] == "generic"
+    assert info["failed"] == []
     assert info["cores"] >= 1
 
 
@@ -238,6 +239,20 @@ def test_an_unknown_instruction_set_fails_the_import() -> None:
     result = run_python("sse9", "-c", "import trivet._native")
     assert result.returncode != 0
     assert "ImportError: TRIVET_ISA=sse9 cannot run here; this processor offers generic" in result.stderr
+
+
+@pytest.mark.parametrize("isa", INFO["available"])
+@pytest.mark.parametrize("other", INFO["available"])
+def test_kernels_of_all_instruction_sets_agree(isa: str, other: str) -> None:
+    """By the trial that a start makes; where roundings differ they are seen, so that it does compare."""
+    difference = _native.kernel_difference(isa, other)
+    assert difference < 0.01
+    assert (difference == 0) == (isa == other)
+
+
+def test_an_instruction_set_that_is_not_there_has_no_kernels() -> None:
+    with pytest.raises(ValueError, match="there is no instruction set sse9 here"):
+        _native.kernel_difference("generic", "sse9")
 
 
 @pytest.mark.skipif("TRIVET_ISA" in os.environ, reason="these are the tests of one instruction set")

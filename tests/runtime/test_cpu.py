@@ -99,7 +99,7 @@ def test_stories(file: str, cache: str) -> None:
     [
         ("F32", "auto", "f32"),
         ("F16", "auto", "f16"),
-        ("BF16", "auto", "bf16"),
+        ("BF16", "auto", "f16"),
         ("Q8_0", "auto", "bf16"),
         ("F16", "q8_0/auto", "q8_0/f16"),
         ("F32", "f16/f16", "f16"),

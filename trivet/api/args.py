@@ -112,9 +112,9 @@ class EngineArgs(VllmArgs):
     default_chat_template_kwargs: variables for it that a conversation does not give.
     dtype, kv_cache_dtype: the type of the KV cache is the second, or where that is "auto" the first: float32, float16,
         bfloat16 or the names that vLLM also has for them; for the cache alone on a CPU q8_0, about half as large as
-        float16, or two types as KEYS/VALUES, or on a GPU fp8. "auto" for both is the type of the model's weights where
-        that is float32, or on a CPU float16, else bfloat16. Activations are float32 on the CPU, and on a GPU bfloat16
-        but for float32 models, whatever they say.
+        float16, or two types as KEYS/VALUES, or on a GPU fp8. "auto" for both is float32 for float32
+        weights, on a CPU float16 for other weights that are floats, else bfloat16. Activations are float32 on the CPU,
+        and on a GPU bfloat16 but for float32 models, whatever they say.
     block_size: tokens of a block of the cache: 16, 32, 64 or 128.
     max_model_len: tokens of prompt and output together; None is the model's own context.
     max_num_seqs, max_num_batched_tokens: most sequences, and most tokens, of one step; None is 128 and 2048.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from functools import cached_property
 
@@ -19,6 +20,8 @@ from trivet.runtime.model import describe, own_type, sampled_digest
 from trivet.runtime.weights import Progress
 from trivet.sampling.sampler import sample
 from trivet.weights.tensor import Checkpoint
+
+logger = logging.getLogger(__name__)
 
 CACHE_DTYPES = ("auto", "f32", "f16", "bf16", "q8_0")
 
@@ -51,8 +54,15 @@ class CpuRuntime:
         keys, values = (own_type(checkpoint) if name == "auto" else name for name in types)
         self._checkpoint = checkpoint
         self._cache_dtype = join_cache_dtype(keys, values)
+        system = _native.system_info()
         self.program = compile_program(graph, checkpoint, threads, self._cache_dtype, progress)
-        device = f"cpu ({_native.system_info()['isa']}, {threads} thread{'s' if threads > 1 else ''})"
+        if system["failed"]:
+            logger.warning(
+                "the kernels for %s did not pass their trial on this processor; those for %s are used",
+                " and ".join(system["failed"]),
+                system["isa"],
+            )
+        device = f"cpu ({system['isa']}, {threads} thread{'s' if threads > 1 else ''})"
         self.info = describe(checkpoint, config, device, self.program.weight_bytes)
 
     def block_bytes(self, block_size: int) -> int:

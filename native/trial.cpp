@@ -1,0 +1,152 @@
+#include "trial.h"
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "attention/attention.h"
+#include "gemm/activations.h"
+#include "gemm/kernels.h"
+#include "gemm/memory.h"
+#include "ops/rows.h"
+
+namespace trivet {
+namespace {
+
+using Floats = std::vector<float>;
+
+Floats random_floats(std::size_t count) {
+  std::mt19937 random(static_cast<std::uint32_t>(count));
+  std::uniform_real_distribution<float> values(-1, 1);
+  Floats floats(count);
+  for (float& value : floats) value = values(random);
+  return floats;
+}
+
+double difference(const Floats& values, const Floats& others) {
+  double squares = 0, total = 0;
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const double d = static_cast<double>(values[i]) - others[i];
+    squares += d * d;
+    total += static_cast<double>(others[i]) * others[i];
+  }
+  const double share = std::sqrt(squares / (total + std::numeric_limits<double>::min()));
+  return std::isfinite(share) ? share : std::numeric_limits<double>::infinity();
+}
+
+// The last panel, the last step and the last tile of activation rows are not full.
+constexpr std::int64_t kColumns = 2 * kStep, kOutputs = 3 * kPanelRows - 5;
+
+// Packed weights: bytes below 0x40, so that whatever part of them is a scale is a number, not too large.
+std::shared_ptr<std::byte> random_weights(Format format, const PanelLayout& layout) {
+  std::mt19937 random(static_cast<std::uint32_t>(format));
+  std::vector<std::byte> rows(kPanelRows * row_bytes(format, kColumns));
+  const std::int64_t panels = (kOutputs + kPanelRows - 1) / kPanelRows;
+  auto packed = allocate_weights(panels * layout.bytes);
+  for (std::int64_t p = 0; p < panels; ++p) {
+    for (std::byte& b : rows) b = static_cast<std::byte>(random() & 0x3f);
+    const std::byte* sources[kPanelRows];
+    for (int r = 0; r < kPanelRows; ++r) sources[r] = rows.data() + r * row_bytes(format, kColumns);
+    pack_panel(format, sources, kColumns, packed.get() + p * layout.bytes);
+  }
+  return packed;
+}
+
+Floats product(const Panels& w, Format format, std::int64_t rows, Isa isa) {
+  const Kernels& kernels = trivet::kernels(isa);
+  const ActivationFormat activations = activation_format(format, isa);
+  const Floats x = random_floats(rows * kColumns);
+  const std::size_t stride = activation_row_bytes(activations, kColumns);
+  const auto packed = allocate_weights(rows * stride);
+  pack_activations(activations, x.data(), kColumns, 0, rows, kColumns, packed.get(), isa);
+  Floats y(rows * kOutputs);
+  const std::int64_t panels = (kOutputs + kPanelRows - 1) / kPanelRows;
+  kernels.multiply[static_cast<int>(format)](w, packed.get(), stride, rows, 0, panels, y.data(), kOutputs);
+  return y;
+}
+
+double product_difference(Format format, Isa isa, Isa other) {
+  const PanelLayout layout = panel_layout(format, kColumns);
+  const auto weights = random_weights(format, layout);
+  const Panels w = {weights.get(), layout, kOutputs, kColumns, 1.0f};
+  double most = 0;
+  for (std::int64_t rows : {1, 7, 37}) {
+    most = std::max(most, difference(product(w, format, rows, isa), product(w, format, rows, other)));
+  }
+  return most;
+}
+
+// A piece of a prompt behind a context, whose last chunk and last tile of keys are not full.
+Floats attention(CacheTypes types, Isa isa) {
+  constexpr int kHeads = 6, kKvHeads = 2, kHeadDim = 80, kTokens = 9, kContext = 70;
+  constexpr std::int64_t kWidth = kHeads * kHeadDim, kKvWidth = kKvHeads * kHeadDim;
+  KvCache cache(types, {{kKvHeads, kHeadDim}});
+  cache.allocate((kContext + kTokens) / CacheLayer::kTile + 1, CacheLayer::kTile);
+  const CacheLayer& layer = cache.layers().front();
+  const AttentionKernels& kernels = attention_kernels(types, isa);
+  const Floats q = random_floats(kTokens * kWidth), k = random_floats((kContext + kTokens) * kKvWidth);
+  std::vector<std::int32_t> blocks;
+  for (int i = 0; i < kContext + kTokens; ++i) {
+    const int tile = i / CacheLayer::kTile, lane = i % CacheLayer::kTile;
+    if (lane == 0) blocks.push_back(tile);
+    kernels.store(layer, tile, lane, &k[i * kKvWidth], &k[(kContext + kTokens - 1 - i) * kKvWidth]);
+  }
+  const AttentionShape shape = {kHeads, kKvHeads, kHeadDim, 0.3f, 0, 0};
+  Floats y(q.size());
+  const AttentionCall call = {shape, layer, CacheLayer::kTile, q.data(), kWidth, nullptr, y.data(), kWidth};
+  const auto scratch = allocate_weights(kernels.scratch_floats(shape) * sizeof(float));
+  for (int head = 0; head < kKvHeads; ++head) {
+    kernels.attend(call, {0, kTokens, kContext, blocks.data(), 0, 1, -1}, head,
+                   reinterpret_cast<float*>(scratch.get()), nullptr);
+  }
+  return y;
+}
+
+Floats row_operations(Isa isa) {
+  constexpr std::int64_t kWidth = 3 * 32, kPairs = 12;
+  const RowKernels& kernels = row_kernels(isa);
+  const Floats x = random_floats(kWidth), other = random_floats(kWidth + 1);
+  Floats results = {kernels.max(x.data(), kWidth - 1), kernels.finite_max(x.data(), kWidth - 1)};
+  const auto add = [&](auto operation) {
+    Floats y = other;
+    operation(y.data());
+    results.insert(results.end(), y.begin(), y.end());
+  };
+  add([&](float* y) { kernels.rms_norm(x.data(), other.data(), 1e-5f, kWidth, 32, y); });
+  add([&](float* y) { kernels.add(x.data(), other.data(), kWidth - 1, y); });
+  add([&](float* y) { kernels.add_scaled(x.data(), 0.7f, kWidth - 1, y); });
+  add([&](float* y) { kernels.scale(x.data(), 0.7f, kWidth - 1, y); });
+  add([&](float* y) { kernels.softcap(x.data(), 2.0f, 3.0f, kWidth - 1, y); });
+  add([&](float* y) { kernels.softmax(x.data(), kWidth - 1, y); });
+  for (Activation activation : {Activation::silu, Activation::gelu_tanh, Activation::gelu}) {
+    add([&](float* y) { kernels.act_mul(activation, x.data(), other.data(), kWidth - 1, y); });
+  }
+  for (bool interleaved : {false, true}) {
+    const double frequencies[kPairs] = {1, 0.5, 0.25, 0.125};
+    Floats rotary(rotary_width(kPairs, interleaved));
+    rotary_row(3, frequencies, kPairs, interleaved, 1.0, rotary.data());
+    add([&](float* y) { kernels.rope(x.data(), rotary.data(), 3, 32, kPairs, interleaved, y); });
+  }
+  return results;
+}
+
+}  // namespace
+
+double kernel_difference(Isa isa, Isa other) {
+  double most = difference(row_operations(isa), row_operations(other));
+  for (int id = 0; id < kFormats; ++id) {
+    const Format format = static_cast<Format>(id);
+    if (format_info(format) != nullptr) most = std::max(most, product_difference(format, isa, other));
+  }
+  constexpr CacheType kTypes[] = {CacheType::f32, CacheType::f16, CacheType::bf16, CacheType::q8_0};
+  for (CacheType keys : kTypes) {
+    for (CacheType values : kTypes) {
+      most = std::max(most, difference(attention({keys, values}, isa), attention({keys, values}, other)));
+    }
+  }
+  return most;
+}
+
+}  // namespace trivet

@@ -158,8 +158,8 @@ def main() -> None:
         f"# Accuracy of quantised arithmetic\n\n{isa}, commit {commit()}; {args.sequences} texts of {args.length} "
         "tokens. Perplexity of the float run, and how far those of Trivet and llama.cpp are from it; then mean KL "
         "divergence from the float run, of Trivet with its own cache type (f16 for F16 and BF16, else bf16), an f16 "
-        f"and an f32 cache, and of llama.cpp (f16). ×: Trivet's over llama.cpp's; ! where it is over {MOST_DIVERGENCE} or "
-        f"the perplexity is off by more than {MOST_PERPLEXITY:.1%}.\n\n{table(results)}"
+        "and an f32 cache, and of llama.cpp (f16). ×: Trivet's over llama.cpp's; ! where it is over "
+        f"{MOST_DIVERGENCE} or the perplexity is off by more than {MOST_PERPLEXITY:.1%}.\n\n{table(results)}"
     )
     settings = {"sequences": args.sequences, "length": args.length}
     report.write(args.output, {"isa": isa, "commit": commit(), "settings": settings, "results": results}, text)

@@ -118,7 +118,8 @@ Choice choose() {
   const char* wanted = std::getenv("TRIVET_ISA");
   if (wanted == nullptr || *wanted == '\0') {
     std::vector<Isa> isas = native_isas(), failed;
-    for (; isas.back() > kTrusted && !passes_trial(isas.back()); isas.pop_back()) failed.push_back(isas.back());
+    for (; isas.back() > kTrusted && !passes_trial(isas.back()); isas.pop_back())
+      failed.push_back(isas.back());
     return {isas.back(), failed};
   }
   std::string names;

@@ -8,10 +8,29 @@ namespace {
 
 constexpr int kTileVectors = kTile / kLanes;
 
+// Where kernels find a tile's elements: in the cache, fetching the next tile along, or converted to floats.
+template <class E>
+struct CachedTile {
+  TilePart part;
+
+  TRIVET_INLINE const E* at(int element) const { return reinterpret_cast<const E*>(part.bytes) + element; }
+  // The line of an element.
+  TRIVET_INLINE void prefetch(int element) const { part.prefetch(std::int64_t{element} * sizeof(E)); }
+  static constexpr int kLine = 64 / sizeof(E);
+};
+
+struct FloatTile {
+  const float* floats;
+
+  TRIVET_INLINE const float* at(int element) const { return floats + element; }
+  TRIVET_INLINE void prefetch(int) const {}
+  static constexpr int kLine = kTile;
+};
+
 // scores[r][t] = queries[r] . keys[t] for R rows and N tiles of keys; every score is one chain over the
 // columns.
-template <int R, int N>
-void score_block(const float* queries, const float* const* tiles, int dim, float* scores) {
+template <int R, int N, class Tile>
+void score_block(const float* queries, const Tile* tiles, int dim, float* scores) {
   // Tiles whose keys are in registers together. A query is loaded once for all of them.
   constexpr int kTogether = kLanes == 16 ? N : 1, kVectors = kTogether * kTileVectors;
   Vec sums[R][N * kTileVectors];
@@ -23,10 +42,13 @@ void score_block(const float* queries, const float* const* tiles, int dim, float
   for (int d = 0; d < dim; ++d, queries += R) {
 #pragma GCC unroll 8
     for (int n = 0; n < N; n += kTogether) {
+      if (d * kTile % Tile::kLine == 0) {
+        for (int i = n; i < n + kTogether; ++i) tiles[i].prefetch(d * kTile);
+      }
       Vec keys[kVectors];
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) {
-        keys[v] = load(tiles[n + v / kTileVectors] + std::int64_t{d} * kTile + v % kTileVectors * kLanes);
+        keys[v] = load(tiles[n + v / kTileVectors].at(d * kTile + v % kTileVectors * kLanes));
       }
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
@@ -49,28 +71,32 @@ void score_block(const float* queries, const float* const* tiles, int dim, float
 
 // This and weigh_columns stay functions of their own: inlined into their one caller, measured, they spill
 // registers and take half as long again.
-template <int R, int N>
-[[gnu::noinline]] void score_tiles(const float* queries, const float* const* tiles, int count, int dim,
+template <int R, int N, class Tile>
+[[gnu::noinline]] void score_tiles(const float* queries, const Tile* tiles, int count, int dim,
                                    float* scores) {
   int n = 0;
   for (; n + N <= count; n += N) score_block<R, N>(queries, tiles + n, dim, scores + n * kTile);
   if constexpr (N > 1) score_tiles<R, N / 2>(queries, tiles + n, count - n, dim, scores + n * kTile);
 }
 
-// values[r] = values[r] * decay[r] + sum_t weights[r][t] * V[t] for R rows and C vectors of columns.
-template <int R, int C>
-void weigh_block(const float* weights, const float* decay, const float* const* tiles, int tokens, int dim,
+// values[r] = values[r] * decay[r] + sum_t weights[r][t] * V[t] for R rows and the C vectors of columns from
+// `first` on.
+template <int R, int C, class Tile>
+void weigh_block(const float* weights, const float* decay, const Tile* tiles, int tokens, int dim, int first,
                  float* values) {
   Vec sums[R][C];
   for (int r = 0; r < R; ++r) {
-    for (int c = 0; c < C; ++c) sums[r][c] = load(values + std::int64_t{r} * dim + c * kLanes) * decay[r];
+    for (int c = 0; c < C; ++c) {
+      sums[r][c] = load(values + std::int64_t{r} * dim + first + c * kLanes) * decay[r];
+    }
   }
   for (int begin = 0; begin < tokens; begin += kTile) {
-    const float* row = tiles[begin / kTile];
+    const Tile& tile = tiles[begin / kTile];
     const int end = begin + kTile < tokens ? begin + kTile : tokens;
-    for (int t = begin; t < end; ++t, row += dim) {
+    for (int t = begin, i = first; t < end; ++t, i += dim) {
+      for (int c = 0; c < C * kLanes; c += Tile::kLine) tile.prefetch(i + c);
       Vec v[C];
-      for (int c = 0; c < C; ++c) v[c] = load(row + c * kLanes);
+      for (int c = 0; c < C; ++c) v[c] = load(tile.at(i + c * kLanes));
       for (int r = 0; r < R; ++r) {
         const Vec weight = broadcast(weights[r * kChunk + t]);
         for (int c = 0; c < C; ++c) sums[r][c] = madd(weight, v[c], sums[r][c]);
@@ -78,18 +104,16 @@ void weigh_block(const float* weights, const float* decay, const float* const* t
     }
   }
   for (int r = 0; r < R; ++r) {
-    for (int c = 0; c < C; ++c) store(values + std::int64_t{r} * dim + c * kLanes, sums[r][c]);
+    for (int c = 0; c < C; ++c) store(values + std::int64_t{r} * dim + first + c * kLanes, sums[r][c]);
   }
 }
 
-// The same from column `first` on.
-template <int R, int C>
-[[gnu::noinline]] void weigh_columns(const float* weights, const float* decay, const float* const* tiles,
-                                     int tokens, int dim, int first, float* values) {
-  const float* columns[kChunkTiles];
+// The same for all columns from `first` on.
+template <int R, int C, class Tile>
+[[gnu::noinline]] void weigh_columns(const float* weights, const float* decay, const Tile* tiles, int tokens,
+                                     int dim, int first, float* values) {
   for (; first + C * kLanes <= dim; first += C * kLanes) {
-    for (int n = 0; n * kTile < tokens; ++n) columns[n] = tiles[n] + first;
-    weigh_block<R, C>(weights, decay, columns, tokens, dim, values + first);
+    weigh_block<R, C>(weights, decay, tiles, tokens, dim, first, values);
   }
   if constexpr (C > 1) weigh_columns<R, C / 2>(weights, decay, tiles, tokens, dim, first, values);
 }
@@ -141,34 +165,71 @@ class VectorAttention {
   }
 
   void attend(const Chunk& chunk, State state, float* lane_totals) {
-    const int dim = rows_.dim();
-    const auto keys = tile_kind(rows_.call.cache.keys.type).keys;
-    const auto values = tile_kind(rows_.call.cache.values.type).values;
-    const float* tiles[kChunkTiles];
-    for (int n = 0; n < chunk.tiles; ++n) {
-      tiles[n] = keys(chunk.keys[n], dim, floats_ + std::int64_t{n} * dim * kTile);
-    }
-    for_row_blocks(rows_.count(), [&]<int R>(int r) {
-      // Enough independent sums to hide the latency, few enough to stay in registers.
-      constexpr int N = kLanes == 16 || R == 1 ? 4 : R <= 3 ? 2 : 1;
-      score_tiles<R, N>(queries_ + std::int64_t{r} * dim, tiles, chunk.tiles, dim, scores_ + r * kChunk);
-    });
+    const CacheLayer& cache = rows_.call.cache;
+    with_tiles(cache.keys.type, tile_kind(cache.keys.type).keys, chunk.keys, chunk.tiles,
+               [&](const auto* tiles) { score(tiles, chunk.tiles); });
     for (int r = 0; r < rows_.count(); ++r) {
       decay_[r] =
           soften(rows_, r, chunk, scores_ + r * kChunk, kTile, state.highest[r], lane_totals + r * kTile);
     }
-    for (int n = 0; n < chunk.tiles; ++n) {
-      tiles[n] = values(chunk.values[n], dim, floats_ + std::int64_t{n} * dim * kTile);
-    }
-    const int tokens = rows_.tokens_seen(chunk);
-    for_row_blocks(rows_.count(), [&]<int R>(int r) {
-      constexpr int C = R == 1 ? 8 : kLanes == 16 || R <= 3 ? 4 : 2;
-      weigh_columns<R, C>(scores_ + r * kChunk, decay_ + r, tiles, tokens, dim, 0,
-                          state.values + std::int64_t{r} * dim);
-    });
+    with_tiles(cache.values.type, tile_kind(cache.values.type).values, chunk.values, chunk.tiles,
+               [&](const auto* tiles) { weigh(tiles, rows_.tokens_seen(chunk), state); });
   }
 
  private:
+  // Rows in one block read the cache themselves; more have it converted to floats once.
+  static constexpr int kReading = 6;
+
+  // Calls f(tiles) with the tiles of some parts.
+  template <class F>
+  void with_tiles(CacheType type, const float* (*convert)(TilePart, int, float*), const TilePart* parts,
+                  int count, F&& f) {
+    if (rows_.count() <= kReading) {
+      switch (type) {
+        case CacheType::f32:
+          return with_cached<float>(parts, count, f);
+        case CacheType::f16:
+          return with_cached<f16>(parts, count, f);
+        case CacheType::bf16:
+          return with_cached<bf16>(parts, count, f);
+        case CacheType::q8_0:
+          break;
+      }
+    }
+    const int dim = rows_.dim();
+    FloatTile tiles[kChunkTiles];
+    for (int n = 0; n < count; ++n) {
+      tiles[n].floats = convert(parts[n], dim, floats_ + std::int64_t{n} * dim * kTile);
+    }
+    f(tiles);
+  }
+
+  template <class E, class F>
+  static void with_cached(const TilePart* parts, int count, F&& f) {
+    CachedTile<E> tiles[kChunkTiles];
+    for (int n = 0; n < count; ++n) tiles[n].part = parts[n];
+    f(tiles);
+  }
+
+  template <class Tile>
+  void score(const Tile* tiles, int count) {
+    for_row_blocks(rows_.count(), [&]<int R>(int r) {
+      // Enough independent sums to hide the latency, few enough to stay in registers.
+      constexpr int N = kLanes == 16 || R == 1 ? 4 : R <= 3 ? 2 : 1;
+      score_tiles<R, N>(queries_ + std::int64_t{r} * rows_.dim(), tiles, count, rows_.dim(),
+                        scores_ + r * kChunk);
+    });
+  }
+
+  template <class Tile>
+  void weigh(const Tile* tiles, int tokens, State state) {
+    for_row_blocks(rows_.count(), [&]<int R>(int r) {
+      constexpr int C = R == 1 ? 8 : kLanes == 16 || R <= 3 ? 4 : 2;
+      weigh_columns<R, C>(scores_ + r * kChunk, decay_ + r, tiles, tokens, rows_.dim(), 0,
+                          state.values + std::int64_t{r} * rows_.dim());
+    });
+  }
+
   void load_queries() {
     const int width = rows_.call.shape.head_dim, dim = rows_.dim();
     for_row_blocks(rows_.count(), [&]<int R>(int first) {

@@ -14,7 +14,7 @@ struct TilePart {
   const std::byte* bytes;
   const std::byte* next;
 
-  TRIVET_INLINE void prefetch(std::int64_t at) const { __builtin_prefetch(next + at); }
+  TRIVET_INLINE void prefetch(std::int64_t at) const { __builtin_prefetch(next + at, 0, 2); }
 };
 
 // Of |x| < 2^22, ties to even: adding 1.5 * 2^23 leaves the integer in the low bits.

@@ -133,14 +133,17 @@ void bind_gemm(nb::module_& m) {
   active_isa();  // a wrong TRIVET_ISA fails the import
 
   m.def("system_info", &system_info,
-        "Instruction set in use (`isa`), `available` ones, those whose kernels `failed` their trial here, `cores`, "
+        "Instruction set in use (`isa`), `available` ones, those whose kernels `failed` their trial here, "
+        "`cores`, "
         "cache sizes of a core in bytes where known.");
-  m.def("kernel_difference", [](const std::string& isa, const std::string& other) {
-          return kernel_difference(available_isa(isa), available_isa(other));
-        },
-        nb::arg("isa"), nb::arg("other"),
-        "How far all kernels of one available instruction set are from those of another, as a share of their "
-        "results.");
+  m.def(
+      "kernel_difference",
+      [](const std::string& isa, const std::string& other) {
+        return kernel_difference(available_isa(isa), available_isa(other));
+      },
+      nb::arg("isa"), nb::arg("other"),
+      "How far all kernels of one available instruction set are from those of another, as a share of their "
+      "results.");
   m.def(
       "expect_weights", [](std::size_t bytes) { expect_weights(bytes); }, nb::arg("bytes"),
       nb::call_guard<nb::gil_scoped_release>(),

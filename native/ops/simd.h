@@ -108,9 +108,12 @@ TRIVET_INLINE Vec min(Vec a, Vec b) {
 
 // The bits of each.
 TRIVET_INLINE UintVec widened(const bf16* p) {
-#if TRIVET_LANES == 16  // which GCC converts by halves otherwise
+#if TRIVET_LANES == 16  // GCC converts by halves otherwise
   return reinterpret_cast<UintVec>(
       _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+#elif defined(__AVX2__)
+  return reinterpret_cast<UintVec>(
+      _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 #else
   HalfVec half;
   std::memcpy(&half, p, sizeof half);

@@ -129,27 +129,57 @@ struct Avx2 {
   // Entries of eight bytes, in halves, and of four. One load after the other: measured, gathers take up to
   // twice as long.
   static void look_up(const std::uint64_t* table, I32x16 index, Bytes (&halves)[2]) {
-    look_up(table, index.low, halves[0].low, halves[1].low);
-    look_up(table, index.high, halves[0].high, halves[1].high);
+    const Stored at(index);
+    fill([&](int row) { return table[at.lanes[row]]; }, halves);
   }
-  static void look_up(const std::uint64_t* table, __m256i index, __m256i& first, __m256i& second) {
-    alignas(32) std::uint32_t at[8];
-    _mm256_store_si256(reinterpret_cast<__m256i*>(at), index);
-    const auto entry = [&](int i) { return static_cast<long long>(table[at[i]]); };
+  static Bytes look_up(const std::uint32_t* table, I32x16 index) {
+    const Stored at(index);
+    return filled([&](int row) { return table[at.lanes[row]]; });
+  }
+  // The same, with a byte of every lane in memory for an index.
+  static void look_up(const std::uint64_t* table, const std::uint32_t (&lanes)[16], int byte,
+                      Bytes (&halves)[2]) {
+    const auto* index = reinterpret_cast<const std::uint8_t*>(lanes) + byte;
+    fill([&](int row) { return table[index[4 * row]]; }, halves);
+  }
+  static Bytes look_up(const std::uint32_t* table, const std::uint32_t (&lanes)[16], int byte) {
+    const auto* index = reinterpret_cast<const std::uint8_t*>(lanes) + byte;
+    return filled([&](int row) { return table[index[4 * row]]; });
+  }
+  struct Stored {
+    alignas(32) std::uint32_t lanes[16];
+
+    explicit Stored(I32x16 v) {
+      _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), v.low);
+      _mm256_store_si256(reinterpret_cast<__m256i*>(lanes + 8), v.high);
+    }
+  };
+  template <class Entry>
+  static void fill(const Entry& entry, Bytes (&halves)[2]) {
+    fill(entry, 0, halves[0].low, halves[1].low);
+    fill(entry, 8, halves[0].high, halves[1].high);
+  }
+  template <class Entry>
+  static void fill(const Entry& entry, int row, __m256i& first, __m256i& second) {
+    const auto get = [&](int i) { return static_cast<long long>(entry(row + i)); };
     // Of rows 0 1 4 5 and 2 3 6 7, so that what is taken from both comes to lie in order.
-    const __m256 a = _mm256_castsi256_ps(_mm256_set_epi64x(entry(5), entry(4), entry(1), entry(0)));
-    const __m256 b = _mm256_castsi256_ps(_mm256_set_epi64x(entry(7), entry(6), entry(3), entry(2)));
+    const __m256 a = _mm256_castsi256_ps(_mm256_set_epi64x(get(5), get(4), get(1), get(0)));
+    const __m256 b = _mm256_castsi256_ps(_mm256_set_epi64x(get(7), get(6), get(3), get(2)));
     first = _mm256_castps_si256(_mm256_shuffle_ps(a, b, 0x88));
     second = _mm256_castps_si256(_mm256_shuffle_ps(a, b, 0xdd));
   }
-  static Bytes look_up(const std::uint32_t* table, I32x16 index) {
-    return {look_up(table, index.low), look_up(table, index.high)};
-  }
-  static __m256i look_up(const std::uint32_t* table, __m256i index) {
-    alignas(32) std::uint32_t at[8];
-    _mm256_store_si256(reinterpret_cast<__m256i*>(at), index);
-    const auto entry = [&](int i) { return static_cast<int>(table[at[i]]); };
-    return _mm256_set_epi32(entry(7), entry(6), entry(5), entry(4), entry(3), entry(2), entry(1), entry(0));
+  template <class Entry>
+  static Bytes filled(const Entry& entry) {
+    // Broadcasts and blends, of which more can begin in a cycle than inserts.
+    const auto eight = [&](int row) {
+      const auto get = [&](int i) { return _mm256_set1_epi32(static_cast<int>(entry(row + i))); };
+      const __m256i a = _mm256_blend_epi32(get(0), get(1), 0x22),
+                    b = _mm256_blend_epi32(get(2), get(3), 0x88);
+      const __m256i c = _mm256_blend_epi32(get(4), get(5), 0x22),
+                    d = _mm256_blend_epi32(get(6), get(7), 0x88);
+      return _mm256_blend_epi32(_mm256_blend_epi32(a, b, 0xcc), _mm256_blend_epi32(c, d, 0xcc), 0xf0);
+    };
+    return {eight(0), eight(8)};
   }
   // The eight lowest bits of a lane to the bytes of two lanes: 255 where one is set.
   static void spread_bits(I32x16 a, Bytes (&halves)[2]) {

@@ -61,25 +61,47 @@ struct GridWeights {
     return V::either(seven, odd);
   }
 
+  // The entries that a byte of each lane of a word says.
+  template <std::size_t kCount>
+  static void look_up(const std::array<std::uint64_t, kCount>& grid, const std::uint32_t (&lanes)[16],
+                      int byte, Lanes (&quads)[2]) {
+    if constexpr (requires { V::look_up(grid.data(), lanes, byte, quads); }) {
+      V::look_up(grid.data(), lanes, byte, quads);
+    } else {
+      V::look_up(grid.data(), field(V::load_lanes(lanes), 8 * byte, 255), quads);
+    }
+  }
+  template <std::size_t kCount>
+  static Lanes look_up(const std::array<std::uint32_t, kCount>& grid, const std::uint32_t (&lanes)[16],
+                       int byte) {
+    if constexpr (requires { V::look_up(grid.data(), lanes, byte); }) {
+      return V::look_up(grid.data(), lanes, byte);
+    } else {
+      return V::look_up(grid.data(), field(V::load_lanes(lanes), 8 * byte, 255));
+    }
+  }
+
   // Two quads of the grid entries that `index` says, negative where a bit of the low bytes of `signs` is set.
   template <int kOffset, std::size_t kCount>
   static void store_eight(const std::array<std::uint64_t, kCount>& grid, Lanes index, Lanes signs,
                           std::uint8_t (*out)[64]) {
-    Lanes quads[2], negative[2];
+    Lanes quads[2];
     V::look_up(grid.data(), index, quads);
+    store_eight<kOffset>(quads[0], quads[1], signs, out);
+  }
+  template <int kOffset>
+  static void store_eight(Lanes first, Lanes second, Lanes signs, std::uint8_t (*out)[64]) {
+    Lanes negative[2];
     V::spread_bits(signs, negative);
-    store_signed<kOffset>(quads[0], negative[0], out[0]);
-    store_signed<kOffset>(quads[1], negative[1], out[1]);
+    store_signed<kOffset>(first, negative[0], out[0]);
+    store_signed<kOffset>(second, negative[1], out[1]);
   }
 
   // The same of a grid of four values, with an index for each of the quads.
   template <int kOffset, std::size_t kCount>
   static void store_eight(const std::array<std::uint32_t, kCount>& grid, Lanes first, Lanes second,
                           Lanes signs, std::uint8_t (*out)[64]) {
-    Lanes negative[2];
-    V::spread_bits(signs, negative);
-    store_signed<kOffset>(V::look_up(grid.data(), first), negative[0], out[0]);
-    store_signed<kOffset>(V::look_up(grid.data(), second), negative[1], out[1]);
+    store_eight<kOffset>(V::look_up(grid.data(), first), V::look_up(grid.data(), second), signs, out);
   }
 
   // Stores kOffset + quad, or kOffset - quad where `negative` is 255.
@@ -125,11 +147,13 @@ struct WeightsIQ2_XXS : GridWeights2<V, PanelIQ2_XXS, 8> {
   static void unpack(const PanelIQ2_XXS& in, std::uint8_t (*out)[64]) {
     for (int run = 0; run < 8; ++run, out += 8) {
       Base::prefetch_words(in, 2 * run, 2 * run + 2);
-      const auto index = Base::word(in, 2 * run), signs = Base::spread_signs(Base::word(in, 2 * run + 1));
+      const auto signs = Base::spread_signs(Base::word(in, 2 * run + 1));
 #pragma GCC unroll 4
       for (int g = 0; g < 4; ++g) {
-        Base::template store_eight<Base::kOffset>(kGridIQ2_XXS, Base::field(index, 8 * g, 255),
-                                                  V::shift_right(signs, 8 * g), out + 2 * g);
+        typename Base::Lanes quads[2];
+        Base::look_up(kGridIQ2_XXS, in.words[2 * run], g, quads);
+        Base::template store_eight<Base::kOffset>(quads[0], quads[1], V::shift_right(signs, 8 * g),
+                                                  out + 2 * g);
       }
     }
   }
@@ -216,9 +240,9 @@ struct WeightsIQ3_XXS : GridWeights<V, PanelIQ3_XXS, 8> {
       const auto signs = Base::spread_signs(Base::word(in, 16 + run));
 #pragma GCC unroll 4
       for (int g = 0; g < 4; ++g) {
-        const auto index = Base::word(in, 2 * run + g / 2);
-        Base::template store_eight<kOffset>(kGridIQ3_XXS, Base::field(index, g % 2 * 16, 255),
-                                            Base::field(index, g % 2 * 16 + 8, 255),
+        const auto& index = in.words[2 * run + g / 2];
+        Base::template store_eight<kOffset>(Base::look_up(kGridIQ3_XXS, index, g % 2 * 2),
+                                            Base::look_up(kGridIQ3_XXS, index, g % 2 * 2 + 1),
                                             V::shift_right(signs, 8 * g), out + 2 * g);
       }
     }

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdint>
 #include <new>
 
@@ -10,6 +11,11 @@ namespace trivet {
 namespace {
 
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
+
+std::size_t page_bytes() {
+  static const auto bytes = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+  return bytes;
+}
 
 }  // namespace
 
@@ -26,12 +32,12 @@ std::shared_ptr<std::byte> map_pages(std::size_t bytes) {
   return {aligned, [base, bytes](std::byte*) { munmap(base, bytes + kHugePage); }};
 }
 
-bool prepare_pages([[maybe_unused]] std::byte* begin, [[maybe_unused]] std::size_t bytes) {
-#ifdef MADV_POPULATE_WRITE
-  return madvise(begin, bytes, MADV_POPULATE_WRITE) == 0;
-#else
-  return false;
-#endif
+void prepare_pages(std::byte* begin, std::size_t bytes) {
+  for (std::byte* page = begin; page < begin + bytes; page += page_bytes()) {
+    unsigned char zero = 0;
+    std::atomic_ref(reinterpret_cast<unsigned char&>(*page))
+        .compare_exchange_strong(zero, 0, std::memory_order_relaxed);
+  }
 }
 
 void discard_pages(std::byte* begin, std::size_t bytes) {
@@ -51,7 +57,7 @@ void* allocate_on_pages(std::size_t bytes) {
 }
 
 void release_mapped_pages(const std::byte* begin, const std::byte* end) {
-  static const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
+  const std::uintptr_t page = page_bytes();
   const std::uintptr_t first = (reinterpret_cast<std::uintptr_t>(begin) + page - 1) / page * page;
   const std::uintptr_t last = reinterpret_cast<std::uintptr_t>(end) / page * page;
   if (last > first) madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);

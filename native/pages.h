@@ -11,8 +11,9 @@ namespace trivet {
 // no memory. Throws std::bad_alloc.
 std::shared_ptr<std::byte> map_pages(std::size_t bytes);
 
-// Has whole pages of such memory cleared before they are touched; false where the system cannot.
-bool prepare_pages(std::byte* begin, std::size_t bytes);
+// Has pages of such memory cleared before they are used, and leaves what others write there meanwhile. They
+// are touched, not asked for by madvise, during which no thread could map or unmap anything.
+void prepare_pages(std::byte* begin, std::size_t bytes);
 
 // Gives their memory back; they are zero again.
 void discard_pages(std::byte* begin, std::size_t bytes);

@@ -39,7 +39,7 @@ class Arena {
     expected_ = map(whole_pages(bytes));
     preparing_ = std::jthread([begin = expected_.get(), end = expected_.get() + size_](std::stop_token stop) {
       for (std::byte* page = begin; page < end && !stop.stop_requested(); page += kHugePage) {
-        if (!prepare_pages(page, kHugePage)) return;
+        prepare_pages(page, kHugePage);
       }
     });
   }

@@ -250,6 +250,10 @@ void pack_blocks(const std::byte* const rows[], std::int64_t columns, std::byte*
     for (int r = 0; r < kPanelRows; ++r) {
       blocks[r] = reinterpret_cast<const Block*>(rows[r] + b * static_cast<std::int64_t>(sizeof(Block)));
     }
+    // Processors foresee no reading of so many rows at once: as much of the next panel is on its way.
+    const std::byte* ahead =
+        rows[0] + kPanelRows * (columns / kColumns + b) * static_cast<std::int64_t>(sizeof(Block));
+    for (std::size_t i = 0; i < kPanelRows * sizeof(Block); i += 64) __builtin_prefetch(ahead + i, 0, 2);
     for (int part = 0; part < kParts; ++part) pack(blocks, part, *out++);
     if constexpr (kColumns != 256) {
       pack_scales<Block, sizeof(Block) - kParts * sizeof(Panel) / kPanelRows>(blocks, b, panel);

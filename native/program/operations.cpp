@@ -16,7 +16,8 @@ void need(bool ok, const std::string& message) {
 
 std::string number(std::int64_t n) { return std::to_string(n); }
 
-constexpr std::int64_t kPanelsPerClaim = 8;
+// Of matrices that are packed. To give pages back interrupts all threads, so it is done for many at once.
+constexpr std::int64_t kLeastPanelsPerClaim = 8, kMostPanelsPerClaim = 64;
 
 }  // namespace
 
@@ -35,12 +36,13 @@ int Program::add_matrices(Format format, std::int64_t count, std::int64_t rows, 
     weight_bytes_ += stack.back().bytes();
   }
   const std::int64_t panels = stack.front().panels();
-  const std::int64_t claims_per_matrix = (panels + kPanelsPerClaim - 1) / kPanelsPerClaim;
+  const std::int64_t claim = std::clamp(panels / (4 * threads()), kLeastPanelsPerClaim, kMostPanelsPerClaim);
+  const std::int64_t claims_per_matrix = (panels + claim - 1) / claim;
   Claims claims;
   team_.run(threads(), [&](int) {
     for (std::int64_t i = claims.next(); i < count * claims_per_matrix; i = claims.next()) {
-      const std::int64_t index = i / claims_per_matrix, panel = i % claims_per_matrix * kPanelsPerClaim;
-      const std::int64_t end = std::min(panel + kPanelsPerClaim, panels);
+      const std::int64_t index = i / claims_per_matrix, panel = i % claims_per_matrix * claim;
+      const std::int64_t end = std::min(panel + claim, panels);
       const std::byte* matrix = data + index * stride;
       stack[index].pack(matrix, panel, end);
       if (!mapped) continue;

@@ -8,29 +8,18 @@ namespace trivet {
 
 ScoredMerges::ScoredMerges(const std::vector<std::string_view>& tokens, const std::vector<float>& scores,
                            const std::array<std::int32_t, 256>& byte_tokens, std::int32_t unknown)
-    : texts_(tokens.size()), scores_(scores), byte_tokens_(byte_tokens), unknown_(unknown) {
-  for (std::size_t id = 0; id < tokens.size(); ++id) {
-    if (tokens[id].empty()) continue;
-    const auto index = static_cast<std::size_t>(texts_.add(tokens[id]));
-    if (index == tokens_.size()) tokens_.push_back(kNone);
-    tokens_[index] = static_cast<std::int32_t>(id);
-  }
-}
+    : tokens_(tokens), scores_(scores), byte_tokens_(byte_tokens), unknown_(unknown) {}
 
 void ScoredMerges::encode(std::string_view text, std::vector<Piece>& pieces,
                           std::vector<std::int32_t>& out) const {
-  const auto token_of = [this](std::string_view piece) {
-    const std::int32_t index = texts_.find(piece);
-    return index < 0 ? kNone : tokens_[index];
-  };
   pieces.clear();
   for (std::size_t i = 0; i < text.size();) {
     const std::string_view character = text.substr(i, utf8_length(text[i]));
-    append_piece(pieces, character, token_of(character));
+    append_piece(pieces, character, tokens_.find(character));
     i += character.size();
   }
   merge_pairs(pieces, [&](const Piece& left, const Piece& right) -> std::optional<Merge> {
-    const std::int32_t token = token_of({left.text.data(), left.text.size() + right.text.size()});
+    const std::int32_t token = tokens_.find({left.text.data(), left.text.size() + right.text.size()});
     if (token == kNone) return std::nullopt;
     return Merge{-static_cast<double>(scores_[token]), token};
   });

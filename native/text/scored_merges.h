@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "text/pair_merging.h"
-#include "text/string_table.h"
+#include "text/token_table.h"
 
 namespace trivet {
 
@@ -22,9 +22,8 @@ class ScoredMerges {
   void encode(std::string_view text, std::vector<Piece>& scratch, std::vector<std::int32_t>& out) const;
 
  private:
-  StringTable texts_;
-  std::vector<std::int32_t> tokens_;  // by index in texts_
-  std::vector<float> scores_;         // by token
+  TokenTable tokens_;
+  std::vector<float> scores_;  // by token
   std::array<std::int32_t, 256> byte_tokens_;
   std::int32_t unknown_;
 };

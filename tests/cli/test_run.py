@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 from tests.api.scripted import BOS, EOS
@@ -71,3 +74,18 @@ def test_the_built_in_model_repeats_itself_with_a_seed(trivet):
     texts = [trivet("run", "-p", "ROMEO:", "-n", "20", "--seed", seed)[1] for seed in ("1", "1", "2")]
     assert texts[0] == texts[1] != texts[2]
     assert len(texts[0]) > 20
+
+
+PIPED = """
+import sys
+from trivet.cli.main import main
+try:
+    main(["run", "-p", "x", "-n", "1"])
+finally:
+    assert not {"rich", "pydantic", "jinja2", "starlette"} & set(sys.modules)
+"""
+
+
+def test_what_only_a_terminal_or_a_server_needs_is_not_loaded():
+    out = subprocess.run([sys.executable, "-c", PIPED], check=True, capture_output=True, text=True)
+    assert out.stdout.endswith("\n") and not out.stderr

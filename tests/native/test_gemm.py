@@ -283,7 +283,8 @@ def test_memory_prepared_for_weights_is_taken_by_them_and_the_rest_goes_back() -
     _native.expect_weights(0)
     assert resident_bytes() < before + (12 << 20)
     assert (matrix.multiply(x) == expected).all()
-    _native.expect_weights(size)  # and stopped at any time
+    _native.expect_weights(size)  # and stopped at any time, or taken while it goes on
     _native.expect_weights(size // 2)
+    more = [_native.PackedMatrix(Format.F32.type_id, weights, 1024, 2048) for _ in range(3)]
     _native.expect_weights(0)
-    assert (matrix.multiply(x) == expected).all()
+    assert all((each.multiply(x) == expected).all() for each in (matrix, *more))

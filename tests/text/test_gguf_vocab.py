@@ -11,8 +11,11 @@ import pytest
 
 from tests.text import vocabs
 from tests.text.vocabs import KINDS, SHARED, keys, metadata, wordpiece
+from trivet._native import EncodedStrings
 from trivet.errors import ModelError
 from trivet.text.tokenizer import Tokenizer
+from trivet.weights.gguf import GGUFFile
+from trivet.weights.gguf_writer import GGUFWriter
 
 GOLDEN = Path(__file__).parents[1] / "oracles/tokenizers.json"
 VOCABS = ("bert-bge", "deepseek-coder", "gpt-2", "llama-bpe", "llama-spm", "phi-3", "qwen2", "starcoder")
@@ -215,3 +218,21 @@ def test_of_equal_tokens_the_last_is_used() -> None:
     tokenizer = load(keys("llama", tokens=tokens, token_type=[2, 3, 3, 1, 1, 1], add_space_prefix=False))
     assert tokenizer.encode("aa", add_special=False) == [5, 5]
     assert tokenizer.decode([3, 5]) == "aa"
+
+
+EMPTY = keys("llama", tokens=["<unk>", "a", "", "", "b"])
+
+
+@pytest.mark.parametrize("found", [*map(metadata, KINDS), wordpiece(), EMPTY])
+def test_the_strings_of_a_file_stay_there(found: dict[str, Any], tmp_path: Path) -> None:
+    """Of a vocabulary's half a million, Python sees hardly any."""
+    with GGUFWriter(tmp_path / "vocab.gguf", found, ()):
+        pass
+    file = GGUFFile(tmp_path / "vocab.gguf")
+    tokenizer, expected = Tokenizer.from_checkpoint(file), load(found)
+    tokens = range(expected.vocab_size)
+    assert [tokenizer.spelling(i) for i in tokens] == [expected.spelling(i) for i in tokens]
+    text = "".join(map(expected.token_text, tokens))
+    assert tokenizer.encode(text) == expected.encode(text)
+    lists = {key for key in found if key.endswith((".tokens", ".merges"))}
+    assert {key for key in lists if isinstance(file.metadata.encoded(key), EncodedStrings)} == lists

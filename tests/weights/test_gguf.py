@@ -15,7 +15,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from trivet._native import read_strings, skip_strings
+from trivet._native import EncodedStrings
 from trivet.errors import ModelError
 from trivet.weights import open_checkpoint
 from trivet.weights.formats import Format
@@ -149,10 +149,10 @@ def test_strings_are_read_whatever_they_hold(tmp_path_factory: pytest.TempPathFa
 def test_strings_stay_inside_any_bytes(data: bytes, position: int, count: int) -> None:
     lengths = struct.pack("<QQ", 3, len(data)) + b"abc" + data
     for given_bytes, start in ((data, position), (lengths, 0), (lengths, 8), (lengths[8:], 0)):
-        whole, end = skip_strings(memoryview(given_bytes), start, count)
-        strings = read_strings(memoryview(given_bytes), start, whole)
-        assert len(strings) == whole <= count
-        assert end == start + sum(8 + len(text.encode()) for text in strings)
+        strings = EncodedStrings(memoryview(given_bytes), start, count)
+        assert list(strings) == strings.decode()
+        assert len(strings) <= count
+        assert strings.end == start + sum(8 + len(text.encode()) for text in strings)
 
 
 @given(st.one_of(st.binary(max_size=8), st.text(max_size=6).map(str.encode)), st.binary(max_size=2))
@@ -168,7 +168,7 @@ def test_strings_are_whole_where_python_decodes_them(text: bytes, more: bytes) -
             valid = 1
         except UnicodeDecodeError:
             valid = 0
-        assert skip_strings(memoryview(struct.pack("<Q", len(data)) + data), 0, 1)[0] == valid
+        assert len(EncodedStrings(memoryview(struct.pack("<Q", len(data)) + data), 0, 1)) == valid
 
 
 @pytest.mark.parametrize("alignment", [8, 32, 4096])

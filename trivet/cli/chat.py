@@ -49,9 +49,9 @@ def chat(
     Ctrl-C ends an answer, Ctrl-D or /exit the conversation, /help lists the commands. Piped input works too: each
     line is a message, each answer is printed.
     """
-    from trivet.cli import terminal
+    from trivet.cli import session
 
-    with terminal.load(
+    with session.load(
         model,
         max_model_len=max_model_len,
         kv_cache_dtype=kv_cache_dtype,
@@ -122,15 +122,17 @@ class Conversation:
         return HELP if name == "/help" else f"no command {name}: {HELP}"
 
     def _answer(self, line: str) -> None:
-        from trivet.cli import terminal
+        from trivet.cli import session
 
         question = {"role": "user", "content": line}
         try:
             prompt = self._prompt(question)
-            text, interrupted = terminal.write(self._llm.stream(prompt, self._params, add_special_tokens=False))
+            text, interrupted = session.write(self._llm.stream(prompt, self._params, add_special_tokens=False))
         except RequestError as error:
             if not self._interactive:
                 raise
+            from trivet.cli import terminal
+
             terminal.errors.print(f"error: {error}", style="red")
             return
         if interrupted and not self._interactive:
@@ -139,8 +141,6 @@ class Conversation:
 
     def _prompt(self, question: dict[str, str]) -> str:
         """The conversation, less its oldest exchanges where they leave too little room for an answer."""
-        from trivet.cli import terminal
-
         system = [{"role": "system", "content": self._system}] if self._system else []
         context = self._llm.info.max_model_len
         room = context // ANSWER_SHARE
@@ -153,5 +153,7 @@ class Conversation:
             del self._messages[:2]
             forgotten += 2
         if forgotten:
+            from trivet.cli import terminal
+
             terminal.errors.print(f"(the oldest {forgotten} messages no longer fit and are forgotten)", style="dim")
         return prompt

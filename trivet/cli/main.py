@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import importlib
 import os
 import sys
@@ -32,11 +31,6 @@ COMMANDS = {
     "convert": ("trivet.cli.convert:convert", "Turn a Hugging Face folder into a GGUF file."),
 }
 """Name -> (module:function, help). A command's module, and all it imports, is loaded only when it runs."""
-
-GC_THRESHOLD = 50_000
-"""Objects after which the collector looks for cycles: Python's 700 have it go over all modules and vocabularies again
-and again while they load.
-"""
 
 VERBATIM = ("serve", "tgi", "vllm", "llama-server")
 """Commands that read their arguments themselves."""
@@ -114,7 +108,6 @@ def trivet(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command; a failure is one line on stderr. Exit codes: 1 failed, 2 wrong use, 130 interrupted."""
-    gc.set_threshold(GC_THRESHOLD)
     # numpy's products are none of ours; its threads for them would spin for a while when it is imported.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]

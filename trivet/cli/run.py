@@ -43,11 +43,11 @@ def run(
 
     On a terminal the prompt is shown before it, and the speed after it.
     """
-    from trivet.cli import terminal
+    from trivet.cli import session
 
     if prompt is None:
         prompt = "" if sys.stdin.isatty() else sys.stdin.read().removesuffix("\n")
-    with terminal.load(
+    with session.load(
         model, max_model_len=max_model_len, kv_cache_dtype=kv_cache_dtype, threads=threads, device=device
     ) as llm:
         params = options.sampling(
@@ -65,9 +65,11 @@ def run(
             stop=stop,
             ignore_eos=ignore_eos,
         )
-        if terminal.console.is_terminal:
+        if sys.stdout.isatty():
+            from trivet.cli import terminal
+
             terminal.console.print(prompt, style="dim", end="")
-        _, interrupted = terminal.write(llm.stream(prompt or opening(llm.get_tokenizer()), params))
+        _, interrupted = session.write(llm.stream(prompt or opening(llm.get_tokenizer()), params))
     if interrupted:
         raise KeyboardInterrupt
 

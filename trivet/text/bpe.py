@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-from trivet._native import RankedMerges
+from trivet._native import EncodedStrings, RankedMerges
 from trivet.text.pre_tokenizers import PreTokenizer
-from trivet.text.vocabulary import BYTE_ALPHABET, SPACE, byte_token
+from trivet.text.vocabulary import BYTE_ALPHABET, SPACE, TokenIds, byte_token
 
 
 def bpe_encoder(
-    tokens: list[str], ids: Mapping[str, int], merges: list[str], pre_tokenizer: PreTokenizer
+    tokens: list[str] | EncodedStrings,
+    ids: TokenIds,
+    merges: list[str] | EncodedStrings,
+    pre_tokenizer: PreTokenizer,
 ) -> Callable[[str], list[int]]:
     """A function from a text without special tokens to ids.
 
@@ -27,7 +30,9 @@ def bpe_encoder(
 
     if pre_tokenizer.byte_level:
         return encode
-    newlines = {token: i for token, i in ids.items() if set(token) == {"\n"}} if pre_tokenizer.whole_newlines else {}
+    newlines = {}
+    if pre_tokenizer.whole_newlines:
+        newlines = {token: i for i, token in enumerate(tokens) if set(token) == {"\n"}}
 
     def encode_lines(text: str) -> list[int]:
         out: list[int] = []

@@ -7,6 +7,7 @@ from enum import IntEnum
 from itertools import chain
 from typing import Any
 
+from trivet._native import EncodedStrings, TokenTable
 from trivet.text.bpe import bpe_encoder
 from trivet.text.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
 from trivet.text.sentencepiece import sentencepiece_encoder
@@ -23,6 +24,7 @@ from trivet.text.vocabulary import (
 )
 from trivet.text.wordpiece import wordpiece_encoder
 from trivet.weights.fields import Fields
+from trivet.weights.gguf_values import Metadata
 
 
 class TokenType(IntEnum):
@@ -69,12 +71,13 @@ class _GGUFVocabulary:
         self.model = fields.choice("model", _MODELS)
         self.is_bert = self.model == "bert"
         self.pre = self._pre_tokenizer() if self.model in ("gpt2", "gemma4") else None
-        self.tokens = self._list("tokens", str)
-        if "" in self.tokens:
-            self.tokens = [token or f"[EMPTY_{i}]" for i, token in enumerate(self.tokens)]
+        self.tokens = self._texts("tokens")
         if not self.tokens:
             raise fields.error("tokens", [], "at least one token")
-        self.ids = dict(zip(self.tokens, range(len(self.tokens)), strict=True))
+        self.ids = TokenTable(self.tokens)
+        if "" in self.ids:
+            self.tokens = [token or f"[EMPTY_{i}]" for i, token in enumerate(self.tokens)]
+            self.ids = TokenTable(self.tokens)
         self.types = self._list_for_tokens("token_type", int, TokenType.NORMAL)
         self.roles = self._special_ids()
         self.ends = self._find_ends()
@@ -116,11 +119,12 @@ class _GGUFVocabulary:
         """Encodes what is between the tokens that are looked for in the text itself."""
         unknown = self.roles.get("unknown", 0)
         if self.pre is not None:
-            return bpe_encoder(self.tokens, self.ids, self._list("merges", str), self.pre)
+            return bpe_encoder(self.tokens, self.ids, self._texts("merges"), self.pre)
         if self.is_bert:
             lowercase = self.fields.boolean("normalizer.lowercase", True)
             strip_accents = self.fields.boolean("normalizer.strip_accents", lowercase)
-            return wordpiece_encoder(self.ids, unknown, lowercase, strip_accents)
+            ids = {token: i for i, token in enumerate(self.tokens)}
+            return wordpiece_encoder(ids, unknown, lowercase, strip_accents)
         scores = self._list_for_tokens("scores", (int, float), 0.0)
         apart = [i for kind in (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.BYTE) for i in self.of_type[kind]]
         return sentencepiece_encoder(self.tokens, self.ids, scores, apart, unknown, self.adds_space)
@@ -153,7 +157,7 @@ class _GGUFVocabulary:
         if pre in ("jina-v2-de", "jina-v2-es", "jina-v2-code") or arch in ("nomic-bert-moe", "jina-bert-v3"):
             return [self.ids["<mask>"]] if "<mask>" in self.ids else [], []
         if "phi-3" in name or "phi3" in name:
-            keep = {self.ids.get(token) for token in _PHI3_KEEPS_SPACE}
+            keep = {self.ids.get(token, -1) for token in _PHI3_KEEPS_SPACE}
             return [], [i for ids in self.of_type.values() for i in ids if i not in keep]
         if "modern-bert" in name:
             return [self.ids["[MASK]"]] if "[MASK]" in self.ids else [], []
@@ -184,7 +188,7 @@ class _GGUFVocabulary:
     def _chat_templates(self) -> dict[str, str]:
         key = "tokenizer.chat_template"
         values = self.fields.values
-        named = {k.removeprefix(key + "."): text for k, text in values.items() if k.startswith(key + ".")}
+        named = {name.removeprefix(key + "."): values[name] for name in values if name.startswith(key + ".")}
         if key in values:
             named["default"] = values[key]
         return {name: text for name, text in named.items() if isinstance(text, str)}
@@ -193,6 +197,12 @@ class _GGUFVocabulary:
         if self.model == "gemma4":
             return PRE_TOKENIZERS["gemma4"]
         return PRE_TOKENIZERS[self.fields.choice("pre", PRE_TOKENIZERS, "default")]
+
+    def _texts(self, key: str) -> list[str] | EncodedStrings:
+        """A list of texts; that of a file stays there."""
+        values = self.fields.values
+        found = values.encoded(self.fields.prefix + key) if isinstance(values, Metadata) else None
+        return found if isinstance(found, EncodedStrings) else self._list(key, str)
 
     def _list(self, key: str, kind: type | tuple[type, ...]) -> list[Any]:
         values = self.fields.values.get(self.fields.prefix + key, [])

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Sequence
 
 from trivet._native import ScoredMerges
-from trivet.text.vocabulary import SPACE, byte_token
+from trivet.text.vocabulary import SPACE, TokenIds, byte_token
 
 
 def sentencepiece_encoder(
-    tokens: list[str],
-    ids: Mapping[str, int],
+    tokens: Sequence[str],
+    ids: TokenIds,
     scores: list[float],
     apart: Collection[int],
     unknown: int,

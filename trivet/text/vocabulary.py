@@ -38,6 +38,14 @@ class Vocabulary:
     kind: str = "bpe"
 
 
+class TokenIds(Protocol):
+    """The texts of tokens to their ids."""
+
+    def __contains__(self, text: object, /) -> bool: ...
+    def __getitem__(self, text: str, /) -> int: ...
+    def get(self, text: str, otherwise: int, /) -> int: ...
+
+
 class Encoder(Protocol):
     """Text to ids; the text is valid Unicode."""
 
@@ -107,9 +115,9 @@ _END_OF_GENERATION = frozenset(
 )
 
 
-def end_of_generation(ids: Mapping[str, int]) -> set[int]:
-    """Those of the tokens `ids` (text to id) whose text is known to end a generation, by llama.cpp's list."""
-    found = set(_END_OF_GENERATION & ids.keys())
+def end_of_generation(ids: TokenIds) -> set[int]:
+    """Those of the tokens `ids` whose text is known to end a generation, by llama.cpp's list."""
+    found = {text for text in _END_OF_GENERATION if text in ids}
     if {"<|return|>", "<|call|>"} <= found or ("<|flush|>" in found and found & {"<|call|>", "<|calls|>"}):
         found.discard("<|end|>")  # Harmony: it ends a message, and more may follow
     if "<|tool_response>" in found or "<|plamo:eos|>" in ids:
@@ -128,8 +136,8 @@ _FILL_IN_THE_MIDDLE = {
 FIM_ROLES = tuple(_FILL_IN_THE_MIDDLE)
 
 
-def fill_in_the_middle(ids: Mapping[str, int]) -> dict[str, int]:
-    """Those of the tokens `ids` (text to id) whose text is known to serve for filling in the middle, by role."""
+def fill_in_the_middle(ids: TokenIds) -> dict[str, int]:
+    """Those of the tokens `ids` whose text is known to serve for filling in the middle, by role."""
     return {
         role: next(ids[text] for text in texts.split() if text in ids)
         for role, texts in _FILL_IN_THE_MIDDLE.items()

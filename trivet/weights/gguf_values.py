@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
 import numpy as np
 
-from trivet._native import read_strings, skip_strings
+from trivet._native import EncodedStrings
 from trivet.errors import ModelError
 
 
@@ -66,6 +65,10 @@ class Metadata(Mapping[str, Any]):
             value = self._values[key] = value.decode()
         return value
 
+    def encoded(self, key: str) -> Any:
+        """A value, a list of strings as it lies in the file unless it was decoded already; None for a missing key."""
+        return self._values.get(key)
+
     def __contains__(self, key: object) -> bool:
         return key in self._values
 
@@ -77,18 +80,6 @@ class Metadata(Mapping[str, Any]):
 
     def without(self, keys: Collection[str]) -> Metadata:
         return Metadata({key: value for key, value in self._values.items() if key not in keys})
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedStrings:
-    """So many strings, which are known to be valid, at `position` of a file."""
-
-    data: memoryview
-    position: int
-    count: int
-
-    def decode(self) -> list[str]:
-        return read_strings(self.data, self.position, self.count)
 
 
 class Cursor:
@@ -172,11 +163,11 @@ class Cursor:
             raise self.error(
                 f"{what} claims {count} strings at offset {self.position}, but only {self.remaining} bytes are left"
             )
-        start = self.position
-        whole, self.position = skip_strings(self._data, start, count)
-        if whole < count:
-            self.string(f"string {whole} of {what}")  # which says what is wrong
-        return EncodedStrings(self._data, start, count)
+        strings = EncodedStrings(self._data, self.position, count)
+        self.position = strings.end
+        if len(strings) < count:
+            self.string(f"string {len(strings)} of {what}")  # which says what is wrong
+        return strings
 
 
 def infer_type(value: Any) -> ValueType:

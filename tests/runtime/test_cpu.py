@@ -12,6 +12,7 @@ import pytest
 from tests.models.stepper import Stepper
 from tests.models.tiny import MODELS, PROMPT, Tiny
 from tests.oracles.make_models import FILE, ROWS
+from trivet import _native
 from trivet.engine.config import EngineConfig
 from trivet.engine.plan import SampleRow, StepPlan
 from trivet.errors import EngineError
@@ -92,6 +93,15 @@ def test_gguf(tiny: Tiny, golden: Mapping[str, np.ndarray], tmp_path: Path) -> N
 def test_stories(file: str, cache: str) -> None:
     runtime = load(STORIES / file, kv_cache_dtype=cache)
     assert greedy(runtime, STORY, len(STORY_GOES_ON)) == STORY_GOES_ON
+
+
+def test_kernels_that_failed_their_trial_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = _native.system_info() | {"isa": "avx2", "failed": ["amx", "avx512"]}
+    monkeypatch.setattr(_native, "system_info", lambda: found)
+    load(MODELS[0].write_gguf(tmp_path / "model.gguf"))
+    assert "kernels for amx and avx512 did not pass their trial on this processor; those for avx2 are" in caplog.text
 
 
 @pytest.mark.parametrize(

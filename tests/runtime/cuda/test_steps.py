@@ -85,17 +85,25 @@ def test_tables_are_of_even_width(context: int, width: int) -> None:
     assert table_width(context, 16) == width
 
 
+FULL = [
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("CUDA error: out of memory"),  # when the driver takes it
+    RuntimeError("operation failed due to a previous error during capture"),
+]
+FULL[2].__context__ = FULL[0]
+
+
 class Captures(HostDevice):
     """Counts; there is memory for some."""
 
-    def __init__(self, memory_for: int = 100) -> None:
-        self.left = memory_for
+    def __init__(self, memory_for: int = 100, error: Exception = FULL[0]) -> None:
+        self.left, self.error = memory_for, error
         self.captured = 0
         self.replayed = 0
 
     def capture(self, run: Callable[[], None]) -> Callable[[], None]:
         if self.captured == self.left:
-            raise torch.OutOfMemoryError
+            raise self.error
         self.captured += 1
         run()
 
@@ -110,9 +118,9 @@ class Captures(HostDevice):
 def test_graphs_are_captured_once_and_where_there_is_memory() -> None:
     model = model_graph()
     tokens = [random_tokens(10, seed) for seed in range(3)]
-    device, small = Captures(), Captures(1)
+    device, small = Captures(), [Captures(1, error) for error in FULL]
     results = []
-    for each in (device, small):
+    for each in (device, *small):
         sequences = Sequences(Logits(graph_runtime(model, each)), tokens)  # type: ignore[arg-type]
         assert each.captured == 1, "the largest batch"
         sequences.step({0: 4, 1: 3})
@@ -120,9 +128,18 @@ def test_graphs_are_captured_once_and_where_there_is_memory() -> None:
             sequences.step(step)
         results.append([np.array(rows) for rows in sequences.logits])
     assert (device.captured, device.replayed) == (3, 5)
-    assert (small.captured, small.replayed) == (1, 1), "batches of 4 only"
-    for one, other in zip(*results, strict=True):
-        assert (one == other).all()
+    for each in small:
+        assert (each.captured, each.replayed) == (1, 1), "batches of 4 only"
+    for others in results[1:]:
+        for one, other in zip(results[0], others, strict=True):
+            assert (one == other).all()
+
+
+@pytest.mark.usefixtures("plain_kernels")
+def test_what_else_fails_in_a_capture_is_told() -> None:
+    sequences = Sequences(Logits(graph_runtime(model_graph(), Captures(1, RuntimeError("odd")))), [[1, 2, 3]])  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="odd"):
+        sequences.step({0: 1})
 
 
 @pytest.mark.usefixtures("plain_kernels")

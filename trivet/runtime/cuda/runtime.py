@@ -21,6 +21,7 @@ from trivet.models.config import ModelConfig
 from trivet.runtime.cuda.cache import PagedCache, block_bytes, cache_dtype
 from trivet.runtime.cuda.device import CudaDevice, Device
 from trivet.runtime.cuda.graphs import DecodeGraphs, graph_bytes
+from trivet.runtime.cuda.kernels.attention_tiles import MOST_COLUMNS
 from trivet.runtime.cuda.kernels.linear import KERNEL_ROWS
 from trivet.runtime.cuda.memory import gib, largest_samples, largest_steps, or_engine_error
 from trivet.runtime.cuda.program import Program
@@ -85,6 +86,9 @@ class CudaRuntime:
             )
         if config.numerics not in ("exact", "fast"):
             raise EngineError(f"numerics must be exact or fast, got {config.numerics}")
+        widest = max((layer.head_dim for layer in graph.cache), default=0)
+        if widest > MOST_COLUMNS:
+            raise EngineError(f"a GPU's attention has heads of up to {MOST_COLUMNS} columns, got {widest}: use device cpu")
         self._config = config
         self._checkpoint = checkpoint
         self._layers = graph.cache
@@ -209,6 +213,7 @@ class CudaRuntime:
 
     def close(self) -> None:
         self._device.synchronize()
+        self._program.close()
         del self._program, self._graphs, self._buffer, self._sampler, self._drawn
         self._device.release()
 

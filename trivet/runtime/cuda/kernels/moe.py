@@ -40,7 +40,11 @@ def moe(
     chosen, shares = choose(linear(x, router, dtype=torch.float32), top_k, normalize, scale)
     experts, hidden, width = gate.shape
     slots = tokens * top_k
-    block = 16 if slots <= 16 * experts or x.dtype == torch.float32 else 64
+    few = slots <= 16 * experts or x.dtype == torch.float32
+    # Gate and up, each of a unit's 8 or 16 products: see has_tensor_memory.
+    packed = not all(isinstance(matrix.values, torch.Tensor) for matrix in (gate, up, down))
+    few |= packed and device.has_tensor_memory(device.capability(x.device))
+    block = 16 if few else 64
     order, tiles = group(chosen, experts, block)
     gated = x.new_empty(slots, hidden)
     expert_product(x, gate, gated, order, tiles, top_k, block, up=up, act=act)

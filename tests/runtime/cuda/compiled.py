@@ -30,6 +30,10 @@ TENSOR_MEMORY = 512
 """Columns of the memory of its own that Blackwell's matrix unit has (100)."""
 
 
+INSTRUCTIONS = {90: "wgmma.mma_async", 100: "tcgen05.mma"}
+"""Of matrix products, where they are not mma.sync."""
+
+
 @dataclass(frozen=True)
 class Compiled:
     name: str
@@ -48,6 +52,11 @@ class Compiled:
     """The assembly, to look for instructions in ("mma.sync", "ld.global.v4.b32", ...)."""
     layouts: frozenset[str]
     """Of matrix products: the instruction, its shape and how many warps share the columns of a row."""
+
+    @property
+    def instructions(self) -> set[str]:
+        """Those of matrix products."""
+        return {name for name in (*INSTRUCTIONS.values(), "mma.sync") if name in self.ptx}
 
     def __repr__(self) -> str:
         return (

@@ -113,7 +113,9 @@ def test_heads_that_are_too_wide() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_pytorch_that_does_not_find_the_gpu() -> None:
-    with pytest.raises(EngineError, match=r"^device cuda: PyTorch 2.* cannot use the GPU and says: \w.*use device cpu$"):
+    with pytest.raises(
+        EngineError, match=r"^device cuda: PyTorch 2.* cannot use the GPU and says: \w.*use device cpu$"
+    ):
         CudaDevice()
 
 

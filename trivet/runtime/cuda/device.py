@@ -101,7 +101,7 @@ class CudaDevice:
         torch.cuda.synchronize(self.place)
         self._pool = self._pool or torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
-        # A capture that fails at its end leaves its own stream behind as the current one: the outer context undoes that.
+        # A capture that fails at its end leaves its own stream as the current one, which the outer context undoes.
         # What other threads of the process do with CUDA meanwhile is no part of it, and no fault.
         with (
             torch.cuda.stream(torch.cuda.current_stream(self.place)),

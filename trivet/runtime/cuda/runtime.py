@@ -88,7 +88,9 @@ class CudaRuntime:
             raise EngineError(f"numerics must be exact or fast, got {config.numerics}")
         widest = max((layer.head_dim for layer in graph.cache), default=0)
         if widest > MOST_COLUMNS:
-            raise EngineError(f"a GPU's attention has heads of up to {MOST_COLUMNS} columns, got {widest}: use device cpu")
+            raise EngineError(
+                f"a GPU's attention has heads of up to {MOST_COLUMNS} columns, got {widest}: use device cpu"
+            )
         self._config = config
         self._checkpoint = checkpoint
         self._layers = graph.cache

@@ -23,6 +23,10 @@ def for_data_centres(capability: int) -> bool:
 
 
 def has_tensor_memory(capability: int) -> bool:
-    """Blackwell's data centre GPUs: a product's sums lie in 512 columns of a memory apart, those of all products that
-    the compiler keeps at hand side by side. A kernel that takes more does not run."""
+    """Blackwell's data centre GPUs, whose matrix unit is not part of the warps.
+
+    Sums lie in 512 columns of a memory apart, those of all products that the compiler keeps at hand side by side; a
+    kernel that takes more does not run. And it multiplies float32 as tf32, whatever `input_precision` says, where the
+    left operand has 64 rows or more.
+    """
     return 100 <= capability < 120

@@ -110,7 +110,7 @@ def tile(rows: int, tokens: int, format: str, dtype: torch.dtype, parts: int, ar
     """
     large = device.for_data_centres(arch)
     if dtype == torch.float32:  # without tensor cores
-        return Tile(64, 16 if tokens <= 16 else 32, 32, 4, 2)
+        return Tile(32 if device.has_tensor_memory(arch) else 64, 16 if tokens <= 16 else 32, 32, 4, 2)
     if format != "dense":
         # Few tokens: 8 KB of weights and up to 8 KB of activations a stage: 64 KB, three programs a multiprocessor.
         # More: the activations that a program loads for its weights (32 KB a unit) weigh less over 128 rows.

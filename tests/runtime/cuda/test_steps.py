@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from tests.native.harness import Sequences, model_graph, random_tokens
+from tests.runtime.cuda import reference
 from tests.runtime.cuda.models import Logits, graph_runtime, sample_row
 from trivet.engine.plan import StepPlan
+from trivet.errors import DeviceLostError
 from trivet.runtime.cuda import step as step_module
 from trivet.runtime.cuda.device import HostDevice
 from trivet.runtime.cuda.graphs import batch_buckets, context_buckets
@@ -159,6 +161,28 @@ def test_a_step_may_be_started_before_the_one_before_has_ended(eager: bool) -> N
     assert [each.result().tokens.tolist() for each in pending] == apart
     swapped = runtime.start(first), runtime.start(plan([-2, -1], [2, 3], [0, 1, 2], [[0], [2]], [0, 1]))
     assert swapped[1].result().tokens.tolist() == apart[0][::-1]
+
+
+class Breaking(HostDevice):
+    def __init__(self, lost: bool) -> None:
+        self.lost = lambda: lost
+
+
+@pytest.mark.usefixtures("plain_kernels")
+@pytest.mark.parametrize("place", ["collect", "prepare"])
+@pytest.mark.parametrize(("lost", "error"), [(True, DeviceLostError), (False, RuntimeError)])
+def test_a_device_that_is_lost(place: str, lost: bool, error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = graph_runtime(model_graph(), Breaking(lost))
+    runtime.allocate_cache(4, 16)
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nMore of it")
+
+    owner = reference.DeviceSamples if place == "collect" else reference.DeviceSampler
+    monkeypatch.setattr(owner, place, broken)
+    with pytest.raises(RuntimeError, match="an illegal memory access was encountered") as raised:
+        runtime.run(plan([3, 1], [0, 1], [0, 2], [[2]], [1]))
+    assert type(raised.value) is error
 
 
 @pytest.mark.usefixtures("plain_kernels")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from subprocess import CalledProcessError
 from typing import Protocol
 
 import torch
 from triton.runtime import driver
 
-from trivet.errors import EngineError
+from trivet.errors import DeviceLostError, EngineError
 
 
 class Event(Protocol):
@@ -49,6 +50,10 @@ class Device(Protocol):
         ...
 
     def synchronize(self) -> None: ...
+
+    def lost(self) -> bool:
+        """Whether it answers no more, after an error: a kernel read memory that is not there, the hardware failed."""
+        ...
 
     def release(self) -> None:
         """Give back the memory of what has been deleted."""
@@ -113,6 +118,13 @@ class CudaDevice:
     def synchronize(self) -> None:
         torch.cuda.synchronize(self.place)
 
+    def lost(self) -> bool:
+        try:
+            torch.cuda.synchronize(self.place)
+        except RuntimeError:
+            return True
+        return False
+
     def release(self) -> None:
         torch.cuda.empty_cache()
 
@@ -128,6 +140,17 @@ def out_of_memory(error: BaseException | None) -> bool:
             return True
         error = error.__context__
     return False
+
+
+@contextmanager
+def or_device_lost(device: Device) -> Iterator[None]:
+    """Raises DeviceLostError in place of an error that is not of this step alone."""
+    try:
+        yield
+    except RuntimeError as error:
+        if device.lost():
+            raise DeviceLostError(f"{device.name} is lost: {first_line(error)}") from error
+        raise
 
 
 def first_line(error: BaseException) -> str:
@@ -184,6 +207,9 @@ class HostDevice:
 
     def synchronize(self) -> None:
         pass
+
+    def lost(self) -> bool:
+        return False
 
     def release(self) -> None:
         pass

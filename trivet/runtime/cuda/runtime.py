@@ -19,7 +19,7 @@ from trivet.errors import EngineError
 from trivet.graph.ops import Graph
 from trivet.models.config import ModelConfig
 from trivet.runtime.cuda.cache import PagedCache, block_bytes, cache_dtype
-from trivet.runtime.cuda.device import CudaDevice, Device
+from trivet.runtime.cuda.device import CudaDevice, Device, or_device_lost
 from trivet.runtime.cuda.graphs import DecodeGraphs, graph_bytes
 from trivet.runtime.cuda.kernels.attention_tiles import MOST_COLUMNS
 from trivet.runtime.cuda.kernels.linear import KERNEL_ROWS
@@ -39,14 +39,15 @@ logger = logging.getLogger(__name__)
 class CudaPending:
     """A step that has been started; `samples` is None where it draws nothing."""
 
-    def __init__(self, samples: DeviceSamples | None) -> None:
-        self._samples = samples
+    def __init__(self, samples: DeviceSamples | None, device: Device) -> None:
+        self._samples, self._device = samples, device
         self._output: StepOutput | None = None
 
     def result(self) -> StepOutput:
         """Waits for its end."""
         if self._output is None:
-            self._output = NOTHING if self._samples is None else self._samples.collect()
+            with or_device_lost(self._device):
+                self._output = NOTHING if self._samples is None else self._samples.collect()
         return self._output
 
 
@@ -178,12 +179,13 @@ class CudaRuntime:
     @torch.inference_mode()
     def start(self, plan: StepPlan, hidden: np.ndarray | None = None) -> CudaPending:
         """Begin a step. The host waits for nothing."""
-        logits = self.logits(plan, hidden)
-        if logits is None:
-            return CudaPending(None)
-        samples = self._sampler.sample(logits, self._sampler.prepare(plan.samples))
-        self._drawn[: len(samples.tokens)].copy_(samples.tokens)
-        return CudaPending(samples)
+        with or_device_lost(self._device):
+            logits = self.logits(plan, hidden)
+            if logits is None:
+                return CudaPending(None, self._device)
+            samples = self._sampler.sample(logits, self._sampler.prepare(plan.samples))
+            self._drawn[: len(samples.tokens)].copy_(samples.tokens)
+        return CudaPending(samples, self._device)
 
     @torch.inference_mode()
     def logits(self, plan: StepPlan, hidden: np.ndarray | None = None) -> torch.Tensor | None:

@@ -152,7 +152,7 @@ TOKENS = {Format.Q4_K: [1, 32, 64, 256], Format.Q6_K: [1, 64], Format.Q8_0: [1, 
     ("fmt", "arch"),
     [
         *((fmt, 90) for fmt in FORMATS),
-        *((Format.Q4_K, 80), (Format.Q6_K, 80), (Format.Q8_0, 120), (Format.Q4_K, 100), (Format.Q6_K, 100)),
+        *((Format.Q4_K, 80), (Format.Q6_K, 80), (Format.Q8_0, 120), (Format.Q6_K, 100)),
     ],
     ids=str,
 )

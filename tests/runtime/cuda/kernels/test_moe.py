@@ -96,7 +96,7 @@ def test_groups(tokens: int, count: int, top_k: int, block: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fmt", "arch"), [(None, 90), (None, 100), (Format.Q4_K, 90), (Format.Q6_K, 80), (Format.Q6_K, 100)], ids=str
+    ("fmt", "arch"), [(None, 90), (None, 100), (Format.Q4_K, 90), (Format.Q6_K, 80), (Format.Q4_K, 100)], ids=str
 )
 def test_compiled(fmt: Format | None, arch: int) -> None:
     def stack(rows: int, columns: int) -> Matrix:

@@ -35,6 +35,7 @@ SECTIONS = {
     "attention checks": "checks",
     "attention checks, other heads": "checks",
     "product checks": "checks",
+    "product checks, blocks": "checks",
     "elementwise checks": "checks",
     "sampling checks": "checks",
     "agreement": "model",
@@ -49,7 +50,7 @@ SECTIONS = {
 }
 """Those of bench/gpu_sections.py, what matters most first; and what --only calls them."""
 
-TOGETHER = 7
+TOGETHER = 8
 """So many of them time nothing, but have Triton compile for minutes: side by side they take less."""
 
 PARTS = list(dict.fromkeys(SECTIONS.values()))

@@ -145,36 +145,46 @@ def rope_check(device: str, shape: Heads, tokens: int) -> Row:
     return check(f"rope and cache {shape}", error, 4e-3)
 
 
-def timings(limits: Limits) -> Iterator[Row]:
-    shape = Heads(32, 8, 128)
-    for length in (2048, 8192, 16384):
-        yield prompt_row(shape, 16384 // length, length)
-    for batch, context in ((1, 8192), (64, 1024), (256, 1024), (16, 16384)):
-        yield decode_row(shape, batch, context, limits)
+Sizes = tuple[tuple[int, int], ...]
+"""Of batches: how many sequences of how many tokens."""
 
 
-def case(shape: Heads, batch: int, context: int, queries: int) -> tuple[Any, ...]:
+def timings(
+    device: str,
+    limits: Limits,
+    shape: Heads = Heads(32, 8, 128),
+    prompts: Sizes = ((8, 2048), (2, 8192), (1, 16384)),
+    decodes: Sizes = ((1, 8192), (64, 1024), (256, 1024), (16, 16384)),
+    cache: int = gpu_products.CACHE,
+) -> Iterator[Row]:
+    for batch, length in prompts:
+        yield prompt_row(device, shape, batch, length, cache)
+    for batch, context in decodes:
+        yield decode_row(device, shape, batch, context, limits, cache)
+
+
+def case(device: str, shape: Heads, batch: int, context: int, queries: int) -> tuple[Any, ...]:
     """Random bits of a reasonable size, in blocks in random order."""
     blocks = batch * context // 16
     caches = [
-        torch.randn(blocks, 16, shape.kv_heads, shape.head_dim, dtype=torch.bfloat16, device="cuda") for _ in range(2)
+        torch.randn(blocks, 16, shape.kv_heads, shape.head_dim, dtype=torch.bfloat16, device=device) for _ in range(2)
     ]
     tokens = batch * queries
-    q = torch.randn(tokens, shape.heads * shape.head_dim, dtype=torch.bfloat16, device="cuda")
-    tables = torch.randperm(blocks, device="cuda").to(torch.int32).view(batch, -1)
-    starts = torch.arange(batch + 1, device="cuda", dtype=torch.int32) * queries
-    lengths = torch.full((batch,), context, device="cuda", dtype=torch.int32)
+    q = torch.randn(tokens, shape.heads * shape.head_dim, dtype=torch.bfloat16, device=device)
+    tables = torch.randperm(blocks, device=device).to(torch.int32).view(batch, -1)
+    starts = torch.arange(batch + 1, device=device, dtype=torch.int32) * queries
+    lengths = torch.full((batch,), context, device=device, dtype=torch.int32)
     unused = torch.empty(0, dtype=torch.int32)
     return q, *caches, paged.Batch(starts, lengths, tables, unused, unused, context)
 
 
-def seconds(shape: Heads, batch: int, context: int, queries: int) -> float:
-    """From replays of a graph, which has as many batches as do not fit in the L2 cache."""
-    several = range(gpu_products.CACHE // cache_bytes(shape, batch, context) + 1)
+def seconds(device: str, shape: Heads, batch: int, context: int, queries: int, cache: int) -> float:
+    """From replays of a graph, which has as many batches as are more than `cache` bytes."""
+    several = range(cache // cache_bytes(shape, batch, context) + 1)
     sizes = {"heads": shape.heads, "kv_heads": shape.kv_heads, "head_dim": shape.head_dim}
     options = {"scale": shape.head_dim**-0.5, "window": 0, "softcap": 0.0, "decode": queries == 1}
-    cases = [case(shape, batch, context, queries) for _ in several]
-    return gpu_products.each(lambda args: attention(*args, **sizes, **options), cases, "cuda")
+    cases = [case(device, shape, batch, context, queries) for _ in several]
+    return gpu_products.each(lambda args: attention(*args, **sizes, **options), cases, device)
 
 
 def cache_bytes(shape: Heads, batch: int, context: int) -> int:
@@ -182,8 +192,8 @@ def cache_bytes(shape: Heads, batch: int, context: int) -> int:
     return 4 * batch * context * shape.kv_heads * shape.head_dim
 
 
-def prompt_row(shape: Heads, batch: int, length: int) -> Row:
-    took = seconds(shape, batch, length, length)
+def prompt_row(device: str, shape: Heads, batch: int, length: int, cache: int) -> Row:
+    took = seconds(device, shape, batch, length, length, cache)
     operations = 2 * batch * length**2 * shape.heads * shape.head_dim
     reached = operations / took
     return Row(
@@ -195,8 +205,8 @@ def prompt_row(shape: Heads, batch: int, length: int) -> Row:
     )
 
 
-def decode_row(shape: Heads, batch: int, context: int, limits: Limits) -> Row:
-    took = seconds(shape, batch, context, 1)
+def decode_row(device: str, shape: Heads, batch: int, context: int, limits: Limits, cache: int) -> Row:
+    took = seconds(device, shape, batch, context, 1, cache)
     data = cache_bytes(shape, batch, context)
     bound = data / limits.bandwidth
     return Row(

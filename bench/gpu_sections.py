@@ -11,7 +11,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -75,17 +75,17 @@ def attention_checks(run: Run, some: slice) -> Rows:
         )
 
 
-def product_checks(run: Run) -> Rows:
+def product_checks(run: Run, formats: Sequence[str]) -> Rows:
     from bench import gpu_products
     from trivet.weights.formats import Format
 
-    small: dict[str, Any] = {"shapes": ((40, 256),), "hidden": 256, "width": 256, "counts": (1, 3)}
-    options = small if run.interpret else {}
-    for fmt in (None, Format.Q4_K):
-        yield from guarded(
-            fmt.name if fmt else "bfloat16",
-            lambda: gpu_products.checks(run.device, formats=(fmt,), **options),  # noqa: B023
-        )
+    options: dict[str, Any] = {}
+    if run.interpret:
+        options = {"shapes": ((40, 64),), "hidden": 64, "width": 64, "counts": (1, 3)}
+        formats = [name.replace("Q4_K", "Q8_0") for name in formats]
+    for name in formats:
+        fmt = None if name == "BF16" else Format[name]
+        yield from guarded(name, lambda: gpu_products.checks(run.device, formats=(fmt,), **options))  # noqa: B023
 
 
 def elementwise_checks(run: Run) -> Rows:
@@ -116,13 +116,16 @@ def kernels(run: Run) -> Rows:
     limits, device = measured_limits(run), run.device
     yield limits_row(limits)
     if run.interpret:
+        heads = gpu_attention.Heads(4, 2, 64)
+        few = ((1, 32),)
+        yield from guarded("attention", lambda: gpu_attention.timings(device, limits, heads, few, few, 1))
         yield from guarded("elementwise", lambda: gpu_elementwise.timings(device, limits, 4, 256, 512))
         yield from guarded("sampling", lambda: gpu_sampler.timings(device, limits, 2, 300))
         yield from guarded(
             "products", lambda: gpu_products.timings(device, limits, (None,), {"small": (16, 256)}, (1,), 1)
         )
         return
-    yield from guarded("attention", lambda: gpu_attention.timings(limits))
+    yield from guarded("attention", lambda: gpu_attention.timings(device, limits))
     yield from guarded("products", lambda: gpu_products.timings(device, limits))
     yield from guarded("elementwise", lambda: gpu_elementwise.timings(device, limits))
     yield from guarded("sampling", lambda: gpu_sampler.timings(device, limits))
@@ -239,7 +242,8 @@ def vllm(run: Run) -> Rows:
 SECTIONS: dict[str, Callable[[Run], Rows]] = {
     "attention checks": lambda run: attention_checks(run, slice(2)),
     "attention checks, other heads": lambda run: attention_checks(run, slice(2, None)),
-    "product checks": product_checks,
+    "product checks": lambda run: product_checks(run, ["BF16", "F16"]),
+    "product checks, blocks": lambda run: product_checks(run, ["Q4_K"]),
     "elementwise checks": elementwise_checks,
     "sampling checks": sampling_checks,
     "agreement": agreement,

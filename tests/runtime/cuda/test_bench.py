@@ -108,6 +108,7 @@ def test_no_section_takes_others_along(tmp_path: Path, monkeypatch: pytest.Monke
         },
         "attention checks, other heads": {},
         "product checks": said["product checks"],
+        "product checks, blocks": {},
         "elementwise checks": {"rest of elementwise checks": "the time was over"},
         "sampling checks": {"rest of sampling checks": "the time was over"},
         "kernels": {},

@@ -11,6 +11,7 @@ from itertools import chain
 
 import numpy as np
 import torch
+import triton
 
 from trivet import __version__
 from trivet.engine.config import EngineConfig, join_cache_dtype, split_cache_dtype
@@ -203,7 +204,8 @@ class CudaRuntime:
         return {
             "weights": sampled_digest(self._checkpoint),
             "cache type": self._cache_type,
-            "instruction set": f"{self._device.capability}, {self._config.numerics}, torch {torch.__version__}",
+            "instruction set": f"{self._device.capability}, {self._config.numerics}",
+            "compilers": f"torch {torch.__version__}, triton {triton.__version__}",
             "program version": __version__,
         }
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from bench import gpu, gpu_attention, gpu_elementwise, gpu_sampler
+from bench.gpu_model import Limits
 from bench.gpu_table import Row, check
 
 
@@ -26,6 +27,13 @@ def test_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     assert len(rows) == 6 + 19 + 3
     assert [row for row in rows if row.verdict != "ok"] == []
+
+
+def test_timings_of_attention() -> None:
+    shape, sizes, limits = gpu_attention.Heads(2, 1, 16), ((1, 16),), Limits(1e15, 1e15)
+    rows = list(gpu_attention.timings("cpu", limits, shape, sizes, sizes, gpu_attention.cache_bytes(shape, 1, 16)))
+    assert [row.name for row in rows] == ["attention 2/1 x 16, 1 x 16 causal", "attention 2/1 x 16, 1 x 1 of 16"]
+    assert all(row.reached is not None and 0 < row.reached < 1 and row.target == 0.7 for row in rows)
 
 
 def test_verdicts() -> None:

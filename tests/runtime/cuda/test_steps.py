@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from tests.runtime.cuda.models import Logits, graph_runtime, sample_row
 from trivet.engine.plan import StepPlan
 from trivet.errors import DeviceLostError
 from trivet.runtime.cuda import step as step_module
-from trivet.runtime.cuda.device import HostDevice
+from trivet.runtime.cuda.device import Event, HostDevice
 from trivet.runtime.cuda.graphs import batch_buckets, context_buckets
 from trivet.runtime.cuda.step import HostStep, StepBuffer, resolved, table_width
 
@@ -191,6 +193,32 @@ def test_steps_without_logits_draw_nothing() -> None:
     runtime.allocate_cache(4, 16)
     output = runtime.run(plan([3, 1, 4], [0, 1, 2], [0, 3], [[2]], []))
     assert output.tokens.tolist() == [] and output.logprobs == []
+
+
+class Events(HostDevice):
+    """Notes what becomes of them."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, int]] = []
+        self.made = 0
+
+    def event(self) -> Event:
+        self.made += 1
+        return SimpleNamespace(
+            record=partial(self.told.append, ("recorded", self.made)),
+            synchronize=partial(self.told.append, ("waited for", self.made)),
+        )
+
+
+@pytest.mark.usefixtures("plain_kernels")
+def test_steps_without_logits_are_waited_for() -> None:
+    """Else the engine would start one after the other, and what comes meanwhile would wait for all of them."""
+    runtime = graph_runtime(model_graph(), device := Events())
+    runtime.allocate_cache(4, 16)
+    pending = runtime.start(plan([3, 1, 4], [0, 1, 2], [0, 3], [[2]], []))
+    assert device.told[-1] == ("recorded", device.made)
+    pending.result()
+    assert device.told[-1] == ("waited for", device.made)
 
 
 def test_the_table_of_what_a_step_sends_is_whole() -> None:

@@ -14,7 +14,7 @@ from trivet.errors import DeviceLostError, EngineError
 
 
 class Event(Protocol):
-    """Ends of copies."""
+    """Ends of copies, or of steps."""
 
     def record(self) -> None: ...
 

@@ -38,9 +38,9 @@ logger = logging.getLogger(__name__)
 
 
 class CudaPending:
-    """A step that has been started; `samples` is None where it draws nothing."""
+    """A step that has been started."""
 
-    def __init__(self, samples: DeviceSamples | None, device: Device) -> None:
+    def __init__(self, samples: DeviceSamples | NoSamples, device: Device) -> None:
         self._samples, self._device = samples, device
         self._output: StepOutput | None = None
 
@@ -48,11 +48,21 @@ class CudaPending:
         """Waits for its end."""
         if self._output is None:
             with or_device_lost(self._device):
-                self._output = NOTHING if self._samples is None else self._samples.collect()
+                self._output = self._samples.collect()
         return self._output
 
 
-NOTHING = StepOutput(np.empty(0, np.int32), [], [])
+class NoSamples:
+    """Of a step that draws nothing."""
+
+    def __init__(self, device: Device) -> None:
+        self._ended = device.event()
+        self._ended.record()
+
+    def collect(self) -> StepOutput:
+        """Wait for its end."""
+        self._ended.synchronize()
+        return StepOutput(np.empty(0, np.int32), [], [])
 
 
 class CudaRuntime:
@@ -183,7 +193,7 @@ class CudaRuntime:
         with or_device_lost(self._device):
             logits = self.logits(plan, hidden)
             if logits is None:
-                return CudaPending(None, self._device)
+                return CudaPending(NoSamples(self._device), self._device)
             samples = self._sampler.sample(logits, self._sampler.prepare(plan.samples))
             self._drawn[: len(samples.tokens)].copy_(samples.tokens)
         return CudaPending(samples, self._device)

@@ -4,9 +4,9 @@ limits and beside other engines, and prints one table at the end.
     python -m bench.gpu [--only checks|kernels|model|peers|quantized ...] [--output results.json]
 
 `reached` is the measured speed over the bound's (of checks, 1 or 0). Sections come in the order of their weight, each
-in a process of its own, and the results so far are written after each; none is begun, and the one that runs is ended,
-when --minutes are over. `--interpret` tries the script on a tiny model without a GPU: there, speeds mean nothing.
-Exits with 1 where a target is missed.
+in a process of its own; the first, in which nothing is timed, run side by side. Results so far are written whenever
+there is one; no section is begun, and those that run are ended, when --minutes are over. `--interpret` tries the script
+on a tiny model without a GPU: there, speeds mean nothing. Exits with 1 where a target is missed.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -30,8 +32,14 @@ from bench.gpu_table import Row
 from trivet.runtime.gpu import gpus
 
 SECTIONS = {
-    "checks": "checks",
+    "attention checks": "checks",
+    "attention checks, other heads": "checks",
+    "product checks": "checks",
+    "product checks, blocks": "checks",
+    "elementwise checks": "checks",
+    "sampling checks": "checks",
     "agreement": "model",
+    "first start": "model",
     "model": "model",
     "model fast": "model",
     "kernels": "kernels",
@@ -42,7 +50,12 @@ SECTIONS = {
 }
 """Those of bench/gpu_sections.py, what matters most first; and what --only calls them."""
 
+TOGETHER = 8
+"""So many of them time nothing, but have Triton compile for minutes: side by side they take less."""
+
 PARTS = list(dict.fromkeys(SECTIONS.values()))
+
+COMMAND = [sys.executable, "-m", "bench.gpu_sections"]
 
 SECTION_SECONDS = 240
 """No section may take longer: the others have something to tell too."""
@@ -73,35 +86,65 @@ def device(interpret: bool) -> str:
     return found[0].name
 
 
+class Results:
+    """Lines by section, written and shown as they come, from any thread."""
+
+    def __init__(self, path: Path, machine: dict[str, str], console: Console) -> None:
+        self.sections: dict[str, list[Row]] = {}
+        self._path, self._machine, self._console = path, machine, console
+        self._lock = threading.Lock()
+
+    def add(self, section: str, row: Row) -> None:
+        with self._lock:
+            self.sections.setdefault(section, []).append(row)
+            self._console.print(f"{section}{gpu_table.line(row)}", markup=False, highlight=False)
+            gpu_table.write(self._path, self._machine, self.sections)
+
+
 def measure(
-    section: str, rows: list[Row], options: argparse.Namespace, folder: Path, until: float, console: Console
+    section: str, results: Results, options: argparse.Namespace, folder: Path, until: float, running: set[int]
 ) -> None:
-    """Run a section: its lines are shown and added to `rows` as they come."""
-    log = options.output.with_name(f"{options.output.stem}-{section.replace(' ', '-')}.log")
+    """Run a section. `running` has its process group while it runs."""
+    began = time.monotonic()
+    if began >= until:
+        results.add(section, Row(section, "not run: the time was over", "", None, 1.0))
+        return
+    ends = min(until, began + SECTION_SECONDS * (10 if options.interpret else 1))
+    log = options.output.with_name(f"{options.output.stem}-{section.replace(',', '').replace(' ', '-')}.log")
     shape, mode = ("tiny", "interpret") if options.interpret else (options.shape, "cuda")
     environment = os.environ | ({"TRITON_INTERPRET": "1"} if options.interpret else {})
-    command = [sys.executable, "-m", "bench.gpu_sections", section, shape, str(folder), mode]
+    command = [*COMMAND, section, shape, str(folder), mode]
     with (
         log.open("w") as errors,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment) as process,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment, start_new_session=True
+        ) as process,
     ):
-        timer = threading.Timer(max(1.0, until - time.monotonic()), process.kill)
+        running.add(process.pid)
+        timer = threading.Timer(ends - began, kill, [process.pid])
         timer.start()
         try:
             assert process.stdout is not None
             for text in process.stdout:
-                rows.append(msgspec.json.decode(text, type=Row))
-                console.print(gpu_table.line(rows[-1]), markup=False, highlight=False)
-        finally:
-            timer.cancel()
-            if sys.exc_info()[0]:
-                process.kill()
+                results.add(section, msgspec.json.decode(text, type=Row))
+        except Exception as error:
+            kill(process.pid)
+            results.add(section, gpu_table.failure(f"what {section} says", error))
         process.wait()
+        timer.cancel()
+        running.discard(process.pid)
     if process.returncode:
-        late = time.monotonic() >= until
-        said = log.read_text().strip().splitlines()
-        last = "the time was over" if late else (said[-1] if said else f"exit status {process.returncode}")
-        rows.append(Row(f"rest of {section}", last[:160], f"see {log.name}", None, 1.0))
+        said = log.read_text(errors="replace").strip().splitlines()
+        last = said[-1][:160] if said else f"exit status {process.returncode}"
+        last = "the time was over" if time.monotonic() >= ends else last
+        results.add(section, Row(f"rest of {section}", last, f"see {log.name}", None, 1.0))
+    results.add(section, Row(f"time of {section}", f"{time.monotonic() - began:.0f} s"))
+
+
+def kill(group: int) -> None:
+    """With what the process has started: other engines have processes of their own."""
+    with suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
 
 
 def stop(number: int, frame: object) -> None:
@@ -115,28 +158,26 @@ def main() -> None:
     signal.signal(signal.SIGTERM, stop)
     console = Console(width=None if sys.stdout.isatty() else 180)
     until = time.monotonic() + 60 * options.minutes
-    results: dict[str, list[Row]] = {}
-    with tempfile.TemporaryDirectory() as scratch:
+    results, running = Results(options.output, machine, console), set[int]()
+    wanted = [name for name, part in SECTIONS.items() if part in options.only]
+    first = [name for name in list(SECTIONS)[:TOGETHER] if name in wanted]
+    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(TOGETHER) as pool:
         folder = options.folder or Path(scratch) / "model"
         try:
-            for section in [name for name, part in SECTIONS.items() if part in options.only]:
-                left = until - time.monotonic()
-                if left <= 0:
-                    results[section] = [Row(section, "not run: the time was over", "", None, 1.0)]
-                    continue
-                console.rule(f"{section}, {left / 60:.1f} min left", align="left")
-                began = time.monotonic()
-                with console.status(section):
-                    ends = min(until, began + SECTION_SECONDS * (10 if options.interpret else 1))
-                    measure(section, results.setdefault(section, []), options, folder, ends, console)
-                results[section].append(Row(f"time of {section}", f"{time.monotonic() - began:.0f} s"))
-                gpu_table.write(options.output, machine, results)
+            for sections in filter(None, (first, *([name] for name in wanted if name not in first))):
+                console.rule(f"{', '.join(sections)}: {(until - time.monotonic()) / 60:.1f} min left", align="left")
+                tasks = [pool.submit(measure, name, results, options, folder, until, running) for name in sections]
+                for task in tasks:
+                    task.result()
         except KeyboardInterrupt:
-            results["interrupted"] = [Row("the rest", "not run", "", None, 1.0)]
+            pool.shutdown(wait=False, cancel_futures=True)
+            for group in list(running):
+                kill(group)
+            results.add("interrupted", Row("the rest", "not run", "", None, 1.0))
     console.rule(machine["device"], align="left")
-    gpu_table.show(console, results)
-    gpu_table.write(options.output, machine, results)
-    sys.exit(any(row.verdict == "MISSED" for rows in results.values() for row in rows))
+    gpu_table.show(console, results.sections)
+    gpu_table.plot_at(options.output, machine, results.sections)
+    sys.exit(any(row.verdict == "MISSED" for rows in results.sections.values() for row in rows))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench import gpu_products
 from bench.gpu_model import Limits
 from bench.gpu_table import Row, check
 from tests.runtime.cuda import paged
@@ -44,19 +45,24 @@ def difference(got: torch.Tensor, expected: torch.Tensor) -> float:
     return float((got.double().cpu() - expected).norm() / expected.norm())
 
 
-def checks(device: str, tiny: bool) -> Iterator[Row]:
+SHAPES = {Heads(32, 8, 128): 16, Heads(14, 2, 64): 32, Heads(16, 16, 96): 64, Heads(8, 4, 256): 128}
+"""And the sizes of the cache's blocks."""
+
+TINY = {Heads(4, 1, 64): 16}
+
+
+def checks(device: str, shape: Heads, block_size: int, tiny: bool) -> Iterator[Row]:
     """That results are as near to float64 as their types let them be, and rows the same in any company."""
     types = [torch.bfloat16, torch.float32]
     if device == "cpu" or torch.cuda.get_device_capability() >= (8, 9):
         types.append(torch.float8_e4m3fn)
-    shapes = [Heads(4, 1, 64)] if tiny else [Heads(32, 8, 128), Heads(14, 2, 64), Heads(16, 16, 96), Heads(8, 4, 256)]
     contexts, queries = ([600, 70], [3, 70]) if tiny else ([3000, 777, 1025, 40], [130, 777, 1, 1])
-    for shape in shapes:
-        for dtype in types:
-            for options in ({}, {"window": 300, "softcap": 20.0}):
-                yield attention_check(device, shape, dtype, contexts, queries, options)
-        yield same_rows_check(device, shape, contexts)
-        yield rope_check(device, shape, 4 if tiny else 4096)
+    cases: list[tuple[torch.dtype, dict[str, Any]]] = [(dtype, {}) for dtype in types]
+    cases.append((torch.bfloat16, {"window": 300, "softcap": 20.0, "sinks": torch.linspace(-2, 3, shape.heads)}))
+    for dtype, options in cases:
+        yield attention_check(device, shape, block_size, dtype, contexts, queries, options)
+    yield same_rows_check(device, shape, contexts)
+    yield rope_check(device, shape, 4 if tiny else 4096)
 
 
 def attend(
@@ -66,15 +72,23 @@ def attend(
     return attention(
         q, step.k_cache.to(device), step.v_cache.to(device), moved(step.batch(), device), heads=heads,
         kv_heads=kv_heads, head_dim=head_dim, decode=decode,
-        **{"scale": head_dim**-0.5, "window": 0, "softcap": 0.0, **options},
+        **{"scale": head_dim**-0.5, "window": 0, "softcap": 0.0}
+        | {name: x.to(device) if isinstance(x, torch.Tensor) else x for name, x in options.items()},
     )  # fmt: skip
 
 
 def attention_check(
-    device: str, shape: Heads, cache: torch.dtype, contexts: list[int], queries: list[int], options: dict[str, Any]
+    device: str,
+    shape: Heads,
+    block_size: int,
+    cache: torch.dtype,
+    contexts: list[int],
+    queries: list[int],
+    options: dict[str, Any],
 ) -> Row:
     dtype = torch.float32 if cache == torch.float32 else torch.bfloat16
-    step = paged.Paged(contexts, queries, shape.kv_heads, shape.head_dim, 16, cache)
+    step = paged.Paged(contexts, queries, shape.kv_heads, shape.head_dim, block_size, cache)
+    sinks = options["sinks"].double().numpy() if "sinks" in options else None
     q = torch.randn(sum(queries), shape.heads * shape.head_dim).to(dtype)
     got = attend(device, step, shape.heads, q.to(device), options, decode=False)
     parts = q.double().numpy().reshape(len(q), shape.heads, shape.head_dim)
@@ -82,13 +96,15 @@ def attention_check(
         [
             paged.attention(
                 part, step.positions(s), step.keys[s], step.values[s], shape.head_dim**-0.5,
-                options.get("window", 0), options.get("softcap", 0.0),
+                options.get("window", 0), options.get("softcap", 0.0), sinks,
             )
             for s, part in enumerate(np.split(parts, np.cumsum(queries)[:-1]))
         ]
     )  # fmt: skip
     error = difference(got, torch.from_numpy(expected).reshape(got.shape))
-    name = f"attention {shape}, cache {str(cache).removeprefix('torch.')}{', window, soft cap' if options else ''}"
+    name = (
+        f"attention {shape}, cache {str(cache).removeprefix('torch.')}{', window, soft cap, sinks' if options else ''}"
+    )
     return check(name, error, TOLERANCE[cache])
 
 
@@ -129,40 +145,55 @@ def rope_check(device: str, shape: Heads, tokens: int) -> Row:
     return check(f"rope and cache {shape}", error, 4e-3)
 
 
-def timings(limits: Limits) -> Iterator[Row]:
-    shape = Heads(32, 8, 128)
-    for length in (2048, 8192, 16384):
-        yield prompt_row(shape, 16384 // length, length)
-    for batch, context in ((1, 8192), (64, 1024), (256, 1024), (16, 16384)):
-        yield decode_row(shape, batch, context, limits)
+Sizes = tuple[tuple[int, int], ...]
+"""Of batches: how many sequences of how many tokens."""
 
 
-def case(shape: Heads, batch: int, context: int, queries: int) -> tuple[Any, ...]:
+def timings(
+    device: str,
+    limits: Limits,
+    shape: Heads = Heads(32, 8, 128),
+    prompts: Sizes = ((8, 2048), (2, 8192), (1, 16384)),
+    decodes: Sizes = ((1, 8192), (64, 1024), (256, 1024), (16, 16384)),
+    cache: int = gpu_products.CACHE,
+) -> Iterator[Row]:
+    for batch, length in prompts:
+        yield prompt_row(device, shape, batch, length, cache)
+    for batch, context in decodes:
+        yield decode_row(device, shape, batch, context, limits, cache)
+
+
+def case(device: str, shape: Heads, batch: int, context: int, queries: int) -> tuple[Any, ...]:
     """Random bits of a reasonable size, in blocks in random order."""
     blocks = batch * context // 16
     caches = [
-        torch.randn(blocks, 16, shape.kv_heads, shape.head_dim, dtype=torch.bfloat16, device="cuda") for _ in range(2)
+        torch.randn(blocks, 16, shape.kv_heads, shape.head_dim, dtype=torch.bfloat16, device=device) for _ in range(2)
     ]
     tokens = batch * queries
-    q = torch.randn(tokens, shape.heads * shape.head_dim, dtype=torch.bfloat16, device="cuda")
-    tables = torch.randperm(blocks, device="cuda").to(torch.int32).view(batch, -1)
-    starts = torch.arange(batch + 1, device="cuda", dtype=torch.int32) * queries
-    lengths = torch.full((batch,), context, device="cuda", dtype=torch.int32)
+    q = torch.randn(tokens, shape.heads * shape.head_dim, dtype=torch.bfloat16, device=device)
+    tables = torch.randperm(blocks, device=device).to(torch.int32).view(batch, -1)
+    starts = torch.arange(batch + 1, device=device, dtype=torch.int32) * queries
+    lengths = torch.full((batch,), context, device=device, dtype=torch.int32)
     unused = torch.empty(0, dtype=torch.int32)
     return q, *caches, paged.Batch(starts, lengths, tables, unused, unused, context)
 
 
-def seconds(shape: Heads, batch: int, context: int, queries: int) -> float:
-    from triton.testing import do_bench
-
-    args = case(shape, batch, context, queries)
+def seconds(device: str, shape: Heads, batch: int, context: int, queries: int, cache: int) -> float:
+    """From replays of a graph, which has as many batches as are more than `cache` bytes."""
+    several = range(cache // cache_bytes(shape, batch, context) + 1)
     sizes = {"heads": shape.heads, "kv_heads": shape.kv_heads, "head_dim": shape.head_dim}
     options = {"scale": shape.head_dim**-0.5, "window": 0, "softcap": 0.0, "decode": queries == 1}
-    return do_bench(lambda: attention(*args, **sizes, **options), return_mode="median") / 1e3
+    cases = [case(device, shape, batch, context, queries) for _ in several]
+    return gpu_products.each(lambda args: attention(*args, **sizes, **options), cases, device)
 
 
-def prompt_row(shape: Heads, batch: int, length: int) -> Row:
-    took = seconds(shape, batch, length, length)
+def cache_bytes(shape: Heads, batch: int, context: int) -> int:
+    """Of a layer's keys and values in bfloat16."""
+    return 4 * batch * context * shape.kv_heads * shape.head_dim
+
+
+def prompt_row(device: str, shape: Heads, batch: int, length: int, cache: int) -> Row:
+    took = seconds(device, shape, batch, length, length, cache)
     operations = 2 * batch * length**2 * shape.heads * shape.head_dim
     reached = operations / took
     return Row(
@@ -174,9 +205,9 @@ def prompt_row(shape: Heads, batch: int, length: int) -> Row:
     )
 
 
-def decode_row(shape: Heads, batch: int, context: int, limits: Limits) -> Row:
-    took = seconds(shape, batch, context, 1)
-    data = 4 * batch * context * shape.kv_heads * shape.head_dim
+def decode_row(device: str, shape: Heads, batch: int, context: int, limits: Limits, cache: int) -> Row:
+    took = seconds(device, shape, batch, context, 1, cache)
+    data = cache_bytes(shape, batch, context)
     bound = data / limits.bandwidth
     return Row(
         f"attention {shape}, {batch} x 1 of {context}",

@@ -9,6 +9,7 @@ import importlib.util
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,18 +28,21 @@ def transformers_rows(folder: Path, prompt: int, batches: list[int], context: in
         return
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, attn_implementation="sdpa").to(device)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, attn_implementation="sdpa").to(
+        device
+    )
     ids = torch.randint(model.config.vocab_size, (1, prompt), device=device)
     with torch.inference_mode():
-        took = seconds(lambda: model(ids, logits_to_keep=1, use_cache=True), device, 3)
-        yield Row(f"transformers: prefill {prompt}", f"{took * 1e3:.1f} ms, {prompt / took:.0f} tok/s")
-        for batch in batches:
-            name = f"transformers: decode {batch} x {context}"
+        for batch in (0, *batches):
+            name = f"transformers: decode {batch} x {context}" if batch else f"transformers: prefill {prompt}"
             try:
-                took = decode_seconds(model, batch, context, device)
-                yield Row(name, f"{took * 1e3:.2f} ms, {batch / took:.0f} tok/s")
-            except torch.OutOfMemoryError:
-                yield Row(name, "out of memory")
+                if batch:
+                    took = decode_seconds(model, batch, context, device)
+                else:
+                    took = seconds(lambda: model(ids, logits_to_keep=1, use_cache=True), device, 3)
+                yield Row(name, f"{took * 1e3:.2f} ms, {(batch or prompt) / took:.0f} tok/s")
+            except Exception as error:
+                yield Row(name, "out of memory") if isinstance(error, torch.OutOfMemoryError) else failure(name, error)
         if (folder / SAVED).exists():
             yield agreement(model, folder, device)
 

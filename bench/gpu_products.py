@@ -29,6 +29,9 @@ HALVES = {Format.Q4_1: (0, 2), Format.Q5_1: (0, 2), Format.Q4_K: (0, 2), Format.
 """Where a block has float16 numbers, where that is not at its beginning alone."""
 
 
+DENSE = {None: torch.bfloat16, Format.F16: torch.float16}
+
+
 def random_blocks(fmt: Format, rows: int, columns: int, seed: int = 0) -> np.ndarray:
     """uint8 [rows, row bytes]: any integers, and scales that make weights of about 1 / sqrt(columns)."""
     rng = np.random.default_rng(seed)
@@ -42,9 +45,9 @@ def random_blocks(fmt: Format, rows: int, columns: int, seed: int = 0) -> np.nda
 
 
 def random_matrix(fmt: Format | None, rows: int, columns: int, device: str, seed: int = 0) -> Matrix:
-    """bfloat16, or blocks of `fmt`."""
-    if fmt is None:
-        return Matrix(torch.randn(rows, columns, device=device).bfloat16() / columns**0.5)
+    """bfloat16, float16, or blocks of `fmt`."""
+    if fmt not in FORMATS:
+        return Matrix(torch.randn(rows, columns, device=device).to(DENSE[fmt]) / columns**0.5)
     return Matrix.packed(torch.from_numpy(random_blocks(fmt, rows, columns, seed)).to(device), fmt)
 
 
@@ -55,7 +58,25 @@ def relative(y: torch.Tensor, reference: torch.Tensor) -> float:
 def weights(matrix: Matrix) -> torch.Tensor:
     """As float64."""
     values = matrix.values
-    return (dequantize(values, torch.float32) if isinstance(values, Blocks) else values).double()
+    if isinstance(values, torch.Tensor):
+        return values.double()
+    if values.quants.ndim == 1:
+        return dequantize(values, torch.float32).double()
+    high = [None] * len(values.quants) if values.high is None else values.high
+    planes = zip(values.quants, high, values.header, strict=True)
+    return torch.stack([weights(Matrix(Blocks(values.format, values.rows, values.columns, *one))) for one in planes])
+
+
+def mixed(x: torch.Tensor, router: Matrix, gate: Matrix, up: Matrix, down: Matrix, top_k: int) -> torch.Tensor:
+    """What `moe` computes with silu and normalised shares, by all experts, in float64."""
+    x = x.double()
+    best = (x @ weights(router).T).softmax(-1).topk(top_k)
+    shares = torch.zeros(len(x), len(weights(router)), dtype=torch.float64, device=x.device)
+    shares.scatter_(1, best.indices, best.values / best.values.sum(-1, keepdim=True))
+    y = torch.zeros_like(x)
+    for share, g, u, d in zip(shares.T, weights(gate), weights(up), weights(down), strict=True):
+        y += share[:, None] * ((torch.nn.functional.silu(x @ g.T) * (x @ u.T)) @ d.T)
+    return y
 
 
 def checks(
@@ -70,14 +91,14 @@ def checks(
 
     None among the formats is bfloat16.
     """
-    for fmt in [one for one in formats if one is not None]:
+    for fmt in [one for one in formats if one in FORMATS]:
         data = random_blocks(fmt, 100, 1024)
         values = dequantize(Matrix.packed(torch.from_numpy(data).to(device), fmt).values, torch.float32)
         expected = _native.dequantize(fmt.type_id, data.reshape(-1), values.numel())
         different = (values.cpu().numpy().reshape(-1).view(np.int32) != expected.reshape(-1).view(np.int32)).sum()
         yield check(f"{fmt.name}: weights", float(different), 0, "{:.0f} differ")
     for shape in shapes:
-        for fmt in [one for one in formats if one is None or shape[1] % one.block_size == 0]:
+        for fmt in [one for one in formats if one not in FORMATS or shape[1] % one.block_size == 0]:
             matrix = random_matrix(fmt, *shape, device)
             x = torch.randn(max(counts), shape[1], device=device).bfloat16()
             name = f"{fmt.name if fmt else 'bfloat16'} {shape}"
@@ -91,7 +112,9 @@ def checks(
             moe, router=router, gate=gate, up=up, down=down, top_k=2, act="silu", normalize=True, scale=1.0
         )
         x = torch.randn(max(counts), width, device=device).bfloat16()
-        yield from same_bits(f"experts of {fmt.name if fmt else 'bfloat16'}", mixture, x, counts)
+        name = f"experts of {fmt.name if fmt else 'bfloat16'}"
+        yield from same_bits(name, mixture, x, counts)
+        yield check(f"{name}: error", relative(mixture(x), mixed(x, router, gate, up, down, 2)), 1e-2)
 
 
 def same_bits(
@@ -104,8 +127,8 @@ def same_bits(
 
 
 def stack(fmt: Format | None, count: int, rows: int, columns: int, device: str) -> Matrix:
-    if fmt is None:
-        return Matrix(torch.randn(count, rows, columns, device=device).bfloat16() / columns**0.5)
+    if fmt not in FORMATS:
+        return Matrix(torch.randn(count, rows, columns, device=device).to(DENSE[fmt]) / columns**0.5)
     data = np.stack([random_blocks(fmt, rows, columns, seed) for seed in range(count)])
     return Matrix.packed(torch.from_numpy(data).to(device), fmt)
 

@@ -30,7 +30,11 @@ CHOICES: dict[str, dict[str, Any]] = {
         "stages": LLAMACPP_STAGES, "top_k": 60, "top_n_sigma": 1.5, "xtc_probability": 0.7, "dry_multiplier": 0.8,
         "dynatemp_range": 0.3,
     },
+    "typical p": {"typical_p": 0.6, "min_keep": 5, "top_p": 0.9, "logprobs": 2, "logprobs_mode": "processed"},
     "mirostat": {"stages": LLAMACPP_STAGES, "mirostat": 2},
+    "mirostat 1": {"stages": LLAMACPP_STAGES, "mirostat": 1},
+    "adaptive p": {"stages": ("min_p", "adaptive_p"), "min_p": 0.01, "adaptive_target": 0.4},
+    "single tokens": {"logit_bias": {3: 4.0, 9: -100.0}, "allowed_token_ids": [*range(2, 40, 3)]},
     "infill": {"stages": ("top_k", "top_p", "infill"), "top_k": 60, "top_p": 0.99},
     "penalties of both kinds": {
         "stages": ("penalties", "tgi_penalties"), "repetition_penalty": 1.2, "frequency_penalty": 0.3,

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -63,23 +64,44 @@ def guarded(name: str, rows: Callable[[], Rows]) -> Rows:
         torch.cuda.empty_cache()
 
 
-def checks(run: Run) -> Rows:
-    from bench import gpu_attention, gpu_elementwise, gpu_products, gpu_sampler
+def attention_checks(run: Run, some: slice) -> Rows:
+    from bench import gpu_attention
+
+    shapes = gpu_attention.TINY if run.interpret else gpu_attention.SHAPES
+    for shape, block_size in [*shapes.items()][some]:
+        yield from guarded(
+            f"attention {shape}",
+            lambda: gpu_attention.checks(run.device, shape, block_size, run.interpret),  # noqa: B023
+        )
+
+
+def product_checks(run: Run, formats: Sequence[str]) -> Rows:
+    from bench import gpu_products
     from trivet.weights.formats import Format
 
-    small = run.interpret
-    products: dict[str, Any] = {"formats": (None, Format.Q4_K)}
-    if small:
-        products |= {"shapes": ((40, 256),), "hidden": 256, "width": 256, "counts": (1, 3)}
-    device = run.device
-    yield from guarded("attention", lambda: gpu_attention.checks(device, small))
-    yield from guarded("elementwise", lambda: gpu_elementwise.checks(device, *((9, (256,), 8) if small else ())))
-    yield from guarded("sampling", lambda: gpu_sampler.checks(device, *((300, 1, 2) if small else ())))
-    yield from guarded("products", lambda: gpu_products.checks(device, **products))
+    options: dict[str, Any] = {}
+    if run.interpret:
+        options = {"shapes": ((40, 64),), "hidden": 64, "width": 64, "counts": (1, 3)}
+        formats = [name.replace("Q4_K", "Q8_0") for name in formats]
+    for name in formats:
+        fmt = None if name == "BF16" else Format[name]
+        yield from guarded(name, lambda: gpu_products.checks(run.device, formats=(fmt,), **options))  # noqa: B023
+
+
+def elementwise_checks(run: Run) -> Rows:
+    from bench import gpu_elementwise
+
+    return gpu_elementwise.checks(run.device, *((9, (256,), 8) if run.interpret else ()))
+
+
+def sampling_checks(run: Run) -> Rows:
+    from bench import gpu_sampler
+
+    return gpu_sampler.checks(run.device, *((300, 1, 2) if run.interpret else ()))
 
 
 def formats(run: Run) -> Rows:
-    """The products that `checks` leaves out: their kernels take long to compile."""
+    """The products that `product_checks` leaves out: their kernels take long to compile."""
     from bench import gpu_products
     from trivet.weights.formats import Format
 
@@ -94,27 +116,31 @@ def kernels(run: Run) -> Rows:
     limits, device = measured_limits(run), run.device
     yield limits_row(limits)
     if run.interpret:
+        heads = gpu_attention.Heads(4, 2, 64)
+        few = ((1, 32),)
+        yield from guarded("attention", lambda: gpu_attention.timings(device, limits, heads, few, few, 1))
         yield from guarded("elementwise", lambda: gpu_elementwise.timings(device, limits, 4, 256, 512))
         yield from guarded("sampling", lambda: gpu_sampler.timings(device, limits, 2, 300))
         yield from guarded(
             "products", lambda: gpu_products.timings(device, limits, (None,), {"small": (16, 256)}, (1,), 1)
         )
         return
-    yield from guarded("attention", lambda: gpu_attention.timings(limits))
-    yield from guarded("products", lambda: gpu_products.timings(device, limits))
+    yield from guarded("attention", lambda: gpu_attention.timings(device, limits))
     yield from guarded("elementwise", lambda: gpu_elementwise.timings(device, limits))
     yield from guarded("sampling", lambda: gpu_sampler.timings(device, limits))
+    # The last, because their many kernels take longest to compile.
+    yield from guarded("products", lambda: gpu_products.timings(device, limits))
 
 
 def agreement(run: Run) -> Rows:
     from bench import gpu_agreement
     from trivet.weights.hub import resolve
 
-    small: dict[str, Any] = {}
+    small: dict[str, Any] = {"num_blocks": 1024}
     if run.interpret:
         small = {"batches": (1, 2), "longest": 6, "tokens": 2, "max_model_len": 32, "max_num_batched_tokens": 16}
         small["num_blocks"] = 8
-    yield from guarded("built-in model", lambda: gpu_agreement.rows(resolve(None), **small))
+    return gpu_agreement.rows(resolve(None), **small)
 
 
 def measured_limits(run: Run) -> Any:
@@ -128,10 +154,22 @@ def limits_row(limits: Any) -> Row:
     return Row("this device, measured", text)
 
 
-def model(run: Run, numerics: str = "exact") -> Rows:
-    """The folder is written if it is not there."""
+def first_start(run: Run) -> Rows:
+    """Writes the model if it is not there, and compiles what it takes. The cache is small: others run beside."""
+    from trivet.engine.config import EngineConfig
+    from trivet.engine.engine import Engine
+
+    began = time.perf_counter()
     if not (run.folder / "config.json").exists():
         write_model(run.shape, run.folder, run.device)
+        yield Row("write the model", f"{time.perf_counter() - began:.1f} s")
+    began = time.perf_counter()
+    settings = config(run) | {"max_model_len": run.prompt, "num_blocks": -(-run.prompt // 16)}
+    Engine(EngineConfig(model=str(run.folder), **settings)).close()
+    yield Row("first start, beside other sections", f"{time.perf_counter() - began:.1f} s")
+
+
+def model(run: Run, numerics: str = "exact") -> Rows:
     return whole(run, run.folder, numerics, 2 * run.shape.product_weights)
 
 
@@ -149,22 +187,21 @@ def quantized(run: Run) -> Rows:
     return whole(run, target, "exact", target.stat().st_size - embedding)
 
 
+def config(run: Run) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        "device": "cuda", "enable_prefix_caching": False, "max_num_seqs": max(run.batches),
+        "max_model_len": run.prompt + 64, "max_num_batched_tokens": 16 if run.interpret else 8192,
+    }  # fmt: skip
+    return settings | {"num_blocks": 32} if run.interpret else settings
+
+
 def whole(run: Run, path: Path, numerics: str, product_bytes: int) -> Rows:
+    """Of files that were written or read lately, and so are in memory."""
     from bench import gpu_agreement, gpu_model, gpu_peers
-    from trivet.engine.config import EngineConfig
-    from trivet.engine.engine import Engine
 
     limits, shape = measured_limits(run), run.shape
     yield limits_row(limits)
-    largest = max(run.batches)
-    config: dict[str, Any] = {
-        "device": "cuda", "numerics": numerics, "enable_prefix_caching": False, "max_num_seqs": largest,
-        "max_model_len": run.prompt + 64, "max_num_batched_tokens": 16 if run.interpret else 8192,
-    }  # fmt: skip
-    if run.interpret:
-        config["num_blocks"] = 32
-    Engine(EngineConfig(model=str(path), **config)).close()  # Compiles kernels, and brings the files into memory.
-    engine, rows = gpu_model.load(path, **config)
+    engine, rows = gpu_model.load(path, numerics=numerics, **config(run))
     yield from rows
     if path.is_dir() and numerics == "exact":
         tokens = np.random.default_rng(2).integers(0, shape.vocab, 16 if run.interpret else 64)
@@ -204,8 +241,14 @@ def vllm(run: Run) -> Rows:
 
 
 SECTIONS: dict[str, Callable[[Run], Rows]] = {
-    "checks": checks,
+    "attention checks": lambda run: attention_checks(run, slice(2)),
+    "attention checks, other heads": lambda run: attention_checks(run, slice(2, None)),
+    "product checks": lambda run: product_checks(run, ["BF16", "F16"]),
+    "product checks, blocks": lambda run: product_checks(run, ["Q4_K"]),
+    "elementwise checks": elementwise_checks,
+    "sampling checks": sampling_checks,
     "agreement": agreement,
+    "first start": first_start,
     "model": model,
     "model fast": lambda run: model(run, "fast"),
     "kernels": kernels,
@@ -221,7 +264,7 @@ def interpreted(name: str) -> None:
     from tests.runtime.cuda import interpreter
 
     interpreter.repair()
-    if name in ("checks", "kernels"):
+    if name == "kernels" or name.split(",")[0].endswith("checks"):
         return
     from tests.runtime.cuda import reference
     from trivet.runtime import loader

@@ -71,13 +71,18 @@ def show(console: Console, sections: dict[str, list[Row]]) -> None:
 
 
 def write(path: Path, machine: dict[str, Any], sections: dict[str, list[Row]]) -> None:
-    """JSON at `path`, beside it a plot where matplotlib is installed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """JSON at `path`, which is whole at any time."""
     results = {title: [asdict(row) | {"verdict": row.verdict} for row in rows] for title, rows in sections.items()}
-    path.write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n")
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n")
+    part.replace(path)
+
+
+def plot_at(path: Path, machine: dict[str, Any], sections: dict[str, list[Row]]) -> None:
+    """A plot beside the results at `path`, where matplotlib is installed."""
     timed = [row for rows in sections.values() for row in rows if row.reached is not None and not is_check(row)]
     if timed:
-        plot(path.with_suffix(".png"), str(machine.get("device", "")), timed)
+        plot(path.with_suffix(".png"), str(machine["device"]), timed)
 
 
 def is_check(row: Row) -> bool:

@@ -41,6 +41,10 @@ class EngineError(TrivetError, RuntimeError):
     """The engine failed at this request, or is gone."""
 
 
+class DeviceLostError(EngineError):
+    """The device computes nothing more for this process, whatever it is given; for another it may."""
+
+
 def unknown_keyword(owner: str, name: str, known: Iterable[str]) -> TypeError:
     """The error for a keyword that `owner` does not have: it names the nearest of those that it has."""
     near = difflib.get_close_matches(name, known, 1)

@@ -18,7 +18,7 @@ import numpy as np
 from trivet.engine.config import EngineConfig
 from trivet.engine.plan import SampleRow, StepOutput, StepPlan
 from trivet.engine.request import EngineRequest, TokenChunk, TokenLogprob
-from trivet.errors import EngineError, ModelError
+from trivet.errors import DeviceLostError, EngineError, ModelError
 from trivet.runtime.base import RuntimeInfo
 from trivet.sampling.params import SamplingParams
 
@@ -28,8 +28,9 @@ VOCAB = 97
 class Options(msgspec.Struct, kw_only=True, omit_defaults=True):
     """What goes wrong, and when; `EngineConfig.model` may hold it as JSON.
 
-    crash, hang, fail, nan: token ids; a step that computes that token kills the process, sleeps, raises an
-    exception, gives no finite logits. fail_start: like fail, but where the token is known, it is the start that raises.
+    crash, hang, fail, lose, nan: token ids; a step that computes that token kills the process, sleeps, raises an
+    exception, loses the device, gives no finite logits. fail_start: like fail, but where the token is known, it is the
+    start that raises.
     """
 
     step_seconds: float = 0.0
@@ -37,6 +38,7 @@ class Options(msgspec.Struct, kw_only=True, omit_defaults=True):
     crash: int = -1
     hang: int = -1
     fail: int = -1
+    lose: int = -1
     fail_start: int = VOCAB
     nan: int = -1
     damaged: bool = False
@@ -127,6 +129,8 @@ class FakeRuntime:
             os.kill(os.getpid(), signal.SIGKILL)
         if self.options.hang in plan.token_ids:
             time.sleep(60)
+        if self.options.lose in plan.token_ids:
+            raise DeviceLostError("the device is lost")
         for token in (self.options.fail, self.options.fail_start):
             if token in plan.token_ids:
                 raise EngineError(f"cannot compute token {token}")

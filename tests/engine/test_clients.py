@@ -296,7 +296,7 @@ async def test_who_is_killed_while_it_is_tried_alone_is_not_guilty(start_process
 
 
 @pytest.mark.parametrize("alone", [True, False])
-@pytest.mark.parametrize("options", [Options(crash=90), Options(hang=90)])
+@pytest.mark.parametrize("options", [Options(crash=90), Options(hang=90), Options(lose=90)])
 async def test_a_request_that_kills_the_engine_fails_alone(start_process: Start, options: Options, alone: bool) -> None:
     timeout = 0.5 if options.hang >= 0 else 60
     async with start_process(options, step_timeout=timeout) as c:
@@ -304,7 +304,8 @@ async def test_a_request_that_kills_the_engine_fails_alone(start_process: Start,
         *results, bad = await asyncio.gather(*(collect(c, r) for r in [*good, request([5, 90, 5], "bad")]))
         assert results == [plain(r, MAX_LEN) for r in good]
         assert bad.finish_reason == "error"
-        assert ("made no progress" if options.hang >= 0 else "died of signal 9") in bad.error
+        reasons = {options.hang: "made no progress", options.crash: "died of signal 9", options.lose: "exit code 1"}
+        assert reasons[90] in bad.error
         assert await collect(c, request([1], "after")) == plain(request([1], "after"), MAX_LEN)
 
 

@@ -17,7 +17,7 @@ from trivet.engine.pace import Pace
 from trivet.engine.plan import StepPlan
 from trivet.engine.request import EngineRequest
 from trivet.engine.scheduler import Scheduler
-from trivet.errors import EngineError, RequestError
+from trivet.errors import DeviceLostError, EngineError, RequestError
 
 MAX_LEN = 64
 
@@ -286,6 +286,14 @@ def test_a_request_that_breaks_a_step_fails_alone(runtime: type[FakeRuntime], op
     for r in good:
         assert results[r.request_id] == plain(r, MAX_LEN)
     assert run(e, good[0])[good[0].request_id] == plain(good[0], MAX_LEN)
+
+
+@on_all_runtimes
+@pytest.mark.parametrize("alone", [False, True])
+def test_where_the_device_is_lost_no_step_is_tried_again(runtime: type[FakeRuntime], alone: bool) -> None:
+    e = engine(Options(lose=13, fail=-1 if alone else 9), runtime, num_blocks=256)
+    with pytest.raises(DeviceLostError, match="the device is lost"):
+        run(e, request([9, 8] if not alone else [7], "other"), request([1, 13], "bad"))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import ctypes
+import importlib.metadata
 import importlib.util
 import logging
 from pathlib import Path
@@ -27,9 +28,17 @@ NEW, OLD = Gpu("NVIDIA H100", (9, 0), 80 << 30), Gpu("Tesla V100", (7, 0), 16 <<
 def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Sets what is there: GPUs and packages."""
 
-    def have(found: list[Gpu], packages: tuple[str, ...] = ("torch", "triton")) -> None:
+    def have(found: list[Gpu], packages: tuple[str, ...] = ("torch 2.11.0+cu130", "triton 3.10.0")) -> None:
+        versions = dict((*package.split(), None)[:2] for package in packages)
+
+        def version(name: str) -> str:
+            if versions[name] is None:
+                raise importlib.metadata.PackageNotFoundError(name)
+            return versions[name]
+
         monkeypatch.setattr(loader, "gpus", lambda: found)
-        monkeypatch.setattr(importlib.util, "find_spec", lambda name: name if name in packages else None)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: name if name in versions else None)
+        monkeypatch.setattr(importlib.metadata, "version", version)
 
     return have
 
@@ -40,6 +49,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
         ({}, [NEW], ("torch", "triton"), "cuda"),
         ({}, [], ("torch", "triton"), "cpu"),
         ({}, [NEW], ("torch",), "cpu"),
+        ({}, [NEW], ("torch 2.10.1", "triton 3.6.0"), "cpu"),
         ({}, [OLD], ("torch", "triton"), "cpu"),
         ({"device": "cpu"}, [NEW], ("torch", "triton"), "cpu"),
         ({"device": "cuda"}, [NEW], ("torch", "triton"), "cuda"),
@@ -56,8 +66,9 @@ def test_device(machine: Any, settings: dict[str, Any], found: list[Gpu], packag
 @pytest.mark.parametrize(
     ("found", "packages", "message"),
     [
-        ([NEW], ("torch",), r"needs triton, .* not installed: pip install 'trivet\[cuda\]'"),
-        ([], (), r"needs torch and triton"),
+        ([NEW], ("torch",), r"needs triton 3.6 or later, which is not installed: pip install 'trivet\[cuda\]'"),
+        ([NEW], ("torch 2.4.1", "triton 3.6.0"), r"needs torch 2.11 or later, and 2.4.1 is installed: pip"),
+        ([], (), r"needs torch 2.11 .* and triton 3.6"),
         ([], ("torch", "triton"), r"no NVIDIA GPU was found .* use device cpu"),
         ([OLD], ("torch", "triton"), r"Tesla V100 has compute capability 7.0; at least 8.0"),
     ],

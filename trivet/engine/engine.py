@@ -23,7 +23,7 @@ from trivet.engine.request import EngineRequest, EngineStats, ModelInfo, TokenCh
 from trivet.engine.scheduler import Scheduler
 from trivet.engine.steps import StepHistograms
 from trivet.engine.store import PrefixStore
-from trivet.errors import EngineError, RequestError
+from trivet.errors import DeviceLostError, EngineError, RequestError
 from trivet.runtime.base import OverlappingRuntime, Pending, Runtime
 from trivet.runtime.machine import lock_memory
 
@@ -120,7 +120,10 @@ class Engine:
         return self.scheduler.cancel(request_id)
 
     def step(self) -> list[TokenChunk]:
-        """End one step, after the next has been started where that is possible; what it brought to whom."""
+        """End one step, after the next has been started where that is possible; what it brought to whom.
+
+        Raises DeviceLostError when there can be no further step.
+        """
         step, self._ahead = self._ahead or self._begin(), None
         if step is None:
             return []
@@ -148,6 +151,8 @@ class Engine:
             if step.error is not None:
                 raise step.error
             output = self.runtime.run(plan) if step.pending is None else step.pending.result()
+        except DeviceLostError:
+            raise
         except Exception as error:
             logger.exception("a step of %d sequences failed; trying each alone", sequences)
             step.error = error
@@ -207,6 +212,8 @@ class Engine:
             try:
                 if alive:
                     output = self.runtime.run(part)
+            except DeviceLostError:
+                raise
             except Exception as error:
                 failures[index] = f"the engine failed at this request: {error}"
             first = len(joined.tokens)

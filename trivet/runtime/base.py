@@ -53,7 +53,7 @@ class Runtime(Protocol):
     def run(self, plan: StepPlan) -> StepOutput:
         """Execute one step: write K and V of its tokens, compute the logits asked for, sample.
 
-        Not re-entrant. A plan that failed may be run again, or in parts.
+        Not re-entrant. A plan that failed may be run again, or in parts; not after a DeviceLostError.
         """
         ...
 

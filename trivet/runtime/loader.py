@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import re
 from typing import TYPE_CHECKING
 
 from trivet import _native
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 DEVICES = ("auto", "cpu", "cuda")
 INSTALL = "pip install 'trivet[cuda]'"
+NEEDED = {"torch": "2.11", "triton": "3.6"}
+"""As in pyproject.toml: at least these."""
 
 
 def load_runtime(config: EngineConfig, progress: Progress | None = None) -> Runtime:
@@ -70,18 +73,19 @@ def choose_device(config: EngineConfig) -> str:
 
 
 def _usable(wanted: bool) -> str:
-    missing = [name for name in ("torch", "triton") if importlib.util.find_spec(name) is None]
+    missing = [text for name, least in NEEDED.items() if (text := _missing(name, least))]
     found = gpus()
     if not wanted:
         if not found:
             return "cpu"
         if missing:
-            logger.info("there is a GPU, %s; to use it: %s", found[0].name, INSTALL)
+            text = " and ".join(missing)
+            logger.info("there is a GPU, %s; to use it needs %s: %s", found[0].name, text, INSTALL)
         elif not found[0].supported:
             logger.info("the GPU, %s, is too old (compute capability %d.%d)", found[0].name, *found[0].capability)
         return "cuda" if found[0].supported and not missing else "cpu"
     if missing:
-        raise EngineError(f"device cuda needs {' and '.join(missing)}, which are not installed: {INSTALL}")
+        raise EngineError(f"device cuda needs {' and '.join(missing)}: {INSTALL}")
     if not found:
         raise EngineError("device cuda: no NVIDIA GPU was found (does nvidia-smi show one?); use device cpu")
     if not found[0].supported:
@@ -90,3 +94,17 @@ def _usable(wanted: bool) -> str:
             f"{'.'.join(map(str, LEAST_CAPABILITY))} is needed; use device cpu"
         )
     return "cuda"
+
+
+def _missing(name: str, least: str) -> str:
+    """What to say of a package that is not installed or too old, else ""."""
+    if importlib.util.find_spec(name) is None:
+        return f"{name} {least} or later, which is not installed"
+    from importlib import metadata  # A start without a GPU need not wait for it.
+
+    try:
+        version = metadata.version(name)
+    except metadata.PackageNotFoundError:  # built by someone else, under another name
+        return ""
+    there, needed = (tuple(map(int, re.findall(r"\d+", text)[:2])) for text in (version, least))
+    return "" if there >= needed else f"{name} {least} or later, and {version} is installed"

@@ -23,8 +23,15 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-SHARED_MEMORY = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 120: 99 << 10}
+SHARED_MEMORY = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
 """Bytes of shared memory that a block of threads may have, by compute capability."""
+
+TENSOR_MEMORY = 512
+"""Columns of the memory of its own that Blackwell's matrix unit has (100)."""
+
+
+INSTRUCTIONS = {90: "wgmma.mma_async", 100: "tcgen05.mma"}
+"""Of matrix products, where they are not mma.sync."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +46,22 @@ class Compiled:
     """Accesses to local memory in innermost loops, where they cost; elsewhere a few bytes are no harm."""
     shared: int
     """Bytes of a block of threads."""
+    tensor_memory: int
+    """Columns, where the matrix unit has memory of its own."""
     ptx: str
     """The assembly, to look for instructions in ("mma.sync", "ld.global.v4.b32", ...)."""
     layouts: frozenset[str]
     """Of matrix products: the instruction, its shape and how many warps share the columns of a row."""
 
+    @property
+    def instructions(self) -> set[str]:
+        """Those of matrix products."""
+        return {name for name in (*INSTRUCTIONS.values(), "mma.sync") if name in self.ptx}
+
     def __repr__(self) -> str:
         return (
             f"{self.name} (sm_{self.arch}: {self.registers} registers, stack {self.stack}, loop spills "
-            f"{self.loop_spills}, shared {self.shared}, {sorted(self.layouts)})"
+            f"{self.loop_spills}, shared {self.shared}, tensor memory {self.tensor_memory}, {sorted(self.layouts)})"
         )
 
 
@@ -75,7 +89,7 @@ def compiled(call: Callable[[], object], arch: int = 90) -> list[Compiled]:
     assert launches, "nothing was launched"
     kernels = list(compiler().map(compile_launch, launches, [arch] * len(launches)))
     for kernel in kernels:
-        assert kernel.shared <= SHARED_MEMORY[arch], kernel
+        assert kernel.shared <= SHARED_MEMORY[arch] and kernel.tensor_memory <= TENSOR_MEMORY, kernel
     return kernels
 
 
@@ -165,6 +179,7 @@ def compile_launch(launch: Launch, arch: int) -> Compiled:
         stack=usage["STACK"],
         loop_spills=loop_spills(instructions),
         shared=kernel.metadata.shared,
+        tensor_memory=kernel.metadata.tmem_size or 0,
         ptx=kernel.asm["ptx"],
         layouts=frozenset(" ".join(layout) for layout in layouts),
     )

@@ -13,7 +13,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.runtime.cuda import paged
-from tests.runtime.cuda.compiled import compiled
+from tests.runtime.cuda.compiled import INSTRUCTIONS, compiled
 from trivet.runtime.cuda.kernels import attention as module
 from trivet.runtime.cuda.kernels.attention import attention
 from trivet.runtime.cuda.kernels.attention_tiles import Launch, Tiles
@@ -169,6 +169,7 @@ def meta(*shape: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
         (90, 8, 4, 256, {"softcap": 50.0}),
         (80, 28, 4, 96, {}),
         (86, 8, 4, 256, {}),
+        (100, 32, 8, 128, {}),
         (120, 32, 8, 128, {}),
     ],
 )
@@ -180,18 +181,29 @@ def test_compiled(arch: int, heads: int, kv_heads: int, head_dim: int, options: 
         assert kernel.loop_spills == 0, kernel
         assert kernel.stack <= 256, kernel
     assert prompt.layouts == decode.layouts
-    assert ("wgmma.mma_async" if arch == 90 else "mma.sync") in prompt.ptx
     for kernel in (prompt, decode):
+        assert kernel.instructions == {INSTRUCTIONS.get(arch, "mma.sync")}, kernel
         assert "cp.async.cg.shared.global [" in kernel.ptx  # 16 bytes a thread
         assert arch in (86, 120) or re.search(
             r"cp\.async\.wait_group\s+(0x)?3;", kernel.ptx
         )  # the next tile is on its way meanwhile
 
 
-@pytest.mark.parametrize(("dtype", "cache"), [(torch.bfloat16, torch.float8_e4m3fn), (torch.float32, torch.float32)])
-def test_compiled_for_other_types(dtype: torch.dtype, cache: torch.dtype) -> None:
-    prompt, decode, _ = compile_attention(90, 32, 8, 128, cache, {}, dtype)
-    assert prompt.layouts == decode.layouts
+FLOAT8 = torch.float8_e4m3fn
+
+
+@pytest.mark.parametrize(
+    ("arch", "dtype", "cache"),
+    [
+        (89, torch.bfloat16, FLOAT8),
+        (90, torch.bfloat16, FLOAT8),
+        *((a, torch.float32, torch.float32) for a in (90, 100)),
+    ],
+)
+def test_compiled_for_other_types(arch: int, dtype: torch.dtype, cache: torch.dtype) -> None:
+    prompt, decode, _ = compile_attention(arch, 32, 8, 128, cache, {}, dtype)
+    assert prompt.layouts == decode.layouts and prompt.instructions == decode.instructions
+    assert len(prompt.instructions) == (dtype != torch.float32), "no tensor core multiplies float32 as such"
 
 
 def compile_attention(

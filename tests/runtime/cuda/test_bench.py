@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from bench import gpu_attention, gpu_elementwise, gpu_sampler
+from bench import gpu, gpu_attention, gpu_elementwise, gpu_sampler
+from bench.gpu_model import Limits
 from bench.gpu_table import Row, check
 
 
@@ -19,12 +21,19 @@ def test_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     choices = ("greedy", "log-probabilities")
     monkeypatch.setattr(gpu_sampler, "CHOICES", {name: gpu_sampler.CHOICES[name] for name in choices})
     rows = [
-        *gpu_attention.checks("cpu", tiny=True),
+        *(row for shape, size in gpu_attention.TINY.items() for row in gpu_attention.checks("cpu", shape, size, True)),
         *gpu_elementwise.checks("cpu", 3, (256,), 4),
         *gpu_sampler.checks("cpu", 300, 1, 2),
     ]
-    assert len(rows) == 8 + 19 + 3
+    assert len(rows) == 6 + 19 + 3
     assert [row for row in rows if row.verdict != "ok"] == []
+
+
+def test_timings_of_attention() -> None:
+    shape, sizes, limits = gpu_attention.Heads(2, 1, 16), ((1, 16),), Limits(1e15, 1e15)
+    rows = list(gpu_attention.timings("cpu", limits, shape, sizes, sizes, gpu_attention.cache_bytes(shape, 1, 16)))
+    assert [row.name for row in rows] == ["attention 2/1 x 16, 1 x 16 causal", "attention 2/1 x 16, 1 x 1 of 16"]
+    assert all(row.reached is not None and 0 < row.reached < 1 and row.target == 0.7 for row in rows)
 
 
 def test_verdicts() -> None:
@@ -48,7 +57,7 @@ def test_a_model(tmp_path: Path) -> None:
     done = run("--interpret", "--only", "model", "--folder", tmp_path / "model", "--output", tmp_path / "gpu.json")
     assert done.returncode == 1, done.stderr
     results = json.loads((tmp_path / "gpu.json").read_text())["results"]
-    assert list(results) == ["agreement", "model", "model fast"]
+    assert set(results) == {"agreement", "first start", "model", "model fast"}
     missed = {row["name"] for rows in results.values() for row in rows if row["verdict"] == "MISSED"}
     assert missed <= {"load weights", "decode 1 x 24", "decode 2 x 24", "prefill 16"}
     assert done.stdout.splitlines()[-1].endswith(f"{sum(map(len, missed_rows(results)))} MISSED")
@@ -68,6 +77,88 @@ def test_what_fails_is_a_line(tmp_path: Path) -> None:
     [row, _] = json.loads(output.read_text())["results"]["quantized"]
     assert done.returncode == 1
     assert row["verdict"] == "MISSED" and "Error" in row["measured"]
+
+
+FAULTY = """
+import os, subprocess, sys, time
+print('{"name": "good", "measured": "1"}', flush=True)
+match sys.argv[1]:
+    case "attention checks":
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+    case "product checks":
+        print("not a line")
+    case "elementwise checks":
+        time.sleep(600)
+    case "sampling checks":  # what it has started would hold the pipe open
+        subprocess.run([sys.executable, "-c", "import time; time.sleep(600)"])
+    case "formats":
+        os.abort()
+"""
+
+
+def test_no_section_takes_others_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Errors of the device, garbage, sections that hang or die: each is a line, and the others have theirs."""
+    (tmp_path / "faulty.py").write_text(FAULTY)
+    monkeypatch.setattr(gpu, "COMMAND", [sys.executable, str(tmp_path / "faulty.py")])
+    monkeypatch.setattr(gpu, "SECTION_SECONDS", 0.3)
+    output = tmp_path / "gpu.json"
+    monkeypatch.setattr(sys, "argv", ["gpu", "--interpret", "--only", "checks", "kernels", "--output", str(output)])
+    began = time.monotonic()
+    with pytest.raises(SystemExit) as stopped:
+        gpu.main()
+    assert stopped.value.code == 1 and time.monotonic() - began < 30
+    results = json.loads(output.read_text())["results"]
+    said = {name: {row["name"]: row["measured"] for row in rows} for name, rows in results.items()}
+    assert all(rows.pop("good") == "1" and rows.pop(f"time of {name}") for name, rows in said.items())
+    assert said == {
+        "attention checks": {
+            "rest of attention checks": "RuntimeError: CUDA error: an illegal memory access was encountered"
+        },
+        "attention checks, other heads": {},
+        "product checks": said["product checks"],
+        "product checks, blocks": {},
+        "elementwise checks": {"rest of elementwise checks": "the time was over"},
+        "sampling checks": {"rest of sampling checks": "the time was over"},
+        "kernels": {},
+        "formats": {"rest of formats": "exit status -6"},
+    }
+    assert said["product checks"]["what product checks says"].startswith("DecodeError")
+
+
+def test_time_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "faulty.py").write_text(FAULTY.replace("match", "time.sleep(600)\nmatch"))
+    monkeypatch.setattr(gpu, "COMMAND", [sys.executable, str(tmp_path / "faulty.py")])
+    output = tmp_path / "gpu.json"
+    monkeypatch.setattr(sys, "argv", ["gpu", "--interpret", "--minutes", "0.05", "--output", str(output)])
+    began = time.monotonic()
+    with pytest.raises(SystemExit):
+        gpu.main()
+    assert time.monotonic() - began < 30
+    results = json.loads(output.read_text())["results"]
+    assert set(results) == set(gpu.SECTIONS)
+    late = ["the time was over", "not run: the time was over"]
+    for name, rows in results.items():
+        assert [row["measured"] for row in rows if row["verdict"] == "MISSED"] == [late[name not in FIRST]], name
+
+
+def test_an_end_from_outside(tmp_path: Path) -> None:
+    """Results so far are there, and nothing of the benchmark runs on."""
+    output = tmp_path / "gpu.json"
+    command = [sys.executable, "-m", "bench.gpu", "--interpret", "--only", "kernels", "--output", str(output)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while "this device" not in process.stdout.readline():
+            pass
+        process.terminate()
+        rest = process.stdout.read()
+        assert process.wait() == 1
+    assert "interrupted" in rest
+    results = json.loads(output.read_text())["results"]
+    assert results["kernels"][0]["name"] == "this device, measured"
+    assert results["interrupted"][0]["measured"] == "not run"
+
+
+FIRST = list(gpu.SECTIONS)[: gpu.TOGETHER]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +19,7 @@ from trivet.engine.memory import size_cache
 from trivet.errors import EngineError, ModelError
 from trivet.runtime.cuda import cache, program
 from trivet.runtime.cuda import runtime as runtime_module
-from trivet.runtime.cuda.device import HostDevice, check_compiler
+from trivet.runtime.cuda.device import CudaDevice, HostDevice, check_compiler
 from trivet.runtime.cuda.memory import largest_steps
 from trivet.runtime.cuda.step import StepInputs
 
@@ -78,9 +81,42 @@ def test_fp8_where_there_is_none(there: int, message: str | None, monkeypatch: p
             graph_runtime(model_graph(), kv_cache_dtype="fp8")
 
 
+def test_what_is_closed_is_free_at_once() -> None:
+    """However long the collector waits: the next model needs the memory."""
+    runtime = graph_runtime(model_graph())
+    runtime.allocate_cache(4, 16)
+    held = [weakref.ref(tensor) for tensor in (*runtime._program.cache.layers[0], runtime._drawn)]
+    matrices = runtime._program._weights._matrices.values()
+    held += [weakref.ref(matrix.values) for matrix in matrices]
+    del matrices
+    assert len(held) > 5
+    gc.disable()
+    try:
+        runtime.close()
+        assert [ref for ref in held if ref() is not None] == []
+    finally:
+        gc.enable()
+    graph_runtime(model_graph()).close()
+
+
 def test_wrong_block_sizes() -> None:
     with pytest.raises(EngineError, match="block_size must be one of 16, 32, 64, 128 on a GPU, got 24"):
         graph_runtime(model_graph()).block_bytes(24)
+
+
+def test_heads_that_are_too_wide() -> None:
+    graph, checkpoint = model_graph()
+    graph.cache[1] = replace(graph.cache[1], head_dim=288)
+    with pytest.raises(EngineError, match="heads of up to 256 columns, got 288: use device cpu"):
+        graph_runtime((graph, checkpoint))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_pytorch_that_does_not_find_the_gpu() -> None:
+    with pytest.raises(
+        EngineError, match=r"^device cuda: PyTorch 2.* cannot use the GPU and says: \w.*use device cpu$"
+    ):
+        CudaDevice()
 
 
 def test_what_triton_needs() -> None:
@@ -94,7 +130,13 @@ def full(*_: Any, **__: Any) -> Any:
     raise torch.OutOfMemoryError
 
 
-def test_weights_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+def full_without_pytorch(*_: Any, **__: Any) -> Any:
+    """As of a kernel that is loaded, or pinned memory."""
+    raise RuntimeError("Triton Error [CUDA]: out of memory")
+
+
+@pytest.mark.parametrize("full", [full, full_without_pytorch])
+def test_weights_that_do_not_fit(full: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(program.Program, "_linear", full)
     with pytest.raises(EngineError, match=r"the weights, .* on Test Card: 7.00 GiB of 8.00 GiB are still free; use a"):
         graph_runtime(model_graph(), Card(7 * GIB))

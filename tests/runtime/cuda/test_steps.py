@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from tests.native.harness import Sequences, model_graph, random_tokens
+from tests.runtime.cuda import reference
 from tests.runtime.cuda.models import Logits, graph_runtime, sample_row
 from trivet.engine.plan import StepPlan
+from trivet.errors import DeviceLostError
 from trivet.runtime.cuda import step as step_module
-from trivet.runtime.cuda.device import HostDevice
+from trivet.runtime.cuda.device import Event, HostDevice
 from trivet.runtime.cuda.graphs import batch_buckets, context_buckets
 from trivet.runtime.cuda.step import HostStep, StepBuffer, resolved, table_width
 
@@ -85,17 +89,25 @@ def test_tables_are_of_even_width(context: int, width: int) -> None:
     assert table_width(context, 16) == width
 
 
+FULL = [
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("CUDA error: out of memory"),  # when the driver takes it
+    RuntimeError("operation failed due to a previous error during capture"),
+]
+FULL[2].__context__ = FULL[0]
+
+
 class Captures(HostDevice):
     """Counts; there is memory for some."""
 
-    def __init__(self, memory_for: int = 100) -> None:
-        self.left = memory_for
+    def __init__(self, memory_for: int = 100, error: Exception = FULL[0]) -> None:
+        self.left, self.error = memory_for, error
         self.captured = 0
         self.replayed = 0
 
     def capture(self, run: Callable[[], None]) -> Callable[[], None]:
         if self.captured == self.left:
-            raise torch.OutOfMemoryError
+            raise self.error
         self.captured += 1
         run()
 
@@ -110,9 +122,9 @@ class Captures(HostDevice):
 def test_graphs_are_captured_once_and_where_there_is_memory() -> None:
     model = model_graph()
     tokens = [random_tokens(10, seed) for seed in range(3)]
-    device, small = Captures(), Captures(1)
+    device, small = Captures(), [Captures(1, error) for error in FULL]
     results = []
-    for each in (device, small):
+    for each in (device, *small):
         sequences = Sequences(Logits(graph_runtime(model, each)), tokens)  # type: ignore[arg-type]
         assert each.captured == 1, "the largest batch"
         sequences.step({0: 4, 1: 3})
@@ -120,9 +132,18 @@ def test_graphs_are_captured_once_and_where_there_is_memory() -> None:
             sequences.step(step)
         results.append([np.array(rows) for rows in sequences.logits])
     assert (device.captured, device.replayed) == (3, 5)
-    assert (small.captured, small.replayed) == (1, 1), "batches of 4 only"
-    for one, other in zip(*results, strict=True):
-        assert (one == other).all()
+    for each in small:
+        assert (each.captured, each.replayed) == (1, 1), "batches of 4 only"
+    for others in results[1:]:
+        for one, other in zip(results[0], others, strict=True):
+            assert (one == other).all()
+
+
+@pytest.mark.usefixtures("plain_kernels")
+def test_what_else_fails_in_a_capture_is_told() -> None:
+    sequences = Sequences(Logits(graph_runtime(model_graph(), Captures(1, RuntimeError("odd")))), [[1, 2, 3]])  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="odd"):
+        sequences.step({0: 1})
 
 
 @pytest.mark.usefixtures("plain_kernels")
@@ -144,12 +165,60 @@ def test_a_step_may_be_started_before_the_one_before_has_ended(eager: bool) -> N
     assert swapped[1].result().tokens.tolist() == apart[0][::-1]
 
 
+class Breaking(HostDevice):
+    def __init__(self, lost: bool) -> None:
+        self.lost = lambda: lost
+
+
+@pytest.mark.usefixtures("plain_kernels")
+@pytest.mark.parametrize("place", ["collect", "prepare"])
+@pytest.mark.parametrize(("lost", "error"), [(True, DeviceLostError), (False, RuntimeError)])
+def test_a_device_that_is_lost(place: str, lost: bool, error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = graph_runtime(model_graph(), Breaking(lost))
+    runtime.allocate_cache(4, 16)
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nMore of it")
+
+    owner = reference.DeviceSamples if place == "collect" else reference.DeviceSampler
+    monkeypatch.setattr(owner, place, broken)
+    with pytest.raises(RuntimeError, match="an illegal memory access was encountered") as raised:
+        runtime.run(plan([3, 1], [0, 1], [0, 2], [[2]], [1]))
+    assert type(raised.value) is error
+
+
 @pytest.mark.usefixtures("plain_kernels")
 def test_steps_without_logits_draw_nothing() -> None:
     runtime = graph_runtime(model_graph())
     runtime.allocate_cache(4, 16)
     output = runtime.run(plan([3, 1, 4], [0, 1, 2], [0, 3], [[2]], []))
     assert output.tokens.tolist() == [] and output.logprobs == []
+
+
+class Events(HostDevice):
+    """Notes what becomes of them."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, int]] = []
+        self.made = 0
+
+    def event(self) -> Event:
+        self.made += 1
+        return SimpleNamespace(
+            record=partial(self.told.append, ("recorded", self.made)),
+            synchronize=partial(self.told.append, ("waited for", self.made)),
+        )
+
+
+@pytest.mark.usefixtures("plain_kernels")
+def test_steps_without_logits_are_waited_for() -> None:
+    """Else the engine would start one after the other, and what comes meanwhile would wait for all of them."""
+    runtime = graph_runtime(model_graph(), device := Events())
+    runtime.allocate_cache(4, 16)
+    pending = runtime.start(plan([3, 1, 4], [0, 1, 2], [0, 3], [[2]], []))
+    assert device.told[-1] == ("recorded", device.made)
+    pending.result()
+    assert device.told[-1] == ("waited for", device.made)
 
 
 def test_the_table_of_what_a_step_sends_is_whole() -> None:

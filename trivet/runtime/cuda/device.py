@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from subprocess import CalledProcessError
 from typing import Protocol
 
 import torch
 from triton.runtime import driver
 
-from trivet.errors import EngineError
+from trivet.errors import DeviceLostError, EngineError
 
 
 class Event(Protocol):
-    """Ends of copies."""
+    """Ends of copies, or of steps."""
 
     def record(self) -> None: ...
 
@@ -44,10 +45,15 @@ class Device(Protocol):
         ...
 
     def capture(self, run: Callable[[], None]) -> Callable[[], None]:
-        """Make `run`, whose tensors outside live on, a graph; returns what replays it. Raises OutOfMemoryError."""
+        """Make `run`, whose tensors outside live on, a graph; returns what replays it. Raises errors of which some are
+        `out_of_memory`."""
         ...
 
     def synchronize(self) -> None: ...
+
+    def lost(self) -> bool:
+        """Whether it answers no more, after an error: a kernel read memory that is not there, the hardware failed."""
+        ...
 
     def release(self) -> None:
         """Give back the memory of what has been deleted."""
@@ -58,8 +64,14 @@ class CudaDevice:
     """The current CUDA device. All its graphs share one pool of memory, as they never run at the same time."""
 
     def __init__(self) -> None:
-        """Raises EngineError where Triton does not run."""
-        self.place = torch.device("cuda", torch.cuda.current_device())
+        """Raises EngineError where PyTorch or Triton does not run."""
+        try:
+            self.place = torch.device("cuda", torch.cuda.current_device())
+        except (RuntimeError, AssertionError) as error:
+            raise EngineError(
+                f"device cuda: PyTorch {torch.__version__} cannot use the GPU and says: {first_line(error)}; install a "
+                "build of it for CUDA that the driver knows and free the GPU's memory, or use device cpu"
+            ) from error
         check_compiler()
         properties = torch.cuda.get_device_properties(self.place)
         self.name = properties.name
@@ -94,16 +106,55 @@ class CudaDevice:
         torch.cuda.synchronize(self.place)
         self._pool = self._pool or torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
+        # A capture that fails at its end leaves its own stream as the current one, which the outer context undoes.
         # What other threads of the process do with CUDA meanwhile is no part of it, and no fault.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        with (
+            torch.cuda.stream(torch.cuda.current_stream(self.place)),
+            torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
+        ):
             run()
         return graph.replay
 
     def synchronize(self) -> None:
         torch.cuda.synchronize(self.place)
 
+    def lost(self) -> bool:
+        try:
+            torch.cuda.synchronize(self.place)
+        except RuntimeError:
+            return True
+        return False
+
     def release(self) -> None:
         torch.cuda.empty_cache()
+
+
+def out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error means, or came of, memory that did not suffice: what CUDA takes itself, for graphs and kernels
+    and pinned memory, is not of PyTorch's allocator, nor is the error.
+    """
+    while error is not None:
+        if isinstance(error, torch.OutOfMemoryError) or (
+            isinstance(error, RuntimeError) and "out of memory" in str(error)
+        ):
+            return True
+        error = error.__context__
+    return False
+
+
+@contextmanager
+def or_device_lost(device: Device) -> Iterator[None]:
+    """Raises DeviceLostError in place of an error that is not of this step alone."""
+    try:
+        yield
+    except RuntimeError as error:
+        if device.lost():
+            raise DeviceLostError(f"{device.name} is lost: {first_line(error)}") from error
+        raise
+
+
+def first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def check_compiler() -> None:
@@ -113,7 +164,7 @@ def check_compiler() -> None:
     except (RuntimeError, OSError, AssertionError, CalledProcessError) as error:
         raise EngineError(
             "device cuda: Triton needs a C compiler and Python's headers (gcc, python3-dev on Debian and Ubuntu) and "
-            f"says: {error}; install them, or use device cpu"
+            f"says: {first_line(error)}; install them, or use device cpu"
         ) from error
 
 
@@ -156,6 +207,9 @@ class HostDevice:
 
     def synchronize(self) -> None:
         pass
+
+    def lost(self) -> bool:
+        return False
 
     def release(self) -> None:
         pass

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from trivet.runtime.cuda.device import Device
+from trivet.runtime.cuda.device import Device, out_of_memory
 from trivet.runtime.cuda.kernels.attention_tiles import SPLIT
 from trivet.runtime.cuda.step import HostStep, StepBuffer, StepInputs, ints_of, table_width
 
@@ -77,7 +77,7 @@ class DecodeGraphs:
         )
 
     def prepare(self) -> None:
-        """Capture the largest graph. Raises OutOfMemoryError."""
+        """Capture the largest graph. Raises errors of which some are `out_of_memory`."""
         largest = self._batches[-1], self._contexts[-1]
         self._graphs[largest] = self._capture(*largest)
 
@@ -91,7 +91,9 @@ class DecodeGraphs:
         if bucket not in self._graphs:
             try:
                 self._graphs[bucket] = self._capture(*bucket)
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
                 logger.warning("no memory for the CUDA graph of %d sequences: their steps run without one", batch)
                 self._graphs[bucket] = None
         graph = self._graphs[bucket]

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-import torch
 
 from trivet.engine.plan import SampleRow, StepPlan
 from trivet.engine.scheduler import PROMPT_LOGIT_ROWS
 from trivet.errors import EngineError
-from trivet.runtime.cuda.device import Device
+from trivet.runtime.cuda.device import Device, out_of_memory
 from trivet.runtime.cuda.step import HostStep
 from trivet.sampling.chain import Chain
 from trivet.sampling.params import SamplingParams
@@ -73,7 +72,9 @@ def or_engine_error(device: Device, what: str, advice: str) -> Iterator[None]:
     """Turns memory that does not suffice into an EngineError with the numbers."""
     try:
         yield
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
         free, total = device.memory()
         raise EngineError(
             f"{what} needs more memory than there is on {device.name}: {gib(free)} of {gib(total)} are still free; "

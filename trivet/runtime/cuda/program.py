@@ -66,6 +66,10 @@ class Program:
         self._body, self._head = calls[:head], calls[head:]
         weights.end()
 
+    def close(self) -> None:
+        """Let go of weights and cache at once: calls hold their program, which holds them."""
+        vars(self).clear()
+
     def run(self, step: StepInputs) -> torch.Tensor | None:
         """Logits [R, V] float32 of the rows that need them; None where none does."""
         values: dict[int, torch.Tensor] = {}

@@ -11,6 +11,7 @@ from itertools import chain
 
 import numpy as np
 import torch
+import triton
 
 from trivet import __version__
 from trivet.engine.config import EngineConfig, join_cache_dtype, split_cache_dtype
@@ -19,8 +20,9 @@ from trivet.errors import EngineError
 from trivet.graph.ops import Graph
 from trivet.models.config import ModelConfig
 from trivet.runtime.cuda.cache import PagedCache, block_bytes, cache_dtype
-from trivet.runtime.cuda.device import CudaDevice, Device
+from trivet.runtime.cuda.device import CudaDevice, Device, or_device_lost
 from trivet.runtime.cuda.graphs import DecodeGraphs, graph_bytes
+from trivet.runtime.cuda.kernels.attention_tiles import MOST_COLUMNS
 from trivet.runtime.cuda.kernels.linear import KERNEL_ROWS
 from trivet.runtime.cuda.memory import gib, largest_samples, largest_steps, or_engine_error
 from trivet.runtime.cuda.program import Program
@@ -36,20 +38,31 @@ logger = logging.getLogger(__name__)
 
 
 class CudaPending:
-    """A step that has been started; `samples` is None where it draws nothing."""
+    """A step that has been started."""
 
-    def __init__(self, samples: DeviceSamples | None) -> None:
-        self._samples = samples
+    def __init__(self, samples: DeviceSamples | NoSamples, device: Device) -> None:
+        self._samples, self._device = samples, device
         self._output: StepOutput | None = None
 
     def result(self) -> StepOutput:
         """Waits for its end."""
         if self._output is None:
-            self._output = NOTHING if self._samples is None else self._samples.collect()
+            with or_device_lost(self._device):
+                self._output = self._samples.collect()
         return self._output
 
 
-NOTHING = StepOutput(np.empty(0, np.int32), [], [])
+class NoSamples:
+    """Of a step that draws nothing."""
+
+    def __init__(self, device: Device) -> None:
+        self._ended = device.event()
+        self._ended.record()
+
+    def collect(self) -> StepOutput:
+        """Wait for its end."""
+        self._ended.synchronize()
+        return StepOutput(np.empty(0, np.int32), [], [])
 
 
 class CudaRuntime:
@@ -85,6 +98,11 @@ class CudaRuntime:
             )
         if config.numerics not in ("exact", "fast"):
             raise EngineError(f"numerics must be exact or fast, got {config.numerics}")
+        widest = max((layer.head_dim for layer in graph.cache), default=0)
+        if widest > MOST_COLUMNS:
+            raise EngineError(
+                f"a GPU's attention has heads of up to {MOST_COLUMNS} columns, got {widest}: use device cpu"
+            )
         self._config = config
         self._checkpoint = checkpoint
         self._layers = graph.cache
@@ -172,12 +190,13 @@ class CudaRuntime:
     @torch.inference_mode()
     def start(self, plan: StepPlan, hidden: np.ndarray | None = None) -> CudaPending:
         """Begin a step. The host waits for nothing."""
-        logits = self.logits(plan, hidden)
-        if logits is None:
-            return CudaPending(None)
-        samples = self._sampler.sample(logits, self._sampler.prepare(plan.samples))
-        self._drawn[: len(samples.tokens)].copy_(samples.tokens)
-        return CudaPending(samples)
+        with or_device_lost(self._device):
+            logits = self.logits(plan, hidden)
+            if logits is None:
+                return CudaPending(NoSamples(self._device), self._device)
+            samples = self._sampler.sample(logits, self._sampler.prepare(plan.samples))
+            self._drawn[: len(samples.tokens)].copy_(samples.tokens)
+        return CudaPending(samples, self._device)
 
     @torch.inference_mode()
     def logits(self, plan: StepPlan, hidden: np.ndarray | None = None) -> torch.Tensor | None:
@@ -195,7 +214,8 @@ class CudaRuntime:
         return {
             "weights": sampled_digest(self._checkpoint),
             "cache type": self._cache_type,
-            "instruction set": f"{self._device.capability}, {self._config.numerics}, torch {torch.__version__}",
+            "instruction set": f"{self._device.capability}, {self._config.numerics}",
+            "compilers": f"torch {torch.__version__}, triton {triton.__version__}",
             "program version": __version__,
         }
 
@@ -209,6 +229,7 @@ class CudaRuntime:
 
     def close(self) -> None:
         self._device.synchronize()
+        self._program.close()
         del self._program, self._graphs, self._buffer, self._sampler, self._drawn
         self._device.release()
 

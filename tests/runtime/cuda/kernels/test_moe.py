@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.blocks import dequantize as expected
-from tests.runtime.cuda.compiled import compiled
+from tests.runtime.cuda.compiled import INSTRUCTIONS, compiled
 from tests.runtime.cuda.kernels.test_activation import reference as activation
 from tests.runtime.cuda.kernels.test_quantized import random_rows
 from tests.runtime.cuda.kernels.values import error, meta, random
@@ -95,7 +95,9 @@ def test_groups(tokens: int, count: int, top_k: int, block: int) -> None:
     assert seen == list(range(tokens * top_k))
 
 
-@pytest.mark.parametrize(("fmt", "arch"), [(None, 90), (Format.Q4_K, 90), (Format.Q6_K, 80)], ids=str)
+@pytest.mark.parametrize(
+    ("fmt", "arch"), [(None, 90), (None, 100), (Format.Q4_K, 90), (Format.Q6_K, 80), (Format.Q4_K, 100)], ids=str
+)
 def test_compiled(fmt: Format | None, arch: int) -> None:
     def stack(rows: int, columns: int) -> Matrix:
         if fmt is None:
@@ -109,4 +111,5 @@ def test_compiled(fmt: Format | None, arch: int) -> None:
 
     for kernel in compiled(calls, arch):
         assert kernel.stack == 0, kernel
-        assert "expert" not in kernel.name or "wgmma" in kernel.ptx or arch == 80, kernel
+        if kernel.name == "expert_kernel":
+            assert kernel.instructions == {INSTRUCTIONS.get(arch, "mma.sync")}, kernel

@@ -12,6 +12,10 @@ the 132 multiprocessors of an H100, and a state of float32 is 1 / (2 SPLIT / gro
 in bfloat16 that it stands for: under 1 % for groups of up to 10 heads."""
 
 
+MOST_COLUMNS = 256
+"""Of a head."""
+
+
 @dataclass(frozen=True)
 class Launch:
     rows: int
@@ -47,11 +51,9 @@ def tiles_for(head_dim: int, itemsize: int, capability: int) -> Tiles:
     (2.1 MFLOP, 0.3 us on a multiprocessor of an H100), exponentials (64 x 64, 0.15 us) and the rest (0.15 us) are less
     than the 0.9 us that its 32 KiB take at its share of 4.8 TB/s.
 
-    Raises ValueError for heads of more than 256 columns.
+    `head_dim` is at most MOST_COLUMNS.
     """
     columns = max(16, 1 << (head_dim - 1).bit_length())
-    if columns > 256:
-        raise ValueError(f"attention on the GPU has heads of up to 256 columns, got {head_dim}")
     if itemsize == 4:
         # For tests and small models: no tensor core multiplies float32 as such.
         return Tiles(columns, 32, Launch(16, 4, 1), Launch(16, 4, 1))

@@ -20,3 +20,13 @@ def for_data_centres(capability: int) -> bool:
     """From Hopper on: matrix products of whole warp groups (wgmma and later), and 227 KB of shared memory. RTX 50 and
     its like (120, 121) have what an A10 or L4 has: mma.sync, and 99 KB."""
     return 90 <= capability < 120
+
+
+def has_tensor_memory(capability: int) -> bool:
+    """Blackwell's data centre GPUs, whose matrix unit is not part of the warps.
+
+    Sums lie in 512 columns of a memory apart, those of all products that the compiler keeps at hand side by side; a
+    kernel that takes more does not run. And it multiplies float32 as tf32, whatever `input_precision` says, where the
+    left operand has 64 rows or more.
+    """
+    return 100 <= capability < 120

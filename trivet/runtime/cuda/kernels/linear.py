@@ -110,13 +110,13 @@ def tile(rows: int, tokens: int, format: str, dtype: torch.dtype, parts: int, ar
     """
     large = device.for_data_centres(arch)
     if dtype == torch.float32:  # without tensor cores
-        return Tile(64, 16 if tokens <= 16 else 32, 32, 4, 2)
+        return Tile(32 if device.has_tensor_memory(arch) else 64, 16 if tokens <= 16 else 32, 32, 4, 2)
     if format != "dense":
         # Few tokens: 8 KB of weights and up to 8 KB of activations a stage: 64 KB, three programs a multiprocessor.
         # More: the activations that a program loads for its weights (32 KB a unit) weigh less over 128 rows.
         if tokens <= 16:
             return Tile(64, 16, UNIT, 4, 4)
-        if tokens <= 32:
+        if tokens <= 32 or device.has_tensor_memory(arch):  # which has room for no more of a unit's 8 or 16 products
             return Tile(64, 32, UNIT, 4, 3)
         return Tile(128, 64, UNIT, 8, 3) if large else Tile(64, 64, UNIT, 4, 2)
     if halves and (tokens <= 64 or not large):  # mma.sync needs registers for both

@@ -40,7 +40,11 @@ def moe(
     chosen, shares = choose(linear(x, router, dtype=torch.float32), top_k, normalize, scale)
     experts, hidden, width = gate.shape
     slots = tokens * top_k
-    block = 16 if slots <= 16 * experts or x.dtype == torch.float32 else 64
+    few = slots <= 16 * experts or x.dtype == torch.float32
+    # Of gate and up a unit's 8 or 16 products each.
+    packed = not all(isinstance(matrix.values, torch.Tensor) for matrix in (gate, up, down))
+    few |= packed and device.has_tensor_memory(device.capability(x.device))
+    block = 16 if few else 64
     order, tiles = group(chosen, experts, block)
     gated = x.new_empty(slots, hidden)
     expert_product(x, gate, gated, order, tiles, top_k, block, up=up, act=act)
@@ -113,9 +117,10 @@ def expert_product(
     raised = up or matrix
     count = tiles.shape[1]
     # As the tiles of products of few rows in linear.py; two products one after the other need no more registers.
-    rows_of_tile, warps, stages = (
-        (64, 4, 4) if few else (128, 8, 3) if device.for_data_centres(device.capability(x.device)) else (64, 4, 2)
-    )
+    arch = device.capability(x.device)
+    rows_of_tile, warps, stages = (64, 4, 4) if few else (128, 8, 3) if device.for_data_centres(arch) else (64, 4, 2)
+    if x.dtype == torch.float32 and device.has_tensor_memory(arch):
+        rows_of_tile = 32
     whole = few and not halved(matrix, x) and not halved(raised, x)
     step = 32 if x.dtype == torch.float32 else 128 if whole else 64
     grid = (count * triton.cdiv(rows, rows_of_tile),)

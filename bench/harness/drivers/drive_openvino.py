@@ -23,8 +23,9 @@ class OpenVino:
         target = source.with_name(f"{source.name}-openvino-int4")
         if not target.exists():
             export = [Path(sys.executable).with_name("optimum-cli"), "export", "openvino", "--model", source]
-            options = ["--task", "text-generation-with-past", "--weight-format", "int4", target]
-            subprocess.run([*export, *options], check=True)
+            options = ["--task", "text-generation-with-past", "--weight-format", "int4"]
+            # The largest group that divides the columns of small models, too.
+            subprocess.run([*export, *options, "--group-size", "64", target], check=True)
         scheduler = genai.SchedulerConfig()
         scheduler.cache_size = CACHE_GIB
         scheduler.enable_prefix_caching = True

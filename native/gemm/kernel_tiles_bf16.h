@@ -134,20 +134,21 @@ void multiply_chunk(const std::byte* const (&x)[2], std::size_t stride, const st
     if constexpr (kTiles == 2) tile_load<2>(sums[1][0], kTileBytes);
     if constexpr (kTiles == 2 && kPanels == 2) tile_load<3>(sums[1][1], kTileBytes);
   }
+  const std::byte *x0 = x[0], *x1 = x[1], *weights0 = weights[0], *weights1 = weights[1];
   const auto* next = reinterpret_cast<const std::byte*>(&sums + 1);
   for (int k = 0; k < steps; ++k) {
     constexpr int kLines = sizeof(TileSums) / 64 / (kChunkColumns / kTileColumns);
 #pragma GCC unroll 4
     for (int i = 0; i < kLines; ++i) __builtin_prefetch(next + (k * kLines + i) * 64);
-    tile_stream<4>(x[0] + k * kTileBytes, stride);
-    tile_load<6>(weights[0] + k * kTileSize, kTileBytes);
+    tile_stream<4>(x0 + k * kTileBytes, stride);
+    tile_load<6>(weights0 + k * kTileSize, kTileBytes);
     tile_dot_bf16<0, 4, 6>();
     if constexpr (kPanels == 2) {
-      tile_load<7>(weights[1] + k * kTileSize, kTileBytes);
+      tile_load<7>(weights1 + k * kTileSize, kTileBytes);
       tile_dot_bf16<1, 4, 7>();
     }
     if constexpr (kTiles == 2) {
-      tile_stream<5>(x[1] + k * kTileBytes, stride);
+      tile_stream<5>(x1 + k * kTileBytes, stride);
       tile_dot_bf16<2, 5, 6>();
       if constexpr (kPanels == 2) tile_dot_bf16<3, 5, 7>();
     }

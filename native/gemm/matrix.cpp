@@ -56,8 +56,10 @@ std::size_t activation_row_bytes(ActivationFormat format, std::int64_t columns) 
   switch (format) {
     case ActivationFormat::f32:
     case ActivationFormat::bf16: {
-      // An odd number of cache lines: else rows would compete for some of the sets of the caches.
-      return ((value_bytes(format, columns) + 63) / 64 | 1) * 64;
+      // 4 more than a multiple of 8 cache lines: at most other distances, rows compete for some of a cache's
+      // sets.
+      const std::size_t lines = (value_bytes(format, columns) + 63) / 64;
+      return ((lines + 3) / 8 * 8 + 4) * 64;
     }
     case ActivationFormat::q8_32:
       return static_cast<std::size_t>(steps(columns)) * sizeof(ActivationStep32);

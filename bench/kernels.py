@@ -51,10 +51,14 @@ def seconds_per_product(matrices: list[_native.PackedMatrix], x: np.ndarray, thr
     return min(times)
 
 
-def measured(fmt: Format, shape: tuple[int, int], batch: int, seconds: float, limits: Limits) -> dict[str, Any]:
+def measured(
+    fmt: Format, shape: tuple[int, int], batch: int, numerics: str, seconds: float, limits: Limits
+) -> dict[str, Any]:
+    """Fast numerics multiply floats on AMX."""
+    floats = fmt in FLOATS or (numerics == "fast" and _native.system_info()["isa"] == "amx")
     rows, columns = shape
     size, products = fmt.num_bytes(shape), batch * rows * columns
-    least = max(size / limits.read, products / (limits.float if fmt in FLOATS else limits.int8))
+    least = max(size / limits.read, products / (limits.float if floats else limits.int8))
     return {
         "format": fmt.name,
         "shape": f"{rows}x{columns}",
@@ -113,9 +117,8 @@ def main() -> None:
             matrices = random_matrices(form, *shape, args.megabytes)
             for batch in sorted(map(int, args.batch.split(","))):
                 x = np.random.default_rng(1).standard_normal((batch, shape[1]), dtype=np.float32)
-                result = measured(
-                    form, shape, batch, seconds_per_product(matrices, x, args.threads, args.numerics), limits
-                )
+                seconds = seconds_per_product(matrices, x, args.threads, args.numerics)
+                result = measured(form, shape, batch, args.numerics, seconds, limits)
                 results.append(result)
                 print(
                     f"{form.name:8}{result['shape']:>12}{batch:7}{result['seconds'] * 1e3:10.3f}"

@@ -2,6 +2,7 @@
 of the machine's limit that is, measured in the same run: the bandwidth for few rows, the arithmetic for many.
 
     python -m bench.kernels [--formats Q4_K,BF16] [--shapes 8192x2048] [--batch 1,16,512] [--threads 2]
+        [--numerics fast]
 
 Weights are random and rotate over enough copies (--megabytes) that none is still in a cache from its last use.
 
@@ -35,14 +36,14 @@ def random_matrices(fmt: Format, rows: int, columns: int, megabytes: int) -> lis
     return [_native.PackedMatrix(fmt.type_id, data, rows, columns) for _ in range(copies)]
 
 
-def seconds_per_product(matrices: list[_native.PackedMatrix], x: np.ndarray, threads: int) -> float:
+def seconds_per_product(matrices: list[_native.PackedMatrix], x: np.ndarray, threads: int, numerics: str) -> float:
     """The best of about 0.3 s, after one round to warm up: whatever else runs on the machine only adds to it."""
     times = []
     deadline = None
     while deadline is None or time.perf_counter() < deadline or len(times) < 3:
         for matrix in matrices:
             start = time.perf_counter()
-            matrix.multiply(x, threads)
+            matrix.multiply(x, threads, numerics)
             times.append(time.perf_counter() - start)
         if deadline is None:
             times.clear()
@@ -50,10 +51,14 @@ def seconds_per_product(matrices: list[_native.PackedMatrix], x: np.ndarray, thr
     return min(times)
 
 
-def measured(fmt: Format, shape: tuple[int, int], batch: int, seconds: float, limits: Limits) -> dict[str, Any]:
+def measured(
+    fmt: Format, shape: tuple[int, int], batch: int, numerics: str, seconds: float, limits: Limits
+) -> dict[str, Any]:
+    """Fast numerics multiply floats on AMX."""
+    floats = fmt in FLOATS or (numerics == "fast" and _native.system_info()["isa"] == "amx")
     rows, columns = shape
     size, products = fmt.num_bytes(shape), batch * rows * columns
-    least = max(size / limits.read, products / (limits.float if fmt in FLOATS else limits.int8))
+    least = max(size / limits.read, products / (limits.float if floats else limits.int8))
     return {
         "format": fmt.name,
         "shape": f"{rows}x{columns}",
@@ -97,6 +102,7 @@ def main() -> None:
     parser.add_argument("--shapes", type=shapes, default="8192x2048", help="rows x columns of the weights")
     parser.add_argument("--batch", default="1,8,32,512", help="rows of activations")
     parser.add_argument("--threads", type=int, default=usable_cores())
+    parser.add_argument("--numerics", choices=("exact", "fast"), default="exact")
     parser.add_argument("--megabytes", type=int, default=256, help="weights to rotate over")
     parser.add_argument("--output", type=Path, help="without an ending")
     args = parser.parse_args()
@@ -111,7 +117,8 @@ def main() -> None:
             matrices = random_matrices(form, *shape, args.megabytes)
             for batch in sorted(map(int, args.batch.split(","))):
                 x = np.random.default_rng(1).standard_normal((batch, shape[1]), dtype=np.float32)
-                result = measured(form, shape, batch, seconds_per_product(matrices, x, args.threads), limits)
+                seconds = seconds_per_product(matrices, x, args.threads, args.numerics)
+                result = measured(form, shape, batch, args.numerics, seconds, limits)
                 results.append(result)
                 print(
                     f"{form.name:8}{result['shape']:>12}{batch:7}{result['seconds'] * 1e3:10.3f}"

@@ -39,7 +39,7 @@ LONG_ROUNDS = 3
 QUICK = {"models": ["smollm2-360m"], "formats": "Q4_0,Q8_0,Q4_K_M", "rounds": 3, "peers": "llamacpp", "long": False}
 ONLY = {"vllm": "BF16", "openvino": "Q4_0"}
 """Peers that read the Hugging Face folder, in a format of their own: the one that they are measured beside."""
-TITLES = {"trivet": "Trivet"} | {name: peer.title for name, peer in PEERS.items()}
+TITLES = {"trivet": "Trivet", "fast": "Trivet, fast numerics"} | {name: peer.title for name, peer in PEERS.items()}
 UNSTABLE, DISTURBED = 0.15, 0.05
 
 Results = dict[str, list[Sample]]
@@ -60,7 +60,7 @@ class Comparison:
         self.cases = [case for case in cases if not wanted or case.name in wanted]
         self.pythons, self.threads, self.folder = pythons, args.threads, args.environments
         self.cpu_time = args.cpu_time
-        self.paths: dict[str, Path] = {"trivet": path}
+        self.paths: dict[str, Path] = {"trivet": path} | ({"fast": path} if args.fast else {})
         for peer in pythons:
             if peer == "llamacpp":
                 self.paths[peer] = path
@@ -164,6 +164,7 @@ def main() -> None:
         "--cases", help=f"of {', '.join(case.name for case in [*CASES, *LONG_CASES])}; all if not given"
     )
     parser.add_argument("--cpu-time", action="store_true", help="one thread, its own time: for a machine that is busy")
+    parser.add_argument("--fast", action="store_true", help="measure Trivet with fast numerics, too")
     parser.add_argument("--no-long", dest="long", action="store_false", help="leave out the cases of 8,000 tokens")
     parser.add_argument("--quick", action="store_true", help="360M in three formats beside llama.cpp")
     parser.add_argument("--environments", type=Path, default=DEFAULT_FOLDER, help="where peers are installed")
@@ -190,7 +191,7 @@ def main() -> None:
             comparisons.append(Comparison(args, name, mix, pythons))
             comparisons[-1].run()
             cannot |= comparisons[-1].cannot
-            finish(args.output, comparisons, machine, limits, list(pythons), cannot)
+            finish(args.output, comparisons, machine, limits, ["fast", *pythons], cannot)
 
 
 def finish(

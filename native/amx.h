@@ -51,6 +51,11 @@ template <int T>
 [[gnu::always_inline]] inline void tile_load(const void* p, std::size_t stride) {
   asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(p), "r"(stride), "i"(T) : "memory");
 }
+// The same, of what need not stay in the L1 cache.
+template <int T>
+[[gnu::always_inline]] inline void tile_stream(const void* p, std::size_t stride) {
+  asm volatile("tileloaddt1 (%0,%1,1), %%tmm%c2" ::"r"(p), "r"(stride), "i"(T) : "memory");
+}
 template <int T>
 [[gnu::always_inline]] inline void tile_store(void* p, std::size_t stride) {
   asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(p), "r"(stride), "i"(T) : "memory");
@@ -117,6 +122,10 @@ void tile_load(const void* p, std::size_t stride) {
   for (int r = 0; r < rows; ++r) {
     std::memcpy(tile_state.data[T][r], static_cast<const std::byte*>(p) + r * stride, tile_bytes(T));
   }
+}
+template <int T>
+void tile_stream(const void* p, std::size_t stride) {
+  tile_load<T>(p, stride);
 }
 template <int T>
 void tile_store(void* p, std::size_t stride) {

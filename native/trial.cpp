@@ -54,16 +54,15 @@ std::shared_ptr<std::byte> random_weights(Format format, const PanelLayout& layo
   return packed;
 }
 
-Floats product(const Panels& w, Format format, std::int64_t rows, Isa isa) {
-  const Kernels& kernels = trivet::kernels(isa);
-  const ActivationFormat activations = activation_format(format, isa);
+Floats product(const Panels& w, Format format, Numerics numerics, std::int64_t rows, Isa isa) {
+  const ActivationFormat activations = activation_format(format, numerics, rows, isa);
   const Floats x = random_floats(rows * kColumns);
   const std::size_t stride = activation_row_bytes(activations, kColumns);
   const auto packed = allocate_weights(rows * stride);
   pack_activations(activations, x.data(), kColumns, 0, rows, kColumns, packed.get(), isa);
   Floats y(rows * kOutputs);
   const std::int64_t panels = (kOutputs + kPanelRows - 1) / kPanelRows;
-  kernels.multiply[static_cast<int>(format)](w, packed.get(), stride, rows, 0, panels, y.data(), kOutputs);
+  product_kernel(format, activations, isa)(w, packed.get(), stride, rows, 0, panels, y.data(), kOutputs);
   return y;
 }
 
@@ -73,7 +72,10 @@ double product_difference(Format format, Isa isa, Isa other) {
   const Panels w = {weights.get(), layout, kOutputs, kColumns, 1.0f};
   double most = 0;
   for (std::int64_t rows : {1, 7, 37}) {
-    most = std::max(most, difference(product(w, format, rows, isa), product(w, format, rows, other)));
+    const Floats expected = product(w, format, Numerics::exact, rows, other);
+    for (Numerics numerics : {Numerics::exact, Numerics::fast}) {
+      most = std::max(most, difference(product(w, format, numerics, rows, isa), expected));
+    }
   }
   return most;
 }

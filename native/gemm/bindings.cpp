@@ -75,17 +75,19 @@ PackedMatrix pack_matrix(int type_id, Bytes data, std::int64_t rows, std::int64_
   return matrix;
 }
 
-nb::ndarray<nb::numpy, float> multiply(const PackedMatrix& w, Matrix x, int threads) {
+nb::ndarray<nb::numpy, float> multiply(const PackedMatrix& w, Matrix x, int threads,
+                                       const std::string& numerics) {
   const std::size_t m = x.shape(0), rows = static_cast<std::size_t>(w.rows());
   if (static_cast<std::int64_t>(x.shape(1)) != w.columns() || threads < 1) {
     throw std::invalid_argument("x has " + std::to_string(x.shape(1)) + " columns, the matrix " +
                                 std::to_string(w.columns()) + "; threads is " + std::to_string(threads) +
                                 " and must be at least 1");
   }
+  const Numerics kind = numerics_of(numerics);
   auto y = std::make_unique_for_overwrite<float[]>(m * rows);
   {
     nb::gil_scoped_release release;
-    const ActivationFormat format = activation_format(w.format());
+    const ActivationFormat format = activation_format(w.format(), kind, static_cast<std::int64_t>(m));
     const std::size_t row = activation_row_bytes(format, w.columns());
     // A multiple of 64 bytes, so that every row starts on a cache line.
     std::unique_ptr<std::byte[], void (*)(void*)> packed(
@@ -94,7 +96,7 @@ nb::ndarray<nb::numpy, float> multiply(const PackedMatrix& w, Matrix x, int thre
     const std::int64_t count = static_cast<std::int64_t>(m);
     pack_activations(format, x.data(), w.columns(), 0, count, w.columns(), packed.get());
     split(w.panels(), threads, [&](std::int64_t begin, std::int64_t end) {
-      w.multiply(packed.get(), count, begin, end, y.get(), w.rows());
+      w.multiply(format, packed.get(), count, begin, end, y.get(), w.rows());
     });
   }
   return to_numpy(std::move(y), {m, rows});
@@ -159,16 +161,17 @@ void bind_gemm(nb::module_& m) {
             new (self) PackedMatrix(pack_matrix(type_id, data, rows, columns));
           },
           nb::arg("type_id"), nb::arg("data"), nb::arg("rows"), nb::arg("columns"))
-      .def("multiply", &multiply, nb::arg("x"), nb::arg("threads") = 1,
-           "x [m, columns] W^T -> float32 [m, rows].")
+      .def("multiply", &multiply, nb::arg("x"), nb::arg("threads") = 1, nb::arg("numerics") = "exact",
+           "x [m, columns] W^T -> float32 [m, rows]; `numerics` exact or fast.")
       .def_prop_ro("bytes", &PackedMatrix::bytes);
   m.def(
       "matmul",
-      [](int type_id, Bytes data, std::int64_t rows, std::int64_t columns, Matrix x, int threads) {
-        return multiply(pack_matrix(type_id, data, rows, columns), x, threads);
+      [](int type_id, Bytes data, std::int64_t rows, std::int64_t columns, Matrix x, int threads,
+         const std::string& numerics) {
+        return multiply(pack_matrix(type_id, data, rows, columns), x, threads, numerics);
       },
       nb::arg("type_id"), nb::arg("data"), nb::arg("rows"), nb::arg("columns"), nb::arg("x"),
-      nb::arg("threads") = 1,
+      nb::arg("threads") = 1, nb::arg("numerics") = "exact",
       "x [m, columns] times the transpose of GGUF rows `data` (uint8) -> float32 [m, rows].");
 }
 

@@ -1,5 +1,6 @@
-// AMX beside AVX-512: see kernel_tiles.h. What tiles do not compute is left to the kernels of AVX-512.
-#include "gemm/kernel_tiles.h"
+// AMX beside AVX-512: see kernel_tiles.h and kernel_tiles_bf16.h. What tiles do not compute is left to the
+// kernels of AVX-512.
+#include "gemm/kernel_tiles_bf16.h"
 
 namespace trivet {
 namespace {
@@ -25,6 +26,7 @@ constexpr Kernels make_amx_kernels() {
       .quantize_q8_256 = Quantize<Avx512>::q8_256,
       .round_bf16 = round_bf16,
       .multiply = {},
+      .multiply_rounded = {},
       .pass_rows = kTileChunk,
   };
   const auto set = [&](Format format, Kernels::Multiply multiply) {
@@ -32,9 +34,11 @@ constexpr Kernels make_amx_kernels() {
   };
   set(Format::F32, multiply_avx512<Format::F32>);
   set(Format::F16, multiply_avx512<Format::F16>);
-  set(Format::BF16, TileProductBF16::multiply);
-#define TRIVET_SET(name, id, values, group) \
-  set(Format::name, multiply_any<Format::name, TileKernel##group<Weights##name>>);
+  set(Format::BF16, multiply_tiles_bf16<StoredTiles>);
+#define TRIVET_SET(name, id, values, group)                                        \
+  set(Format::name, multiply_any<Format::name, TileKernel##group<Weights##name>>); \
+  kernels.multiply_rounded[id] =                                                   \
+      multiply_tiles_bf16<RoundedTiles<Block##group##Kernel<Avx512, Weights##name>>>;
   TRIVET_BLOCK_FORMATS(TRIVET_SET)
 #undef TRIVET_SET
   return kernels;

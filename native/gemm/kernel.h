@@ -106,6 +106,7 @@ constexpr Kernels make_kernels() {
       .quantize_q8_256 = Quantize<V>::q8_256,
       .round_bf16 = nullptr,
       .multiply = {},
+      .multiply_rounded = {},
       .pass_rows = kChunk,
   };
   const auto set = [&](Format format, Kernels::Multiply multiply) {

@@ -42,6 +42,15 @@ struct Block256Kernel {
     return unpack_quads<V, W>(weights, kGroups, scratch.quads);
   }
 
+  // The weights of a run are `scale` times w, plus `minimum`.
+  static void line(const Scratch& scratch, int run, F& scale, F& minimum) {
+    const F d = V::load(scratch.d);
+    scale = V::mul(d, V::to_float(V::shift_right_signed(V::load_pairs(scratch.scales[run]), 16)));
+    const I pair = V::load_pairs(scratch.mins[run / 4 * 2 + run % 2]);
+    const I min = V::shift_right_signed(run % 4 < 2 ? V::shift_left(pair, 16) : pair, 16);
+    minimum = V::fnma(V::to_float(min), W::kHasMinimum ? V::load(scratch.dmin) : d, V::zero());
+  }
+
   template <int M, class Quads>
   [[gnu::noinline]] static void tile(const Quads& quads, const Scratch& scratch, const std::byte* x,
                                      std::size_t stride, std::int64_t first, int, float (*acc)[kPanelRows]) {

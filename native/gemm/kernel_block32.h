@@ -45,6 +45,16 @@ struct Block32Kernel {
     return unpack_quads<V, W>(weights, count / 32, scratch.quads);
   }
 
+  // The weights of a run are `scale` times w, plus `minimum`.
+  static void line(const Scratch& scratch, int run, F& scale, F& minimum) {
+    scale = V::load(scratch.d[run]);
+    if constexpr (W::kHasMinimum) {
+      minimum = V::load(scratch.m[run / W::kRuns]);
+    } else {
+      minimum = V::mul(scale, V::broadcast(static_cast<float>(-W::kOffset)));
+    }
+  }
+
   template <int M, class Quads>
   [[gnu::noinline]] static void tile(const Quads& quads, const Scratch& scratch, const std::byte* x,
                                      std::size_t stride, std::int64_t first, int count,

@@ -1,9 +1,8 @@
-// Products of many rows by the tiles of AMX. See kernel.h; V is Avx512.
+// Products of many rows of int8 by the tiles of AMX. See kernel.h; V is Avx512.
 //
 // Integer sums are exact in any order, and what follows them is done by the same operations in the same order
 // as in kernel_block32.h and kernel_block256.h. So a row has the bits that those give it, and few rows are
-// left to them. bfloat16 is multiplied by tiles whatever the number of rows: a row of a product of tiles
-// depends on no other.
+// left to them.
 //
 // A kernel of tiles has
 //   config(rows)            shapes of the tiles 0 to 3 (sums), 4 and 5 (activations), 6 and 7 (weights)
@@ -17,7 +16,8 @@
 namespace trivet {
 namespace {
 
-// Activation rows per pass over a panel: unpacking a step costs as much as multiplying some 64 rows by it.
+// Activation rows per pass over a panel: unpacking a step, or rounding it to bfloat16, costs as much as
+// multiplying some 64 rows by it.
 constexpr int kTileChunk = 256;
 
 // Rows of activations for one tile. The first `done` are those of an earlier tile too, so that the last tile
@@ -233,88 +233,6 @@ void multiply_tiles(const Panels& w, const std::byte* x, std::size_t stride, std
     }
   }
 }
-
-// bfloat16 weights: a product's sums are one chain over the columns, in a tile from beginning to end. Two
-// panels are multiplied with two tiles of rows at a time.
-struct TileProductBF16 {
-  using V = Avx512;
-  static constexpr int kColumns = kTileBytes / 2;
-  static constexpr std::size_t kChunkBytes = 1 << 20;  // of activations, which stay in the L2 cache
-
-  static constexpr TileConfig config(int rows) {
-    TileConfig config;
-    for (int t = 0; t < 6; ++t) config.set(t, rows, kTileBytes);
-    for (int t = 6; t < 8; ++t) config.set(t, kTileRows, kTileBytes);
-    return config;
-  }
-
-  static void multiply(const Panels& w, const std::byte* x, std::size_t stride, std::int64_t m,
-                       std::int64_t panel_begin, std::int64_t panel_end, float* y, std::int64_t ldy) {
-    const int rows = m < kTileRows ? static_cast<int>(m) : kTileRows;
-    const TileConfig shapes = config(rows);
-    const Tiles configured(shapes);
-    const std::int64_t most =
-        static_cast<std::int64_t>(kChunkBytes / stride) / (2 * kTileRows) * (2 * kTileRows);
-    const std::int64_t chunk = most < 2 * kTileRows ? 2 * kTileRows : most;
-    for (std::int64_t first = 0; first < m; first += chunk) {
-      const std::int64_t end = m - first < chunk ? m : first + chunk;
-      for (std::int64_t p = panel_begin; p < panel_end; p += 2) {
-        for (std::int64_t i = first; i < end; i += 2 * kTileRows) {
-          const bool two_rows = i + kTileRows < end, two_panels = p + 1 < panel_end;
-          const auto product =
-              two_rows ? (two_panels ? block<2, 2> : block<2, 1>) : (two_panels ? block<1, 2> : block<1, 1>);
-          product(w, x, stride, m, rows, i, p, y, ldy);
-        }
-      }
-    }
-  }
-
- private:
-  template <int kTiles, int kPanels>
-  static void block(const Panels& w, const std::byte* x, std::size_t stride, std::int64_t m, int rows,
-                    std::int64_t first, std::int64_t panel, float* y, std::int64_t ldy) {
-    const auto row = [&](int t) {
-      return first + kTileRows * t + rows <= m ? first + kTileRows * t : m - rows;
-    };
-    tile_zero<0>();
-    tile_zero<1>();
-    tile_zero<2>();
-    tile_zero<3>();
-    for (std::int64_t c = 0; c < w.columns; c += kColumns) {
-      load_weights<6>(w, panel, c);
-      if constexpr (kPanels == 2) load_weights<7>(w, panel + 1, c);
-      tile_load<4>(x + row(0) * stride + 2 * c, stride);
-      tile_dot_bf16<0, 4, 6>();
-      if constexpr (kPanels == 2) tile_dot_bf16<1, 4, 7>();
-      if constexpr (kTiles == 2) {
-        tile_load<5>(x + row(1) * stride + 2 * c, stride);
-        tile_dot_bf16<2, 5, 6>();
-        if constexpr (kPanels == 2) tile_dot_bf16<3, 5, 7>();
-      }
-    }
-    alignas(64) float sums[2][2][kTileRows][kPanelRows];
-    tile_store<0>(sums[0][0], kTileBytes);
-    tile_store<1>(sums[0][1], kTileBytes);
-    tile_store<2>(sums[1][0], kTileBytes);
-    tile_store<3>(sums[1][1], kTileBytes);
-    for (int t = 0; t < kTiles; ++t) {
-      for (int n = 0; n < kPanels; ++n) store_rows(w, panel + n, sums[t][n], rows, y + row(t) * ldy, ldy);
-    }
-  }
-
-  template <int T>
-  static void load_weights(const Panels& w, std::int64_t panel, std::int64_t column) {
-    const std::byte* pairs = w.data + panel * w.layout.bytes + column / 2 * kTileBytes;
-    const std::int64_t left = (w.columns - column + 1) / 2;
-    if (left >= kTileRows) {
-      tile_load<T>(pairs, kTileBytes);
-    } else {
-      alignas(64) std::byte padded[kTileRows][kTileBytes] = {};
-      __builtin_memcpy(padded, pairs, left * kTileBytes);
-      tile_load<T>(padded, kTileBytes);
-    }
-  }
-};
 
 }  // namespace
 }  // namespace trivet

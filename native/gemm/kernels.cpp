@@ -17,4 +17,9 @@ const Kernels& kernels(Isa isa) {
   }
 }
 
+Kernels::Multiply product_kernel(Format weights, ActivationFormat activation, Isa isa) {
+  const bool exact = activation == activation_format(weights, Numerics::exact, 1, isa);
+  return (exact ? kernels(isa).multiply : kernels(isa).multiply_rounded)[static_cast<int>(weights)];
+}
+
 }  // namespace trivet

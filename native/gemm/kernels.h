@@ -34,7 +34,10 @@ struct Kernels {
   using Multiply = void (*)(const Panels& w, const std::byte* x, std::size_t stride, std::int64_t m,
                             std::int64_t panel_begin, std::int64_t panel_end, float* y, std::int64_t ldy);
   std::array<Multiply, kFormats> multiply;  // by number of the format
-  int pass_rows;                            // rows of x that take part in one pass over the weights
+  // The same of rows of round_bf16 and weights in blocks, which are rounded to bfloat16, too; null where that
+  // is not faster.
+  std::array<Multiply, kFormats> multiply_rounded;
+  int pass_rows;  // rows of x that take part in one pass over the weights
 };
 
 extern const Kernels kGenericKernels;
@@ -43,5 +46,8 @@ extern const Kernels kAvx512Kernels;
 extern const Kernels kAmxKernels;
 
 const Kernels& kernels(Isa isa = active_isa());
+
+// Multiplies weights of a format with rows in one of those that activation_format() gives for it.
+Kernels::Multiply product_kernel(Format weights, ActivationFormat activation, Isa isa = active_isa());
 
 }  // namespace trivet

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <stdexcept>
 #include <vector>
 
 #include "gemm/activations.h"
@@ -18,9 +19,10 @@ std::size_t value_bytes(ActivationFormat format, std::int64_t columns) {
   return static_cast<std::size_t>(columns) * (format == ActivationFormat::bf16 ? 2 : sizeof(float));
 }
 
-}  // namespace
+// Rows that the exact kernels multiply as fast as the rounded ones: 7 (of Q8_0) to 13 (of Q4_0).
+constexpr std::int64_t kFewRows = 12;
 
-ActivationFormat activation_format(Format weights, Isa isa) {
+ActivationFormat exact_format(Format weights, Isa isa) {
   switch (weights) {
     case Format::F32:
     case Format::F16:
@@ -36,13 +38,28 @@ ActivationFormat activation_format(Format weights, Isa isa) {
   return ActivationFormat::f32;
 }
 
+}  // namespace
+
+Numerics numerics_of(const std::string& name) {
+  if (name == "exact") return Numerics::exact;
+  if (name == "fast") return Numerics::fast;
+  throw std::invalid_argument("numerics must be exact or fast, got " + name);
+}
+
+ActivationFormat activation_format(Format weights, Numerics numerics, std::int64_t rows, Isa isa) {
+  const bool rounded = numerics == Numerics::fast && rows > kFewRows &&
+                       kernels(isa).multiply_rounded[static_cast<int>(weights)] != nullptr;
+  return rounded ? ActivationFormat::bf16 : exact_format(weights, isa);
+}
+
 std::size_t activation_row_bytes(ActivationFormat format, std::int64_t columns) {
   switch (format) {
     case ActivationFormat::f32:
     case ActivationFormat::bf16: {
-      const std::size_t bytes = (value_bytes(format, columns) + 63) / 64 * 64;
-      // Rows 4 KiB apart would all compete for the same few lines of the L1 cache.
-      return bytes % 4096 == 0 ? bytes + 256 : bytes;
+      // 4 more than a multiple of 8 cache lines: at most other distances, rows compete for some of a cache's
+      // sets.
+      const std::size_t lines = (value_bytes(format, columns) + 63) / 64;
+      return ((lines + 3) / 8 * 8 + 4) * 64;
     }
     case ActivationFormat::q8_32:
       return static_cast<std::size_t>(steps(columns)) * sizeof(ActivationStep32);
@@ -105,12 +122,13 @@ void PackedMatrix::pack(const std::byte* rows, std::int64_t panel_begin, std::in
   }
 }
 
-void PackedMatrix::multiply(const std::byte* activations, std::int64_t m, std::int64_t panel_begin,
-                            std::int64_t panel_end, float* y, std::int64_t ldy) const {
+void PackedMatrix::multiply(ActivationFormat activation, const std::byte* activations, std::int64_t m,
+                            std::int64_t panel_begin, std::int64_t panel_end, float* y,
+                            std::int64_t ldy) const {
+  if (m == 0) return;
   const Panels panels = {data_.get(), panel_layout(format_, columns_), rows_, columns_, scale_};
-  const std::size_t stride = activation_row_bytes(activation_format(format_), columns_);
-  kernels().multiply[static_cast<int>(format_)](panels, activations, stride, m, panel_begin, panel_end, y,
-                                                ldy);
+  const std::size_t stride = activation_row_bytes(activation, columns_);
+  product_kernel(format_, activation)(panels, activations, stride, m, panel_begin, panel_end, y, ldy);
 }
 
 }  // namespace trivet

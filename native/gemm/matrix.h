@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "formats/format.h"
 #include "isa.h"
@@ -14,8 +15,19 @@ namespace trivet {
 // one float32 scale per 32 or per 256 columns (see TRIVET_BLOCK_FORMATS). The conversion of a row looks at
 // nothing but that row.
 enum class ActivationFormat { f32, bf16, q8_32, q8_256 };
+inline constexpr int kActivationFormats = 4;
 
-ActivationFormat activation_format(Format weights, Isa isa = active_isa());
+// With exact numerics an element of a product has the same bits whatever is multiplied beside it. Fast ones
+// give that up where the instruction set in use multiplies many rows faster otherwise: AMX rounds these and
+// weights in blocks to bfloat16. Everywhere else they are the same.
+enum class Numerics { exact, fast };
+
+// Throws std::invalid_argument for a name that is neither.
+Numerics numerics_of(const std::string& name);
+
+// In which `rows` rows are multiplied.
+ActivationFormat activation_format(Format weights, Numerics numerics, std::int64_t rows,
+                                   Isa isa = active_isa());
 
 // Bytes of one converted row, a multiple of 64.
 std::size_t activation_row_bytes(ActivationFormat format, std::int64_t columns);
@@ -31,8 +43,8 @@ int product_pass_rows();
 // W [rows, columns] in panels of kPanel rows, interleaved so that one vector holds the same columns of all
 // rows.
 //
-// Invariant (batch invariance): an element of the product depends on its weight row and its activation row
-// alone, never on how many rows either operand has or how the work was split.
+// Invariant (batch invariance): an element of the product depends on its weight row, its activation row and
+// the format of this alone, never on how many rows either operand has or how the work was split.
 class PackedMatrix {
  public:
   static constexpr int kPanel = 16;
@@ -47,9 +59,9 @@ class PackedMatrix {
   void pack(const std::byte* rows, std::int64_t panel_begin, std::int64_t panel_end);
 
   // y[i, r] = sum_c activation[i, c] * W[r, c] for i in [0, m) and r in the panels; rows of y are ldy floats
-  // apart.
-  void multiply(const std::byte* activations, std::int64_t m, std::int64_t panel_begin,
-                std::int64_t panel_end, float* y, std::int64_t ldy) const;
+  // apart. `activations` are in one of the formats that activation_format() gives for these weights.
+  void multiply(ActivationFormat activation, const std::byte* activations, std::int64_t m,
+                std::int64_t panel_begin, std::int64_t panel_end, float* y, std::int64_t ldy) const;
 
   Format format() const { return format_; }
   std::int64_t rows() const { return rows_; }

@@ -71,4 +71,9 @@ std::shared_ptr<std::byte> allocate_weights(std::size_t bytes) { return arena().
 
 void expect_weights(std::size_t bytes) { arena().expect(bytes); }
 
+float* product_sums() {
+  thread_local const std::shared_ptr<std::byte> sums = map_pages(kProductSums * sizeof(float));
+  return reinterpret_cast<float*>(sums.get());
+}
+
 }  // namespace trivet

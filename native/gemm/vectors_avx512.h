@@ -51,6 +51,7 @@ struct Avx512 {
   static I32x16 sub(I32x16 a, I32x16 b) { return _mm512_sub_epi32(a, b); }
   static I32x16 shift_left(I32x16 a, int bits) { return _mm512_slli_epi32(a, bits); }
   static I32x16 shift_right(I32x16 a, int bits) { return _mm512_srli_epi32(a, bits); }
+  static I32x16 shift_right_signed(I32x16 a, int bits) { return _mm512_srai_epi32(a, bits); }
 
   using Bytes = I32x16;
 
@@ -121,6 +122,31 @@ struct Avx512 {
   static I32x16 mul_words(I32x16 a) {
     if constexpr (kFactor == 1) return a;
     return _mm512_mullo_epi16(a, _mm512_set1_epi16(kFactor));
+  }
+
+  // Byte `column` of each lane, as the byte kByte of a float between 2^7 (for 2) or 2^15 (for 1) and its
+  // double.
+  template <int kByte>
+  static F32x16 in_mantissa(Bytes a, int column) {
+    const I32x16 power = _mm512_set1_epi32(kByte == 2 ? 0x43000000 : 0x47000000);
+    const long long low = 0x0404040400000000 + column * 0x0101010101010101,
+                    high = 0x0c0c0c0c08080808 + column * 0x0101010101010101;
+    const __m512i from = _mm512_broadcast_i32x4(_mm_set_epi64x(high, low));
+    return _mm512_castsi512_ps(_mm512_mask_shuffle_epi8(power, 0x1111111111111111 << kByte, a, from));
+  }
+  // Stores two floats of each lane as bfloat16, the nearest ones; no NaN may have a payload.
+  static void store_bf16_pairs(std::byte* p, F32x16 even, F32x16 odd) {
+    const I32x16 half = _mm512_set1_epi32(0x8000);
+    const I32x16 a = _mm512_add_epi32(_mm512_castps_si512(even), half),
+                 b = _mm512_add_epi32(_mm512_castps_si512(odd), half);
+    const __m512i upper = _mm512_broadcast_i32x4(_mm_set_epi64x(0x0f0e0f0e0b0a0b0a, 0x0706070603020302));
+    _mm512_store_si512(p, _mm512_mask_shuffle_epi8(b, 0x3333333333333333, a, upper));
+  }
+  // Makes a * x + b a NaN without payload where b is NaN.
+  static void only_numbers(F32x16& a, F32x16& b) {
+    const __mmask16 number = _mm512_cmp_ps_mask(b, b, _CMP_ORD_Q);
+    a = _mm512_maskz_mov_ps(number, a);
+    b = _mm512_mask_mov_ps(_mm512_castsi512_ps(_mm512_set1_epi32(0x7fc00000)), number, b);
   }
 
   static I32x16 load_lanes(const std::uint32_t* p) { return load_vector(p); }

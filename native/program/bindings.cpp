@@ -184,15 +184,18 @@ void bind_program(nb::module_& m) {
       .def(
           "__init__",
           [](Program* self, int threads, const std::vector<std::pair<std::int64_t, std::int64_t>>& slots,
-             const std::string& cache_dtype, const std::vector<std::pair<int, int>>& cache_layers) {
+             const std::string& cache_dtype, const std::vector<std::pair<int, int>>& cache_layers,
+             const std::string& numerics) {
             std::vector<Slot> converted;
             for (const auto& [buffer, width] : slots) converted.push_back({buffer, width});
-            new (self) Program(threads, converted, cache_types(cache_dtype), cache_layers);
+            new (self)
+                Program(threads, converted, cache_types(cache_dtype), cache_layers, numerics_of(numerics));
           },
-          "threads"_a, "slots"_a, "cache_dtype"_a, "cache_layers"_a,
+          "threads"_a, "slots"_a, "cache_dtype"_a, "cache_layers"_a, "numerics"_a = "exact",
           "`slots`: (buffer or -1, columns) of each value. `cache_dtype`: for keys and values, or "
           "KEYS/VALUES.\n"
-          "`cache_layers`: (KV heads, head_dim) of each.")
+          "`cache_layers`: (KV heads, head_dim) of each. `numerics`: exact, or fast: see Numerics in "
+          "gemm/matrix.h.")
       .def("add_matrices", &add_matrices, "type_id"_a, "columns"_a, "data"_a, "scales"_a = nb::none(),
            "mapped"_a = false,
            "Repack matrices [count, rows, bytes per row] of a GGUF type, multiplied by `scales` [count]; "

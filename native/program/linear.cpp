@@ -17,41 +17,68 @@ constexpr std::int64_t kUnitWork = 32 << 10;
 // share the L2 cache with the rows.
 constexpr std::int64_t kUnitBytes = 2 << 10;
 
-std::vector<Access> linear_accesses(const std::vector<Projection>& projections) {
-  std::vector<Access> accesses;
-  for (const Projection& p : projections) {
-    accesses.push_back(reads(p.input, Division::anywhere));
-    accesses.push_back(writes(p.output, Division::anywhere));
-  }
+// But bfloat16 rows go over the panels: they are the larger part, and all of them are read for each unit.
+constexpr std::int64_t kUnitPanels = 8;
+
+std::vector<Access> linear_accesses(const PackedRows& input, const std::vector<Projection>& projections) {
+  std::vector<Access> accesses = {reads(&input, Division::anywhere)};
+  for (const Projection& p : projections) accesses.push_back(writes(p.output, Division::anywhere));
   return accesses;
 }
 
 }  // namespace
 
-std::int64_t panels_per_unit(std::int64_t panels, std::int64_t panel_bytes, std::int64_t rows, int members) {
+PackedRows::PackedRows(std::int64_t columns) : columns_(columns) {
+  for (int i = 0; i < kActivationFormats; ++i) {
+    memory_.emplace_back(activation_row_bytes(static_cast<ActivationFormat>(i), columns));
+  }
+}
+
+std::vector<ActivationFormat> activation_formats(const std::vector<Format>& weights, Numerics numerics,
+                                                 std::int64_t rows) {
+  std::vector<ActivationFormat> formats;
+  for (const Format w : weights) {
+    const ActivationFormat format = activation_format(w, numerics, rows);
+    if (std::find(formats.begin(), formats.end(), format) == formats.end()) formats.push_back(format);
+  }
+  return formats;
+}
+
+std::int64_t panels_per_unit(std::int64_t panels, std::int64_t panel_bytes, std::int64_t rows,
+                             ActivationFormat activation, int members) {
   const std::int64_t pass = product_pass_rows();
-  if (rows > pass) return std::max<std::int64_t>(1, pass * kUnitBytes / panel_bytes);
+  const bool rounded = activation == ActivationFormat::bf16;
+  if (rows > pass && !rounded) return std::max<std::int64_t>(1, pass * kUnitBytes / panel_bytes);
   if (members == 1) return panels;
-  const std::int64_t balanced = (panels + members * kUnits - 1) / (members * kUnits);
+  std::int64_t balanced = (panels + members * kUnits - 1) / (members * kUnits);
+  if (rounded) balanced = (balanced + 1) / 2 * 2;  // panels are multiplied in pairs
+  if (rows > pass) return std::max(balanced, kUnitPanels);
   const std::int64_t worthwhile = kUnitWork / (panel_bytes * rows) + 1;
   return std::max(balanced, worthwhile);
 }
 
-std::unique_ptr<Step> pack_step(const Buffer& input, Rows rows, PackedRows& packed) {
+std::unique_ptr<Step> pack_step(const Buffer& input, Rows rows, PackedRows& packed,
+                                const std::vector<Projection>& projections, Numerics numerics) {
   const Division division = by_row(rows);
-  return std::make_unique<RowStep>("pack", rows,
-                                   std::vector{reads(&input, division), writes(&packed, division)},
-                                   [&input, &packed](const Batch&, std::int64_t begin, std::int64_t end) {
-                                     pack_activations(packed.format, input.row(0), input.stride(), begin, end,
-                                                      packed.columns, packed.memory.row(0));
-                                   });
+  std::vector<Format> weights;
+  for (const Projection& p : projections) weights.push_back(p.matrix->format());
+  return std::make_unique<RowStep>(
+      "pack", rows, std::vector{reads(&input, division), writes(&packed, division)},
+      [&input, &packed, weights, numerics, rows](const Batch& batch, std::int64_t begin, std::int64_t end) {
+        for (const ActivationFormat format : activation_formats(weights, numerics, batch.rows(rows))) {
+          pack_activations(format, input.row(0), input.stride(), begin, end, packed.columns(),
+                           packed.row(format, 0));
+        }
+      });
 }
 
-LinearStep::LinearStep(std::string name, Rows rows, std::vector<Projection> projections, float scale,
-                       float softcap)
-    : Step(std::move(name), linear_accesses(projections)),
+LinearStep::LinearStep(std::string name, Rows rows, PackedRows& input, std::vector<Projection> projections,
+                       Numerics numerics, float scale, float softcap)
+    : Step(std::move(name), linear_accesses(input, projections)),
       rows_(rows),
+      input_(input),
       projections_(std::move(projections)),
+      numerics_(numerics),
       scale_(scale),
       softcap_(softcap) {
   for (const Projection& p : projections_) {
@@ -63,8 +90,11 @@ LinearStep::LinearStep(std::string name, Rows rows, std::vector<Projection> proj
 
 void LinearStep::prepare(const Batch& batch, int members) {
   const std::int64_t rows = std::max<std::int64_t>(1, batch.rows(rows_));
-  for (const Projection& p : projections_) p.input->memory.reserve(rows);
-  unit_panels_ = panels_per_unit(panels_, panel_bytes_, rows, members);
+  const auto format = [&](const Projection& p) {
+    return activation_format(p.matrix->format(), numerics_, rows);
+  };
+  for (const Projection& p : projections_) input_.reserve(format(p), rows);
+  unit_panels_ = panels_per_unit(panels_, panel_bytes_, rows, format(projections_.front()), members);
   std::int64_t units = 0;
   for (std::size_t i = 0; i < projections_.size(); ++i) {
     units += (projections_[i].matrix->panels() + unit_panels_ - 1) / unit_panels_;
@@ -85,13 +115,14 @@ void LinearStep::run(const Batch& batch, Worker) {
     const std::size_t i = std::upper_bound(unit_ends_.begin(), unit_ends_.end(), within) - unit_ends_.begin();
     const std::int64_t panel = (within - (i == 0 ? 0 : unit_ends_[i - 1])) * unit_panels_;
     const Projection& p = projections_[i];
-    multiply(p, {row, std::min(row + unit_rows_, rows)},
+    const ActivationFormat format = activation_format(p.matrix->format(), numerics_, rows);
+    multiply(p, format, {row, std::min(row + unit_rows_, rows)},
              {panel, std::min(panel + unit_panels_, p.matrix->panels())});
   }
 }
 
-void LinearStep::multiply(const Projection& p, Range rows, Range panels) const {
-  p.matrix->multiply(p.input->memory.row(rows.begin), rows.end - rows.begin, panels.begin, panels.end,
+void LinearStep::multiply(const Projection& p, ActivationFormat format, Range rows, Range panels) const {
+  p.matrix->multiply(format, input_.row(format, rows.begin), rows.end - rows.begin, panels.begin, panels.end,
                      p.output->row(rows.begin), p.output->stride());
   const std::int64_t begin = panels.begin * PackedMatrix::kPanel;
   const std::int64_t width = std::min(panels.end * PackedMatrix::kPanel, p.matrix->rows()) - begin;

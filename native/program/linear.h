@@ -8,40 +8,54 @@
 
 namespace trivet {
 
-// Converted activations of `columns` columns, shared by all the products of a program that can use them.
-struct PackedRows {
-  PackedRows(ActivationFormat format, std::int64_t columns)
-      : format(format), columns(columns), memory(activation_row_bytes(format, columns)) {}
+// Activations of `columns` columns, converted to any of the formats, which all products of a program share.
+class PackedRows {
+ public:
+  explicit PackedRows(std::int64_t columns);
 
-  ActivationFormat format;
-  std::int64_t columns;
-  RowMemory memory;
+  std::int64_t columns() const { return columns_; }
+  void reserve(ActivationFormat format, std::int64_t rows) {
+    memory_[static_cast<std::size_t>(format)].reserve(rows);
+  }
+  std::byte* row(ActivationFormat format, std::int64_t i) const {
+    return memory_[static_cast<std::size_t>(format)].row(i);
+  }
+
+ private:
+  std::int64_t columns_;
+  std::vector<RowMemory> memory_;  // by format; takes none until it is needed
 };
 
-// Converts the rows of `input`.
-std::unique_ptr<Step> pack_step(const Buffer& input, Rows rows, PackedRows& packed);
+// In which `rows` rows are multiplied by weights of several formats, each once.
+std::vector<ActivationFormat> activation_formats(const std::vector<Format>& weights, Numerics numerics,
+                                                 std::int64_t rows);
 
 struct Projection {
   const PackedMatrix* matrix;
-  PackedRows* input;
   Buffer* output;
   std::vector<float> bias;  // empty for none
 };
 
+// Converts the rows of `input` to what these products take.
+std::unique_ptr<Step> pack_step(const Buffer& input, Rows rows, PackedRows& packed,
+                                const std::vector<Projection>& projections, Numerics numerics);
+
 // output = input W^T + bias for several matrices; then `scale` and `softcap`, see RowKernels::softcap.
 class LinearStep final : public Step {
  public:
-  LinearStep(std::string name, Rows rows, std::vector<Projection> projections, float scale = 1.0f,
-             float softcap = 0.0f);
+  LinearStep(std::string name, Rows rows, PackedRows& input, std::vector<Projection> projections,
+             Numerics numerics, float scale = 1.0f, float softcap = 0.0f);
 
   void prepare(const Batch& batch, int members) override;
   void run(const Batch& batch, Worker worker) override;
 
  private:
-  void multiply(const Projection& projection, Range rows, Range panels) const;
+  void multiply(const Projection& projection, ActivationFormat format, Range rows, Range panels) const;
 
   Rows rows_;
+  PackedRows& input_;
   std::vector<Projection> projections_;
+  Numerics numerics_;
   float scale_, softcap_;
   std::int64_t panels_ = 0;
   std::int64_t panel_bytes_ = 0;  // of the widest matrix
@@ -51,7 +65,8 @@ class LinearStep final : public Step {
 };
 
 // Panels per unit such that `members` are kept busy until about the same time, and no unit is too small to be
-// worth claiming.
-std::int64_t panels_per_unit(std::int64_t panels, std::int64_t panel_bytes, std::int64_t rows, int members);
+// worth claiming. `activation` is the format in which most of the products take their rows.
+std::int64_t panels_per_unit(std::int64_t panels, std::int64_t panel_bytes, std::int64_t rows,
+                             ActivationFormat activation, int members);
 
 }  // namespace trivet

@@ -88,111 +88,128 @@ class SlotStep final : public Step {
   Body body_;
 };
 
+// Calls f(slots, rows) for those of the slots [begin, end) that an expert has, who has `rows` in all.
+template <class F>
+void for_each_expert(const MoeScratch& scratch, std::int64_t begin, std::int64_t end, F f) {
+  for (const std::int32_t expert : scratch.active) {
+    const Range all = scratch.slots_of(expert);
+    const Range part = {std::max(begin, all.begin), std::min(end, all.end)};
+    if (part.begin < part.end) f(part, all.end - all.begin);
+  }
+}
+
 struct ExpertProjection {
   const std::vector<PackedMatrix>* matrices;
-  PackedRows* input;
   Buffer* output;
 };
 
-std::vector<Access> expert_accesses(const MoeScratch& scratch,
+std::vector<Access> expert_accesses(const MoeScratch& scratch, const PackedRows& input,
                                     const std::vector<ExpertProjection>& projections) {
-  std::vector<Access> accesses = {reads(&scratch.slots, Division::anywhere)};
-  for (const ExpertProjection& p : projections) {
-    accesses.push_back(reads(p.input, Division::anywhere));
-    accesses.push_back(writes(p.output, Division::anywhere));
-  }
+  std::vector<Access> accesses = {reads(&scratch.slots, Division::anywhere),
+                                  reads(&input, Division::anywhere)};
+  for (const ExpertProjection& p : projections) accesses.push_back(writes(p.output, Division::anywhere));
   return accesses;
 }
 
 // Multiplies every active expert's slots with its matrices.
 class ExpertStep final : public Step {
  public:
-  ExpertStep(std::string name, const MoeScratch& scratch, std::vector<ExpertProjection> projections)
-      : Step(std::move(name), expert_accesses(scratch, projections)),
+  ExpertStep(std::string name, const MoeScratch& scratch, Rows rows, PackedRows& input,
+             std::vector<ExpertProjection> projections, Numerics numerics)
+      : Step(std::move(name), expert_accesses(scratch, input, projections)),
         scratch_(scratch),
-        projections_(std::move(projections)) {}
+        rows_(rows),
+        input_(input),
+        projections_(std::move(projections)),
+        numerics_(numerics) {}
 
-  void prepare(const Batch&, int) override { claims_.reset(); }
+  void prepare(const Batch& batch, int) override {
+    const std::int64_t slots = batch.rows(rows_) * scratch_.top_k;
+    for (const ExpertProjection& p : projections_) {
+      for (const std::int64_t rows : {std::int64_t{1}, slots}) input_.reserve(activation(p, rows), slots);
+    }
+    claims_.reset();
+  }
 
   void run(const Batch&, Worker worker) override {
     const PackedMatrix& first = projections_[0].matrices->front();
     const std::int64_t experts = static_cast<std::int64_t>(scratch_.active.size());
     const std::int64_t pairs = experts * static_cast<std::int64_t>(projections_.size());
     if (pairs == 0) return;
-    const std::int64_t step = panels_per_unit(first.panels() * pairs, first.bytes() / first.panels(),
-                                              scratch_.ends.back() / experts, worker.members);
+    const std::int64_t rows = scratch_.ends.back() / experts;
+    const std::int64_t step = panels_per_unit(first.panels() * pairs, first.bytes() / first.panels(), rows,
+                                              activation(projections_[0], rows), worker.members);
     const std::int64_t per_pair = (first.panels() + step - 1) / step;
     for (std::int64_t unit = claims_.next(); unit < pairs * per_pair; unit = claims_.next()) {
       const std::int64_t pair = unit / per_pair, panel = unit % per_pair * step;
       const int expert = scratch_.active[pair / projections_.size()];
       const ExpertProjection& p = projections_[pair % projections_.size()];
-      const std::int64_t begin = expert == 0 ? 0 : scratch_.ends[expert - 1], end = scratch_.ends[expert];
+      const Range slots = scratch_.slots_of(expert);
       const PackedMatrix& matrix = (*p.matrices)[expert];
-      matrix.multiply(p.input->memory.row(begin), end - begin, panel, std::min(panel + step, matrix.panels()),
-                      p.output->row(begin), p.output->stride());
+      const ActivationFormat format = activation(p, slots.end - slots.begin);
+      matrix.multiply(format, input_.row(format, slots.begin), slots.end - slots.begin, panel,
+                      std::min(panel + step, matrix.panels()), p.output->row(slots.begin),
+                      p.output->stride());
     }
   }
 
  private:
+  ActivationFormat activation(const ExpertProjection& p, std::int64_t rows) const {
+    return activation_format(p.matrices->front().format(), numerics_, rows);
+  }
+
   const MoeScratch& scratch_;
+  Rows rows_;
+  PackedRows& input_;
   std::vector<ExpertProjection> projections_;
+  Numerics numerics_;
   Claims claims_;
 };
 
-ActivationFormat format_of(const std::vector<PackedMatrix>& matrices) {
-  return activation_format(matrices.front().format());
-}
-
 }  // namespace
 
-MoeScratch::MoeScratch(const MoeShape& shape, const MoeWeights& weights)
+MoeScratch::MoeScratch(const MoeShape& shape)
     : width(shape.width),
       hidden(shape.hidden),
       experts(shape.experts),
       top_k(shape.top_k),
-      router_input(activation_format(weights.router->format()), shape.width),
+      router_input(shape.width),
       probabilities(shape.experts),
       chosen(shape.top_k * sizeof(std::int32_t)),
       shares(shape.top_k * sizeof(float)),
       slots(shape.top_k * sizeof(std::int32_t)),
       ends(shape.experts),
-      gate_input(format_of(*weights.gate), shape.width),
-      up_input(format_of(*weights.up), shape.width),
-      down_input(format_of(*weights.down), shape.hidden),
+      expert_input(shape.width),
+      down_input(shape.hidden),
       gated(shape.hidden),
       raised(shape.hidden),
       lowered(shape.width) {
   active.reserve(shape.experts);
 }
 
-bool MoeScratch::fits(const MoeShape& shape, const MoeWeights& weights) const {
-  return width == shape.width && hidden == shape.hidden && experts == shape.experts && top_k == shape.top_k &&
-         gate_input.format == format_of(*weights.gate) && up_input.format == format_of(*weights.up) &&
-         down_input.format == format_of(*weights.down);
+bool MoeScratch::fits(const MoeShape& shape) const {
+  return width == shape.width && hidden == shape.hidden && experts == shape.experts && top_k == shape.top_k;
 }
 
 void MoeScratch::reserve(std::int64_t rows) {
   const std::int64_t count = rows * top_k;
-  router_input.memory.reserve(rows);
   probabilities.reserve(rows);
   for (RowMemory* memory : {&chosen, &shares, &slots}) memory->reserve(rows);
   if (static_cast<std::int64_t>(tokens.size()) < count) tokens.resize(count);
-  for (PackedRows* packed : {&gate_input, &up_input, &down_input}) packed->memory.reserve(count);
   for (Buffer* buffer : {&gated, &raised, &lowered}) buffer->reserve(count);
 }
 
 std::vector<std::unique_ptr<Step>> moe_steps(const MoeShape& shape, const MoeWeights& weights, MoeScratch& s,
-                                             const Buffer& input, Buffer& output, Rows rows) {
+                                             const Buffer& input, Buffer& output, Rows rows,
+                                             Numerics numerics) {
   const Division division = by_row(rows);
-  std::vector<PackedRows*> inputs = {&s.gate_input};
-  if (s.up_input.format != s.gate_input.format) inputs.push_back(&s.up_input);
-  std::vector<Access> gather = {reads(&input, Division::anywhere), reads(&s.slots, Division::anywhere)};
-  for (const PackedRows* packed : inputs) gather.push_back(writes(packed, Division::anywhere));
+  const Format gate = weights.gate->front().format(), up = weights.up->front().format(),
+               down = weights.down->front().format();
+  const std::vector<Projection> router = {{weights.router, &s.probabilities, {}}};
 
   std::vector<std::unique_ptr<Step>> steps;
-  steps.push_back(pack_step(input, rows, s.router_input));
-  steps.push_back(std::make_unique<LinearStep>(
-      "moe.router", rows, std::vector<Projection>{{weights.router, &s.router_input, &s.probabilities, {}}}));
+  steps.push_back(pack_step(input, rows, s.router_input, router, numerics));
+  steps.push_back(std::make_unique<LinearStep>("moe.router", rows, s.router_input, router, numerics));
   steps.push_back(std::make_unique<RowStep>(
       "moe.choose", rows,
       std::vector{reads(&s.probabilities, Division::anywhere), writes(&s.chosen, division)},
@@ -203,31 +220,39 @@ std::vector<std::unique_ptr<Step>> moe_steps(const MoeShape& shape, const MoeWei
       }));
   steps.push_back(std::make_unique<GroupStep>(s, rows));
   steps.push_back(std::make_unique<SlotStep>(
-      "moe.pack", s, rows, gather, [&s, &input, inputs](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t i = begin; i < end; ++i) {
-          const float* x = input.row(s.tokens[i]);
-          for (PackedRows* packed : inputs) {
-            pack_activations(packed->format, x, 0, 0, 1, packed->columns, packed->memory.row(i));
+      "moe.pack", s, rows,
+      std::vector{reads(&input, Division::anywhere), reads(&s.slots, Division::anywhere),
+                  writes(&s.expert_input, Division::anywhere)},
+      [weights = std::vector{gate, up}, numerics, &s, &input](std::int64_t begin, std::int64_t end) {
+        for_each_expert(s, begin, end, [&](Range slots, std::int64_t count) {
+          for (const ActivationFormat format : activation_formats(weights, numerics, count)) {
+            for (std::int64_t i = slots.begin; i < slots.end; ++i) {
+              pack_activations(format, input.row(s.tokens[i]), 0, 0, 1, s.width,
+                               s.expert_input.row(format, i));
+            }
           }
-        }
+        });
       }));
-  steps.push_back(
-      std::make_unique<ExpertStep>("moe.gate_up", s,
-                                   std::vector<ExpertProjection>{{weights.gate, inputs.front(), &s.gated},
-                                                                 {weights.up, inputs.back(), &s.raised}}));
+  steps.push_back(std::make_unique<ExpertStep>(
+      "moe.gate_up", s, rows, s.expert_input,
+      std::vector<ExpertProjection>{{weights.gate, &s.gated}, {weights.up, &s.raised}}, numerics));
   steps.push_back(std::make_unique<SlotStep>(
       "moe.act_mul", s, rows,
       std::vector{writes(&s.gated, Division::anywhere), reads(&s.raised, Division::anywhere),
                   writes(&s.down_input, Division::anywhere)},
-      [act = shape.act, &s](std::int64_t begin, std::int64_t end) {
+      [act = shape.act, down, numerics, &s](std::int64_t begin, std::int64_t end) {
         for (std::int64_t i = begin; i < end; ++i) {
           row_kernels().act_mul(act, s.gated.row(i), s.raised.row(i), s.hidden, s.gated.row(i));
         }
-        pack_activations(s.down_input.format, s.gated.row(0), s.gated.stride(), begin, end, s.hidden,
-                         s.down_input.memory.row(0));
+        for_each_expert(s, begin, end, [&](Range slots, std::int64_t count) {
+          const ActivationFormat format = activation_format(down, numerics, count);
+          pack_activations(format, s.gated.row(0), s.gated.stride(), slots.begin, slots.end, s.hidden,
+                           s.down_input.row(format, 0));
+        });
       }));
-  steps.push_back(std::make_unique<ExpertStep>(
-      "moe.down", s, std::vector<ExpertProjection>{{weights.down, &s.down_input, &s.lowered}}));
+  steps.push_back(std::make_unique<ExpertStep>("moe.down", s, rows, s.down_input,
+                                               std::vector<ExpertProjection>{{weights.down, &s.lowered}},
+                                               numerics));
   steps.push_back(std::make_unique<RowStep>(
       "moe.sum", rows,
       std::vector{reads(&s.lowered, Division::anywhere), reads(&s.slots, Division::anywhere),

@@ -24,12 +24,15 @@ struct MoeWeights {
   const std::vector<PackedMatrix>*gate, *up, *down;
 };
 
-// Scratch, shared by the layers of one shape and formats. Rows are tokens while they are routed; then every
+// Scratch, shared by the layers of one shape. Rows are tokens while they are routed; then every
 // token is there once for each of its experts, sorted by expert ("slots").
 struct MoeScratch {
-  MoeScratch(const MoeShape& shape, const MoeWeights& weights);
-  bool fits(const MoeShape& shape, const MoeWeights& weights) const;
+  explicit MoeScratch(const MoeShape& shape);
+  bool fits(const MoeShape& shape) const;
   void reserve(std::int64_t rows);
+
+  // The slots of an expert.
+  Range slots_of(std::int32_t expert) const { return {expert == 0 ? 0 : ends[expert - 1], ends[expert]}; }
 
   std::int64_t width, hidden;
   int experts, top_k;
@@ -39,13 +42,13 @@ struct MoeScratch {
   std::vector<std::int32_t> tokens;  // [slots]
   std::vector<std::int64_t> ends;    // [experts] slots up to and with those of an expert
   std::vector<std::int32_t> active;  // experts that have any
-  PackedRows gate_input, up_input, down_input;
+  PackedRows expert_input, down_input;
   Buffer gated, raised, lowered;  // [slots]: gate, up and down products
 };
 
 // The steps that compute output = moe(input).
 std::vector<std::unique_ptr<Step>> moe_steps(const MoeShape& shape, const MoeWeights& weights,
                                              MoeScratch& scratch, const Buffer& input, Buffer& output,
-                                             Rows rows);
+                                             Rows rows, Numerics numerics);
 
 }  // namespace trivet

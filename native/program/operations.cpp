@@ -120,7 +120,7 @@ void Program::linear(int input_value, std::vector<LinearOutput> outputs) {
     need(out.bias.empty() || static_cast<std::int64_t>(out.bias.size()) == y.width,
          "linear: got " + number(out.bias.size()) + " biases for " + number(y.width) + " columns");
     for (const Projection& p : projections) need(p.output != y.buffer, "linear: two outputs share a buffer");
-    projections.push_back({&w, nullptr, y.buffer, std::move(out.bias)});
+    projections.push_back({&w, y.buffer, std::move(out.bias)});
   }
   append_linear("linear", x, std::move(projections));
 }
@@ -231,12 +231,12 @@ void Program::moe(int input_value, int output_value, int router, int gate, int u
   const MoeWeights weights = {&matrix(router, count, x.width), &experts(gate, count, hidden, x.width),
                               &experts(up, count, hidden, x.width), &experts(down, count, x.width, hidden)};
   const Value& y = write(output_value, x.width, x.rows);
-  auto scratch = std::find_if(moe_scratch_.begin(), moe_scratch_.end(),
-                              [&](const auto& s) { return s->fits(shape, weights); });
+  auto scratch =
+      std::find_if(moe_scratch_.begin(), moe_scratch_.end(), [&](const auto& s) { return s->fits(shape); });
   if (scratch == moe_scratch_.end()) {
-    scratch = moe_scratch_.insert(scratch, std::make_unique<MoeScratch>(shape, weights));
+    scratch = moe_scratch_.insert(scratch, std::make_unique<MoeScratch>(shape));
   }
-  for (auto& step : moe_steps(shape, weights, **scratch, *x.buffer, *y.buffer, x.rows))
+  for (auto& step : moe_steps(shape, weights, **scratch, *x.buffer, *y.buffer, x.rows, numerics_))
     append(std::move(step));
 }
 
@@ -264,7 +264,7 @@ void Program::logits(int input_value, int matrix_index, float softcap, float sca
        "logits: there is no matrix " + number(matrix_index));
   const PackedMatrix& head = matrix(matrix_index, matrices_[matrix_index]->front().rows(), x.width);
   result_ = std::make_unique<Buffer>(head.rows());
-  append_linear("logits", x, {{&head, nullptr, result_.get(), {}}}, scale, softcap);
+  append_linear("logits", x, {{&head, result_.get(), {}}}, scale, softcap);
 }
 
 void Program::input(int output_value) {

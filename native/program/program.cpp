@@ -13,8 +13,8 @@ std::int64_t stride(std::int64_t width) { return (width + 15) / 16 * 16; }
 }  // namespace
 
 Program::Program(int threads, const std::vector<Slot>& slots, CacheTypes cache_types,
-                 const std::vector<std::pair<int, int>>& cache_layers)
-    : team_(threads), cache_(cache_types, cache_layers) {
+                 const std::vector<std::pair<int, int>>& cache_layers, Numerics numerics)
+    : team_(threads), cache_(cache_types, cache_layers), numerics_(numerics) {
   std::vector<std::int64_t> strides;
   for (const Slot& slot : slots) {
     if (slot.width < 1 || slot.width > 1 << 30 || slot.buffer < -1 ||
@@ -138,20 +138,17 @@ void Program::append_rows(std::string name, const std::vector<const Value*>& inp
 
 void Program::append_linear(std::string name, const Value& input, std::vector<Projection> projections,
                             float scale, float softcap) {
-  std::vector<PackedRows*> inputs;
-  for (Projection& p : projections) {
-    p.input = &packed(activation_format(p.matrix->format()), input.width);
-    if (std::find(inputs.begin(), inputs.end(), p.input) == inputs.end()) inputs.push_back(p.input);
-  }
-  for (PackedRows* rows : inputs) append(pack_step(*input.buffer, input.rows, *rows));
-  append(std::make_unique<LinearStep>(std::move(name), input.rows, std::move(projections), scale, softcap));
+  PackedRows& rows = packed(input.width);
+  append(pack_step(*input.buffer, input.rows, rows, projections, numerics_));
+  append(std::make_unique<LinearStep>(std::move(name), input.rows, rows, std::move(projections), numerics_,
+                                      scale, softcap));
 }
 
-PackedRows& Program::packed(ActivationFormat format, std::int64_t columns) {
+PackedRows& Program::packed(std::int64_t columns) {
   for (const auto& rows : packed_) {
-    if (rows->format == format && rows->columns == columns) return *rows;
+    if (rows->columns() == columns) return *rows;
   }
-  return *packed_.emplace_back(std::make_unique<PackedRows>(format, columns));
+  return *packed_.emplace_back(std::make_unique<PackedRows>(columns));
 }
 
 AttentionSchedule& Program::schedule(const AttentionShape& shape) {

@@ -30,7 +30,7 @@ class Program {
  public:
   // `cache_layers` holds (kv_heads, head_dim).
   Program(int threads, const std::vector<Slot>& slots, CacheTypes cache_types,
-          const std::vector<std::pair<int, int>>& cache_layers);
+          const std::vector<std::pair<int, int>>& cache_layers, Numerics numerics);
 
   // Repacks `count` matrices [rows, columns] whose GGUF rows start `stride` bytes apart; returns their index.
   // `mapped`: they are a file's, of whose pages in memory the system gets back those that have been read.
@@ -116,7 +116,7 @@ class Program {
   const PackedMatrix& matrix(int index, std::int64_t rows, std::int64_t columns) const;
   int useful_members(const Batch& batch) const;
   std::unique_lock<std::mutex> exclusive();
-  PackedRows& packed(ActivationFormat format, std::int64_t columns);
+  PackedRows& packed(std::int64_t columns);
   AttentionSchedule& schedule(const AttentionShape& shape);
   void append(std::unique_ptr<Step> step);
   void append_rows(std::string name, const std::vector<const Value*>& inputs,
@@ -126,6 +126,7 @@ class Program {
 
   ThreadTeam team_;
   KvCache cache_;
+  Numerics numerics_;
   std::vector<std::unique_ptr<Buffer>> buffers_;
   std::vector<Value> values_;
   std::vector<std::unique_ptr<std::vector<PackedMatrix>>> matrices_;

@@ -137,10 +137,15 @@ def model_graph(*formats: Format, experts: int = 0) -> tuple[Graph, RandomCheckp
 
 
 def program(
-    model: tuple[Graph, RandomCheckpoint], threads: int = 1, cache_dtype: str = "f32", optimized: bool = True
+    model: tuple[Graph, RandomCheckpoint],
+    threads: int = 1,
+    cache_dtype: str = "f32",
+    optimized: bool = True,
+    numerics: str = "exact",
 ) -> _native.Program:
     graph, checkpoint = model
-    return compile_program(optimize(graph) if optimized else graph, checkpoint, threads, cache_dtype)
+    graph = optimize(graph) if optimized else graph
+    return compile_program(graph, checkpoint, threads, cache_dtype, numerics=numerics)
 
 
 class Sequences:

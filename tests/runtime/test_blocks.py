@@ -60,3 +60,5 @@ def test_identities_differ_where_models_do(tmp_path: Path) -> None:
     )
     assert one["weights"] == typed["weights"] != other["weights"]
     assert one["cache type"] == other["cache type"] != typed["cache type"]
+    fast = load(tmp_path / "llama", numerics="fast").identity()
+    assert fast["instruction set"] == f"{one['instruction set']}, fast numerics"

@@ -165,6 +165,7 @@ def test_info(tmp_path: Path) -> None:
         ({"kv_cache_dtype": "q4_0"}, "kv_cache_dtype must be one of auto, f32, f16, bf16, q8_0, or two .*, got q4_0"),
         ({"kv_cache_dtype": "f32/q4_0"}, "kv_cache_dtype must be one of .*, got f32/q4_0"),
         ({"threads": -1}, r"threads must be 0 \(one per core\) to 1024, got -1"),
+        ({"numerics": "loose"}, "numerics must be exact or fast, got loose"),
     ],
 )
 def test_wrong_settings(settings: dict[str, object], message: str, tmp_path: Path) -> None:

@@ -21,8 +21,10 @@ class EngineConfig(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     device: "cpu", "cuda" (an NVIDIA GPU), or "auto": a GPU where there is one. On a GPU, gpu_memory_utilization is the
     share of its memory that may be in use, of which the cache takes what is left; enforce_eager runs without CUDA
-    graphs; gpu_layers computes so many of the last layers there, the others on the CPU (None: all); numerics "exact"
-    gives a row the same bits whatever is computed beside it, "fast" takes the vendor's matrix products, which do not.
+    graphs; gpu_layers computes so many of the last layers there, the others on the CPU (None: all).
+
+    numerics: "exact" gives a row the same bits whatever is computed beside it; "fast" takes matrix products which do
+    not: on a GPU the vendor's, on a CPU with AMX those of bfloat16 for many rows of quantised weights.
     """
 
     model: str

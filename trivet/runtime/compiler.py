@@ -13,26 +13,37 @@ from trivet.weights.tensor import Checkpoint
 
 
 def compile_program(
-    graph: Graph, checkpoint: Checkpoint, threads: int, cache_dtype: str, progress: Progress | None = None
+    graph: Graph,
+    checkpoint: Checkpoint,
+    threads: int,
+    cache_dtype: str,
+    progress: Progress | None = None,
+    numerics: str = "exact",
 ) -> _native.Program:
     """Raises ModelError when a weight is missing, of another shape than the graph's or of a format that does not
     compute.
     """
-    return _Compiler(graph, checkpoint, threads, cache_dtype, progress).compile()
+    return _Compiler(graph, checkpoint, threads, cache_dtype, progress, numerics).compile()
 
 
 class _Compiler:
     """One method for each kind of operation, of the same name."""
 
     def __init__(
-        self, graph: Graph, checkpoint: Checkpoint, threads: int, cache_dtype: str, progress: Progress | None
+        self,
+        graph: Graph,
+        checkpoint: Checkpoint,
+        threads: int,
+        cache_dtype: str,
+        progress: Progress | None,
+        numerics: str,
     ) -> None:
         self.graph = graph
         self.reader = WeightReader(graph, checkpoint, progress)
         self.matrices: dict[Weight, int] = {}
         slots = list(zip(assign_buffers(graph), graph.widths, strict=True))
         layers = [(layer.kv_heads, layer.head_dim) for layer in graph.cache]
-        self.program = _native.Program(threads, slots, cache_dtype, layers)
+        self.program = _native.Program(threads, slots, cache_dtype, layers, numerics)
 
     def compile(self) -> _native.Program:
         for rotary in self.graph.rotaries:

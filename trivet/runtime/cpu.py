@@ -40,8 +40,9 @@ class CpuRuntime:
         threads: int = 0,
         cache_dtype: str = "auto",
         progress: Progress | None = None,
+        numerics: str = "exact",
     ) -> None:
-        """`threads` 0 takes one for each usable core."""
+        """`threads` 0 takes one for each usable core. `numerics` "fast" differs from "exact" on AMX alone."""
         types = split_cache_dtype(cache_dtype)
         if not set(types) <= set(CACHE_DTYPES):
             names = ", ".join(CACHE_DTYPES)
@@ -50,19 +51,23 @@ class CpuRuntime:
             )
         if not 0 <= threads <= 1024:
             raise EngineError(f"threads must be 0 (one per core) to 1024, got {threads}")
+        if numerics not in ("exact", "fast"):
+            raise EngineError(f"numerics must be exact or fast, got {numerics}")
         threads = threads or usable_cores()
         keys, values = (own_type(checkpoint) if name == "auto" else name for name in types)
         self._checkpoint = checkpoint
         self._cache_dtype = join_cache_dtype(keys, values)
         system = _native.system_info()
-        self.program = compile_program(graph, checkpoint, threads, self._cache_dtype, progress)
+        self.program = compile_program(graph, checkpoint, threads, self._cache_dtype, progress, numerics)
         if system["failed"]:
             logger.warning(
                 "the kernels for %s did not pass their trial on this processor; those for %s are used",
                 " and ".join(system["failed"]),
                 system["isa"],
             )
-        device = f"cpu ({system['isa']}, {threads} thread{'s' if threads > 1 else ''})"
+        isa = str(system["isa"])
+        self._instructions = f"{isa}, fast numerics" if numerics == "fast" else isa
+        device = f"cpu ({isa}, {threads} thread{'s' if threads > 1 else ''})"
         self.info = describe(checkpoint, config, device, self.program.weight_bytes)
 
     def block_bytes(self, block_size: int) -> int:
@@ -113,7 +118,7 @@ class CpuRuntime:
         return {
             "weights": sampled_digest(self._checkpoint),
             "cache type": self._cache_dtype,
-            "instruction set": str(_native.system_info()["isa"]),
+            "instruction set": self._instructions,
             "program version": __version__,
         }
 

@@ -41,6 +41,7 @@ class Trivet:
                 max_num_seqs=max(case["streams"] for case in cases),
                 num_blocks=blocks,
                 block_size=BLOCK,
+                numerics=settings.get("numerics", "exact"),
             )
         )
         self.draw = np.random.default_rng(0)
@@ -90,4 +91,5 @@ class Trivet:
         return names
 
 
-serve(Trivet)
+if __name__ == "__main__":
+    serve(Trivet)

@@ -1,0 +1,245 @@
+// Products of rows of bfloat16 by the tiles of AMX: with weights that are stored so, and, where the numerics
+// are fast, with those of any blocks, rounded to bfloat16 on the way. See kernel.h; V is Avx512.
+//
+// An element is one chain of sums over the columns, ascending: sums that are put down where columns are cut
+// are taken up again with all their bits. So a row of a product of tiles depends on no other, nor on the
+// cuts.
+//
+// Two panels are multiplied with two tiles of rows at a time, four products for four loads. Around that lie,
+// from within, the columns of a chunk, whose weights (32 KiB) stay in the L1 cache; all rows of a pass; the
+// chunks of a slab, whose activations stay in the L2 cache; and pairs of panels. Where the columns are more
+// than a slab, sums of as many panels as product_sums() holds wait for the next one.
+//
+// A source of weights has
+//   Scratch                 memory for a chunk of a panel, in the L1 cache
+//   tiles(w, panel, ..)     the right-hand tiles of a chunk, one after another
+#pragma once
+
+#include "gemm/kernel_tiles.h"
+#include "gemm/memory.h"
+
+namespace trivet {
+namespace {
+
+constexpr int kTileColumns = kTileBytes / 2;
+constexpr int kTileSize = kTileRows * kTileBytes;
+constexpr int kChunkColumns = 2 * kStep;
+constexpr std::int64_t kSlabBytes = 1 << 20;
+
+struct alignas(64) ChunkTiles {
+  std::byte tile[kChunkColumns / kTileColumns][kTileRows][kTileBytes];
+};
+
+// bfloat16 weights: tiles as they lie, but for the last one.
+struct StoredTiles {
+  using Scratch = ChunkTiles;
+
+  [[gnu::noinline]] static const std::byte* tiles(const Panels& w, std::int64_t panel, std::int64_t column,
+                                                  int count, Scratch& out) {
+    const std::byte* pairs = w.data + panel * w.layout.bytes + column / 2 * kTileBytes;
+    if (count % kTileColumns == 0) return pairs;
+    __builtin_memset(out.tile[count / kTileColumns], 0, kTileSize);
+    __builtin_memcpy(out.tile, pairs, (count + 1) / 2 * kTileBytes);
+    return out.tile[0][0];
+  }
+};
+
+// The weights of a Block32Kernel or a Block256Kernel.
+template <class Few>
+struct RoundedTiles {
+  using V = Avx512;
+  using F = V::F32x16;
+  using W = typename Few::W;
+  static constexpr int kRunColumns = 4 * W::kQuads;
+  // A weight is put into the mantissa of a float whose unit is that of the byte: kBias more than the weight.
+  static constexpr int kByte = W::kBits == 8 ? 1 : 2;
+  static constexpr float kBias = kByte == 1 ? 0x1p15f : 0x1p7f;
+
+  struct Scratch : Few::Scratch, ChunkTiles {};
+
+  [[gnu::noinline]] static const std::byte* tiles(const Panels& w, std::int64_t panel, std::int64_t column,
+                                                  int count, Scratch& out) {
+    const std::byte* packed = w.data + panel * w.layout.bytes;
+    for (int c = 0; c < count; c += kStep) {
+      const int columns = count - c < kStep ? count - c : kStep;
+      Few::decode_scales(w, packed, column + c, columns, out);
+      const std::byte* step = packed + w.layout.steps + (column + c) / kStep * Few::kStepBytes;
+      round_step(Few::weights(step), columns, out, out.tile[c / kTileColumns]);
+    }
+    return out.tile[0][0];
+  }
+
+ private:
+  static void round_step(const PackedQuads<V, W>& weights, int columns, Scratch& scratch,
+                         std::byte (*rows)[kTileBytes]) {
+    if constexpr (requires { W::unpack(*weights.panel, scratch.quads); }) {
+      Few::unpack(weights, columns, scratch);
+      for (int run = 0; run < columns / kRunColumns; ++run, rows += 2 * W::kQuads) {
+        round_run([&](int v) { return V::load_bytes(scratch.quads[run * W::kQuads + v]); }, scratch, run,
+                  rows);
+      }
+    } else {
+      for (int group = 0; group < columns / (kRunColumns * W::kRuns); ++group) {
+#pragma GCC unroll 8
+        for (int run = 0; run < W::kRuns; ++run, rows += 2 * W::kQuads) {
+          round_run([&](int v) { return weights(group, run, 0, v); }, scratch, group * W::kRuns + run, rows);
+        }
+      }
+    }
+  }
+
+  // Of quads with columns 0 to 3 of each row of the panel come two rows of a tile: columns 0 and 1, 2 and 3.
+  template <class Quad>
+  [[gnu::always_inline]] static void round_run(const Quad& quad, const Scratch& scratch, int run,
+                                               std::byte (*rows)[kTileBytes]) {
+    F scale, minimum;
+    Few::line(scratch, run, scale, minimum);
+    minimum = V::fnma(scale, V::broadcast(kBias), minimum);
+    V::only_numbers(scale, minimum);
+#pragma GCC unroll 8
+    for (int v = 0; v < W::kQuads; ++v) {
+      const V::Bytes bytes = quad(v);
+      const auto weight = [&](int column) {
+        return V::fma(V::template in_mantissa<kByte>(bytes, column), scale, minimum);
+      };
+      V::store_bf16_pairs(rows[2 * v], weight(0), weight(1));
+      V::store_bf16_pairs(rows[2 * v + 1], weight(2), weight(3));
+    }
+  }
+};
+
+// The sums of two tiles of rows with two panels: tile of rows, panel, row, row of the panel.
+using TileSums = float[2][2][kTileRows][kPanelRows];
+
+constexpr TileConfig bf16_config(int rows) {
+  TileConfig config;
+  for (int t = 0; t < 6; ++t) config.set(t, rows, kTileBytes);
+  for (int t = 6; t < 8; ++t) config.set(t, kTileRows, kTileBytes);
+  return config;
+}
+
+// sums (where `first`, from 0) += the products of a chunk with one or two tiles of rows, `stride` bytes from
+// row to row. The next sums are fetched ahead.
+template <int kTiles, int kPanels>
+void multiply_chunk(const std::byte* const (&x)[2], std::size_t stride, const std::byte* const (&weights)[2],
+                    int steps, bool first, TileSums& sums) {
+  if (first) {
+    tile_zero<0>();
+    tile_zero<1>();
+    tile_zero<2>();
+    tile_zero<3>();
+  } else {
+    tile_load<0>(sums[0][0], kTileBytes);
+    if constexpr (kPanels == 2) tile_load<1>(sums[0][1], kTileBytes);
+    if constexpr (kTiles == 2) tile_load<2>(sums[1][0], kTileBytes);
+    if constexpr (kTiles == 2 && kPanels == 2) tile_load<3>(sums[1][1], kTileBytes);
+  }
+  const std::byte *x0 = x[0], *x1 = x[1], *weights0 = weights[0], *weights1 = weights[1];
+  const auto* next = reinterpret_cast<const std::byte*>(&sums + 1);
+  for (int k = 0; k < steps; ++k) {
+    constexpr int kLines = sizeof(TileSums) / 64 / (kChunkColumns / kTileColumns);
+#pragma GCC unroll 4
+    for (int i = 0; i < kLines; ++i) __builtin_prefetch(next + (k * kLines + i) * 64);
+    tile_stream<4>(x0 + k * kTileBytes, stride);
+    tile_load<6>(weights0 + k * kTileSize, kTileBytes);
+    tile_dot_bf16<0, 4, 6>();
+    if constexpr (kPanels == 2) {
+      tile_load<7>(weights1 + k * kTileSize, kTileBytes);
+      tile_dot_bf16<1, 4, 7>();
+    }
+    if constexpr (kTiles == 2) {
+      tile_stream<5>(x1 + k * kTileBytes, stride);
+      tile_dot_bf16<2, 5, 6>();
+      if constexpr (kPanels == 2) tile_dot_bf16<3, 5, 7>();
+    }
+  }
+  tile_store<0>(sums[0][0], kTileBytes);
+  if constexpr (kPanels == 2) tile_store<1>(sums[0][1], kTileBytes);
+  if constexpr (kTiles == 2) tile_store<2>(sums[1][0], kTileBytes);
+  if constexpr (kTiles == 2 && kPanels == 2) tile_store<3>(sums[1][1], kTileBytes);
+}
+
+// Of rows of one pass, from `first` on.
+template <class Source>
+struct TilePass {
+  const Panels& w;
+  const std::byte* x;
+  std::size_t stride;
+  std::int64_t m;
+  int rows;  // of a tile
+  std::int64_t first, end;
+  float* y;
+  std::int64_t ldy;
+  typename Source::Scratch (&scratch)[2];
+
+  // Row of a tile; the last one is full, so that some of its rows are those of an earlier tile too.
+  std::int64_t row(std::int64_t i) const { return i + rows <= m ? i : m - rows; }
+
+  void multiply(std::int64_t panel_begin, std::int64_t panel_end) const {
+    const std::int64_t pairs = (end - first + 2 * kTileRows - 1) / (2 * kTileRows);
+    const std::int64_t fits = kSlabBytes / 2 / (end - first) / kChunkColumns * kChunkColumns;
+    const std::int64_t slab = fits < kChunkColumns ? kChunkColumns : fits;
+    const bool whole = slab >= w.columns;
+    const std::int64_t group = whole ? 2 : 2 * (kProductSums / (pairs * (sizeof(TileSums) / sizeof(float))));
+    TileSums* all = reinterpret_cast<TileSums*>(product_sums());
+    for (std::int64_t begin = panel_begin; begin < panel_end; begin += group) {
+      const std::int64_t stop = begin + group < panel_end ? begin + group : panel_end;
+      for (std::int64_t c = 0; c < w.columns; c += slab) {
+        const std::int64_t slab_end = c + slab < w.columns ? c + slab : w.columns;
+        for (std::int64_t p = begin; p < stop; p += 2) {
+          TileSums* sums = all + (p - begin) / 2 * pairs;
+          multiply_slab(p, p + 1 < stop, c, slab_end, sums);
+          if (slab_end == w.columns) store(p, p + 1 < stop, sums);
+        }
+      }
+    }
+  }
+
+ private:
+  void multiply_slab(std::int64_t panel, bool two_panels, std::int64_t begin, std::int64_t slab_end,
+                     TileSums* sums) const {
+    for (std::int64_t c = begin; c < slab_end; c += kChunkColumns) {
+      const int count = slab_end - c < kChunkColumns ? static_cast<int>(slab_end - c) : kChunkColumns;
+      const int steps = (count + kTileColumns - 1) / kTileColumns;
+      const std::byte* weights[2] = {Source::tiles(w, panel, c, count, scratch[0]), nullptr};
+      if (two_panels) weights[1] = Source::tiles(w, panel + 1, c, count, scratch[1]);
+      TileSums* of_pair = sums;
+      for (std::int64_t i = first; i < end; i += 2 * kTileRows, ++of_pair) {
+        const bool two = i + kTileRows < end;
+        const std::byte* column = x + c * 2;
+        const std::byte* rows_of[2] = {column + row(i) * stride, column + row(i + kTileRows) * stride};
+        const auto product = two ? (two_panels ? multiply_chunk<2, 2> : multiply_chunk<2, 1>)
+                                 : (two_panels ? multiply_chunk<1, 2> : multiply_chunk<1, 1>);
+        product(rows_of, stride, weights, steps, c == 0, *of_pair);
+      }
+    }
+  }
+
+  void store(std::int64_t panel, bool two_panels, const TileSums* sums) const {
+    for (std::int64_t i = first; i < end; i += kTileRows) {
+      const auto& tile = sums[(i - first) / (2 * kTileRows)][(i - first) / kTileRows % 2];
+      for (int n = 0; n < 1 + two_panels; ++n) {
+        store_rows(w, panel + n, tile[n], rows, y + row(i) * ldy, ldy);
+      }
+    }
+  }
+};
+
+template <class Source>
+void multiply_tiles_bf16(const Panels& w, const std::byte* x, std::size_t stride, std::int64_t m,
+                         std::int64_t panel_begin, std::int64_t panel_end, float* y, std::int64_t ldy) {
+  const int rows = m < kTileRows ? static_cast<int>(m) : kTileRows;
+  const TileConfig config = bf16_config(rows);
+  const Tiles configured(config);
+  typename Source::Scratch scratch[2];
+  // Passes of nearly equal size: a short last one would be all rounding of weights.
+  const std::int64_t passes = (m + kTileChunk - 1) / kTileChunk, each = (m + passes - 1) / passes;
+  const std::int64_t pass = (each + 2 * kTileRows - 1) / (2 * kTileRows) * (2 * kTileRows);
+  for (std::int64_t first = 0; first < m; first += pass) {
+    const std::int64_t end = first + pass < m ? first + pass : m;
+    TilePass<Source>{w, x, stride, m, rows, first, end, y, ldy, scratch}.multiply(panel_begin, panel_end);
+  }
+}
+
+}  // namespace
+}  // namespace trivet

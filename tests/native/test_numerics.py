@@ -1,0 +1,144 @@
+"""Fast numerics: on AMX many rows of weights in blocks are rounded to bfloat16; all else is the same as exact."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests import reference
+from tests.blocks import BLOCK_FORMATS, HALVES, dequantize, set_halves
+from tests.native.harness import logits, model_graph, program, random_tokens
+from tests.native.test_gemm import each_block_format, random_weights
+from trivet import _native
+from trivet.weights.formats import Format
+
+ROUNDS = _native.system_info()["isa"] == "amx"
+FEW = 12
+"""So many rows are multiplied exactly."""
+
+where_it_rounds = pytest.mark.skipif(not ROUNDS, reason="fast numerics are exact on this instruction set")
+
+
+def gaussian(m: int, columns: int) -> np.ndarray:
+    return np.random.default_rng(2).standard_normal((m, columns), np.float32)
+
+
+def packed(fmt: Format, data: np.ndarray, columns: int) -> _native.PackedMatrix:
+    return _native.PackedMatrix(fmt.type_id, data.reshape(-1), len(data), columns)
+
+
+@each_block_format
+@pytest.mark.parametrize("rows", [1, 16, 37])
+def test_product(fmt: Format, rows: int) -> None:
+    for blocks, m in [(1, FEW + 1), (3, 16), (5, 31), (9, 33), (2, 70)]:
+        columns = blocks * fmt.block_size
+        data, x = random_weights(fmt, rows, columns), gaussian(m, columns)
+        y = packed(fmt, data, columns).multiply(x, numerics="fast")
+        if not ROUNDS:
+            np.testing.assert_array_equal(y, packed(fmt, data, columns).multiply(x))
+            continue
+        weights = dequantize(fmt, data).astype(np.float64)
+        error = np.abs(y - x.astype(np.float64) @ weights.T)
+        assert np.all(error <= 2.02 * 2**-9 * (np.abs(x) @ np.abs(weights).T))
+
+
+@where_it_rounds
+@each_block_format
+def test_error(fmt: Format) -> None:
+    """0.17 % each of weights and activations; to cut off digits would be 0.33 %, and a bias."""
+    data, x = random_weights(fmt, 160, 1024), gaussian(64, 1024)
+    exact = x.astype(np.float64) @ dequantize(fmt, data).astype(np.float64).T
+    error = packed(fmt, data, 1024).multiply(x, numerics="fast") - exact
+    assert 0.0015 < np.sqrt(np.mean(error**2) / np.mean(exact**2)) < 0.0028
+
+
+@each_block_format
+def test_few_rows_are_exact(fmt: Format) -> None:
+    data = random_weights(fmt, 20, 512)
+    matrix = packed(fmt, data, 512)
+    for m in (1, 5, FEW):
+        np.testing.assert_array_equal(
+            matrix.multiply(gaussian(m, 512), numerics="fast"), matrix.multiply(gaussian(m, 512))
+        )
+
+
+@each_block_format
+def test_a_row_does_not_depend_on_other_rounded_ones(fmt: Format) -> None:
+    rows, columns, m = 53, 1280, 133
+    data, x = random_weights(fmt, rows, columns), gaussian(m, columns)
+    matrix = packed(fmt, data, columns)
+    y = matrix.multiply(x, numerics="fast")
+    for count in range(FEW + 1, 80, 7):
+        first = 3 * count % (m - count)
+        part = slice(first, first + count)
+        np.testing.assert_array_equal(matrix.multiply(x[part], numerics="fast"), y[part])
+    for threads in (2, 3, 9):
+        np.testing.assert_array_equal(matrix.multiply(x, threads, "fast"), y)
+
+
+@pytest.mark.parametrize("fmt", [Format.BF16, Format.Q4_0, Format.Q4_K], ids=lambda f: f.name)
+@pytest.mark.parametrize(("rows", "columns"), [(40, 4864), (546, 2560)])
+def test_columns_and_panels_in_parts(fmt: Format, rows: int, columns: int) -> None:
+    """More columns than a slab, more panels than their sums have room for, more rows than a pass."""
+    data, x = random_weights(fmt, rows, columns), gaussian(271, columns)
+    matrix = packed(fmt, data, columns)
+    y = matrix.multiply(x, numerics="fast")
+    np.testing.assert_array_equal(matrix.multiply(x[:20], numerics="fast"), y[:20])
+    np.testing.assert_array_equal(matrix.multiply(x[-20:], numerics="fast"), y[-20:])
+    weights = dequantize(fmt, data)
+    exact = x.astype(np.float64) @ weights.astype(np.float64).T
+    assert np.sqrt(np.mean((y - exact) ** 2) / np.mean(exact**2)) < 0.01
+
+
+@where_it_rounds
+@pytest.mark.parametrize("bits", [0x7E00, 0x7FFF, 0xFFFF, 0x7C00], ids=["NaN", "full NaN", "-NaN", "infinity"])
+@pytest.mark.parametrize("fmt", HALVES, ids=lambda f: f.name)
+def test_a_scale_that_is_not_finite_spoils_its_column_alone(fmt: Format, bits: int) -> None:
+    data, x = random_weights(fmt, 20, 512), gaussian(20, 512)
+    clean = packed(fmt, data, 512).multiply(x, numerics="fast")
+    set_halves(fmt, data.reshape(20, -1, fmt.block_bytes)[7, 0], np.uint16(bits).view(np.float16))
+    y = packed(fmt, data, 512).multiply(x, numerics="fast")
+    assert not np.isfinite(y[:, 7]).any()
+    np.testing.assert_array_equal(np.delete(y, 7, axis=1), np.delete(clean, 7, axis=1))
+
+
+@each_block_format
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_value_that_is_not_finite_spoils_its_row_alone(fmt: Format, bad: float) -> None:
+    data, x = random_weights(fmt, 20, 512), gaussian(20, 512)
+    clean = packed(fmt, data, 512).multiply(x, numerics="fast")
+    x[3, 300] = bad
+    y = packed(fmt, data, 512).multiply(x, numerics="fast")
+    assert not np.isfinite(y[3]).any()
+    np.testing.assert_array_equal(np.delete(y, 3, axis=0), np.delete(clean, 3, axis=0))
+
+
+@pytest.mark.parametrize("experts", [0, 5])
+@pytest.mark.parametrize(
+    "formats",
+    [(Format.Q4_0,), (Format.Q4_K, Format.Q6_K), (Format.Q8_0, Format.Q5_K, Format.BF16), tuple(BLOCK_FORMATS)],
+    ids=lambda formats: "+".join(f.name for f in formats[:3]),
+)
+def test_program(formats: tuple[Format, ...], experts: int) -> None:
+    """With experts some have few rows and others many."""
+    model = model_graph(*formats, experts=experts)
+    tokens = random_tokens(50)
+    exact, fast = program(model, threads=2), program(model, threads=2, numerics="fast")
+    y = logits(fast, tokens)
+    if not ROUNDS:
+        np.testing.assert_array_equal(y, logits(exact, tokens))
+        return
+    expected = reference.run(model[0], reference.Weights(model[1]), tokens)
+    error = np.abs(y - expected) / np.ptp(expected)
+    assert (np.median(error) if experts else error.max()) < 0.02  # rounding may choose another expert
+    assert (y != logits(exact, tokens)).any()
+    np.testing.assert_array_equal(logits(fast, tokens, chunk=5), logits(exact, tokens, chunk=5))
+
+
+def test_another_name_is_refused() -> None:
+    for call in (
+        lambda: _native.Program(1, [], "f32", [], "loose"),
+        lambda: packed(Format.Q8_0, random_weights(Format.Q8_0, 2, 32), 32).multiply(gaussian(1, 32), 1, "loose"),
+    ):
+        with pytest.raises(ValueError, match="numerics must be exact or fast, got loose"):
+            call()

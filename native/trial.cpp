@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <limits>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "attention/attention.h"
@@ -80,7 +81,7 @@ double product_difference(Format format, Isa isa, Isa other) {
   return most;
 }
 
-// A piece of a prompt behind a context, whose last chunk and last tile of keys are not full.
+// A piece of a prompt, then a token, behind a context, whose last chunk and last tile of keys are not full.
 Floats attention(CacheTypes types, Isa isa) {
   constexpr int kHeads = 6, kKvHeads = 2, kHeadDim = 80, kTokens = 9, kContext = 70;
   constexpr std::int64_t kWidth = kHeads * kHeadDim, kKvWidth = kKvHeads * kHeadDim;
@@ -100,8 +101,10 @@ Floats attention(CacheTypes types, Isa isa) {
   const AttentionCall call = {shape, layer, CacheLayer::kTile, q.data(), kWidth, nullptr, y.data(), kWidth};
   const auto scratch = allocate_weights(kernels.scratch_floats(shape) * sizeof(float));
   for (int head = 0; head < kKvHeads; ++head) {
-    kernels.attend(call, {0, kTokens, kContext, blocks.data(), 0, 1, -1}, head,
-                   reinterpret_cast<float*>(scratch.get()), nullptr);
+    for (const auto& [row, tokens] : {std::pair{0, kTokens - 1}, std::pair{kTokens - 1, 1}}) {
+      kernels.attend(call, {row, tokens, kContext + row, blocks.data(), 0, 1, -1}, head,
+                     reinterpret_cast<float*>(scratch.get()), nullptr);
+    }
   }
   return y;
 }

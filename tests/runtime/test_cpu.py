@@ -98,7 +98,7 @@ def test_stories(file: str, cache: str) -> None:
 def test_kernels_that_failed_their_trial_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    found = _native.system_info() | {"isa": "avx2", "failed": ["amx", "avx512"]}
+    found = _native.system_info() | {"isa": "avx2", "failed_trial": ["amx", "avx512"]}
     monkeypatch.setattr(_native, "system_info", lambda: found)
     load(MODELS[0].write_gguf(tmp_path / "model.gguf"))
     assert "kernels for amx and avx512 did not pass their trial on this processor; those for avx2 are" in caplog.text

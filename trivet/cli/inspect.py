@@ -127,7 +127,7 @@ def system_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
         elif name == "gpus":
             text = ", ".join(f"{gpu['name']}, {amount(gpu['memory_bytes'])}" for gpu in value) or "none"
         elif isinstance(value, list):
-            text = ", ".join(map(str, value))
+            text = ", ".join(map(str, value)) or "none"
         else:
             text = amount(value) if name.endswith("_bytes") else str(value)
         rows.append((name.removesuffix("_bytes").replace("_", " "), text))

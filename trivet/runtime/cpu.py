@@ -59,10 +59,10 @@ class CpuRuntime:
         self._cache_dtype = join_cache_dtype(keys, values)
         system = _native.system_info()
         self.program = compile_program(graph, checkpoint, threads, self._cache_dtype, progress, numerics)
-        if system["failed"]:
+        if system["failed_trial"]:
             logger.warning(
                 "the kernels for %s did not pass their trial on this processor; those for %s are used",
-                " and ".join(system["failed"]),
+                " and ".join(system["failed_trial"]),
                 system["isa"],
             )
         isa = str(system["isa"])

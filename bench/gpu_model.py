@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import resource
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -178,22 +179,55 @@ def prefill(engine: Engine, shape: Shape, limits: Limits, tokens: int, repeats: 
     )
 
 
-def host_share(engine: Engine, batch: int, context: int, steps: int = 32) -> Row:
-    """The part of a step in which the GPU has nothing to do: kernels' time is traced, in steps that are not timed."""
+def host_share(engine: Engine, batch: int, context: int, target: bool, steps: int = 32) -> Iterator[Row]:
+    """The part of a step in which the GPU has nothing to do, and what it does in the rest: kernels' time is traced, in
+    steps that are not timed."""
+    with decoding(engine, batch, context, 2 * steps):
+        took = step_seconds(engine, batch, steps)
+        spans = traced(lambda: step_seconds(engine, batch, steps))
+    share = max(0.0, 1 - union([span for _, span in spans]) / 1e6 / steps / took)
+    name = f"host {batch} x {context}"
+    reached = ((1 - share) / 0.95, 1.0) if target else (None, None)
+    yield Row(name, f"{share:.1%} of {took * 1e3:.2f} ms", "5 %", *reached)
+    yield Row(f"kernels of decode {batch} x {context}", kernel_times(spans, steps))
+
+
+def prompt_kernels(engine: Engine, tokens: int) -> Row:
+    """What the GPU does in a prompt's time."""
+    engine.add(request("traced prompt", engine.info.vocab_size, tokens, 1))
+
+    def run() -> None:
+        while engine.busy:
+            engine.step()
+
+    return Row(f"kernels of prefill {tokens}", kernel_times(traced(run), 1))
+
+
+Span = tuple[float, float]
+
+
+def traced(call: Callable[[], object]) -> list[tuple[str, Span]]:
+    """The kernels and copies of a call, and when each began and ended, in microseconds."""
     from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
-    with decoding(engine, batch, context, 2 * steps):
-        took = step_seconds(engine, batch, steps)
-        with profile(activities=[ProfilerActivity.CUDA]) as trace:
-            step_seconds(engine, batch, steps)
-            torch.cuda.synchronize()
-    kernels = [event.time_range for event in trace.events() if event.device_type == DeviceType.CUDA]
-    share = max(0.0, 1 - union([(one.start, one.end) for one in kernels]) / 1e6 / steps / took)
-    return Row(f"host {batch} x {context}", f"{share:.1%} of {took * 1e3:.2f} ms", "5 %", (1 - share) / 0.95, 1.0)
+    with profile(activities=[ProfilerActivity.CUDA]) as trace:
+        call()
+        torch.cuda.synchronize()
+    events = [event for event in trace.events() if event.device_type == DeviceType.CUDA]
+    return [(event.name, (event.time_range.start, event.time_range.end)) for event in events]
 
 
-def union(spans: list[tuple[float, float]]) -> float:
+def kernel_times(spans: list[tuple[str, Span]], steps: int, most: int = 8) -> str:
+    """Of a step, the longest first."""
+    times: Counter[str] = Counter()
+    for name, (start, end) in spans:
+        short = name.removeprefix("void ").split("<")[0].split("(")[0].split("::")[-1]
+        times[short] += end - start
+    return ", ".join(f"{name} {time / steps / 1e3:.3f} ms" for name, time in times.most_common(most))
+
+
+def union(spans: list[Span]) -> float:
     """The time that any of these spans covers."""
     covered, until = 0.0, float("-inf")
     for start, end in sorted(spans):

@@ -216,8 +216,10 @@ def whole(run: Run, path: Path, numerics: str, product_bytes: int) -> Rows:
         f"prefill {run.prompt}",
         lambda: iter([gpu_model.prefill(engine, shape, limits, run.prompt, 1 if run.interpret else 5)]),
     )
+    for batch in [] if run.interpret else run.batches:
+        yield from guarded("host", lambda: gpu_model.host_share(engine, batch, run.context, batch == 64))  # noqa: B023
     if not run.interpret:
-        yield from guarded("host", lambda: iter([gpu_model.host_share(engine, 64, run.context)]))
+        yield from guarded("kernels", lambda: iter([gpu_model.prompt_kernels(engine, run.prompt)]))
     if numerics == "exact":
         batches = (1, 2) if run.interpret else (1, 8, 64)
         yield from guarded(

@@ -108,7 +108,7 @@ def write_model(shape: Shape, folder: Path, device: str) -> None:
             tensor = torch.ones(size, dtype=torch.bfloat16)
         else:
             values = torch.randn(size, generator=generator, device=device, dtype=torch.float32)
-            tensor = (values * size[1] ** -0.5).to("cpu", torch.bfloat16)
+            tensor = (values * size[1] ** -0.5).bfloat16().cpu()
         if shard and sum(one.nbytes for one in shard.values()) + tensor.nbytes > SHARD_BYTES:
             save()
         shard[name] = tensor

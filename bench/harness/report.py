@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-COLOURS = {"trivet": "#3b6fb6", "llamacpp": "#d9822b", "vllm": "#5a9e6f", "openvino": "#8a6bb1"}
+COLOURS = {"trivet": "#3b6fb6", "fast": "#7fb0e8", "llamacpp": "#d9822b", "vllm": "#5a9e6f", "openvino": "#8a6bb1"}
 LIMIT_COLOUR = "#999999"
 
 

@@ -247,7 +247,9 @@ def test_kernels_of_all_instruction_sets_agree(isa: str, other: str) -> None:
     """By the trial that a start makes; where roundings differ they are seen, so that it does compare."""
     difference = _native.kernel_difference(isa, other)
     assert difference < 0.01
-    assert (difference == 0) == (isa == other)
+    # AVX2 sums in pairs of vectors what AVX-512 sums in one; on AMX, fast numerics are not exact ones.
+    same = isa == other != "amx" or {isa, other} == {"avx2", "avx512"}
+    assert (difference == 0) == same
 
 
 def test_an_instruction_set_that_is_not_there_has_no_kernels() -> None:

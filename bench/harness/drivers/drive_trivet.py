@@ -36,6 +36,7 @@ class Trivet:
         self.engine = Engine(
             EngineConfig(
                 model=settings["model"],
+                device="cpu",
                 threads=settings["threads"],
                 max_model_len=longest,
                 max_num_seqs=max(case["streams"] for case in cases),

@@ -140,11 +140,19 @@ struct WeightsQ5_K : RunPairs<V, PanelQ5_K> {
 template <class V>
 struct WeightsQ6_K {
   using Panel = PanelQ6_K;
-  static constexpr int kBits = 6, kRuns = 16, kQuads = 4;
-  static constexpr bool kHasMinimum = false, kDirect = false;
+  static constexpr int kBits = 6, kRuns = 8, kQuads = 4;
+  static constexpr bool kHasMinimum = false, kDirect = true;
 
-  // The bits of a weight lie in two places that four weights share each, so that they are unpacked four
-  // together.
+  // Quads 0 to 31 of a half: four times eight, which have their upper bits together, and every other eight
+  // their lower ones.
+  static typename V::Bytes quad(const Panel* in, int half, int run, int v, bool fetch) {
+    const int eight = run / 2, place = run % 2 * 4 + v;
+    const auto low = load_quads<V>(in->low[half * 16 + eight % 2 * 8 + place], fetch && eight < 2);
+    const auto high = load_quads<V>(in->high[half * 8 + place], fetch && eight == 0);
+    return V::either(V::bits(low, eight / 2 * 4, 15), V::bits(high, 2 * eight - 4, 48));
+  }
+
+  // The same, four weights together that share bits.
   static void unpack(const Panel& in, std::uint8_t (*out)[64]) {
     for (int half = 0; half < 2; ++half, out += 24) {
       for (int v = 0; v < 8; ++v, ++out) {

@@ -144,18 +144,18 @@ def decode_kernel(
     COLUMNS: tl.constexpr, BLOCK_SIZE: tl.constexpr, ROWS: tl.constexpr, TILE_HEADS: tl.constexpr,
     SPLIT: tl.constexpr, SHARE: tl.constexpr, KEYS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Grid: (S, KV_HEADS * tiles of TILE_HEADS heads, lanes). Each lane of a sequence takes splits that follow each
+    """Grid: (KV_HEADS * tiles of TILE_HEADS heads, S, lanes). Each lane of a sequence takes splits that follow each
     other, as many as the others, and leaves their states; a lane that is the only one, or for whose states there is no
     place, finishes."""
     GROUP: tl.constexpr = HEADS // KV_HEADS
     HEAD_TILES: tl.constexpr = (GROUP + TILE_HEADS - 1) // TILE_HEADS
-    s, lane = tl.program_id(0), tl.program_id(2)
+    s, lane = tl.program_id(1), tl.program_id(2)
     row, next_row, context = tl.load(query_starts + s), tl.load(query_starts + s + 1), tl.load(context_lens + s)
     first_split, count = splits_of(context, WINDOW, SPLIT)
     lanes = tl.maximum(lanes_of(count, tl.num_programs(2), share, SHARE), 1)
     if (next_row - row != 1) | (lane >= lanes):
         return
-    kv_head, head_tile = tl.program_id(1) // HEAD_TILES, tl.program_id(1) % HEAD_TILES
+    kv_head, head_tile = tl.program_id(0) // HEAD_TILES, tl.program_id(0) % HEAD_TILES
     head = kv_head * GROUP + head_tile * TILE_HEADS
     rows, token, heads, valid = load_queries(
         q, row, 1, head, GROUP - head_tile * TILE_HEADS, q_stride, ROWS, COLUMNS, TILE_HEADS, HEAD_DIM
@@ -175,12 +175,13 @@ def decode_kernel(
     while split < past:
         begin, end = split * SPLIT, tl.minimum((split + step) * SPLIT, context)
         empty_top, empty_total, empty_values = empty_state(ROWS, COLUMNS)
-        _, _, _, top, total, values = attend_tiles(
+        top, total, values, merged_top, merged_total, merged_values = attend_tiles(
             rows, None, empty_top, empty_total, empty_values, empty_top, empty_total, empty_values,
             k_cache + kv_head * HEAD_DIM, v_cache + kv_head * HEAD_DIM, block_tables + s * table_stride,
             tl.maximum(begin, low // KEYS * KEYS), end, low, context, inner, factor, True, SOFTCAP, WINDOW, HEAD_DIM,
             KV_HEADS * HEAD_DIM, BLOCK_SIZE, SPLIT, KEYS, STAGES,
         )  # fmt: skip
+        top, total, values = merge(merged_top, merged_total, merged_values, top, total, values, factor)
         if place >= 0:
             at = (place + split - first_split).to(tl.int64) * HEADS + heads
             tl.store(sums + 2 * at, top, mask=valid)
@@ -289,7 +290,7 @@ def attention(
     places = min(sequences * splits, PLACES) if lanes > 1 else 0
     states = torch.empty((places, heads, tiles.columns), dtype=torch.float32, device=q.device)
     sums = torch.empty((places, heads, 2), dtype=torch.float32, device=q.device)
-    decode_kernel[(sequences, programs, lanes)](
+    decode_kernel[(programs, sequences, lanes)](
         q, k_cache, v_cache, y, sinks, states, sums, batch.query_starts, batch.context_lens, batch.block_tables, places,
         share, q.stride(0), table_stride, inner, factor, **shape, SHARE=SHARE, ROWS=rows, TILE_HEADS=tile_heads,
         STAGES=tiles.decode.stages, num_warps=tiles.decode.warps,

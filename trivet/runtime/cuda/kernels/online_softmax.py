@@ -81,7 +81,7 @@ def attend_tiles(
     STAGES: tl.constexpr,
 ):
     """Adds the tiles of keys from `begin`, a multiple of KEYS, up to `end` to the state of the split at hand, which is
-    merged with those before it when the split or `seen`, the number of keys that there are for all rows, ends.
+    merged with those before it when the next begins.
 
     One loop over all splits, so that the next tiles are always on their way. `positions`: of the rows; None: they all
     see the keys in [low, seen). `MASKED`: some row does not see some key; only keys in [low, seen) are then read. Else
@@ -122,17 +122,18 @@ def attend_tiles(
                 if WINDOW:
                     visible &= keys[None, :] > positions[:, None] - WINDOW
             scores = tl.where(visible, scores, float("-inf"))
+        # Here the last tile's product has come, too.
+        if start % SPLIT == 0:
+            merged_top, merged_total, merged_values = merge(
+                merged_top, merged_total, merged_values, top, total, values, factor
+            )
+            top, total, values = empty_state(q.shape[0], q.shape[1])
         next_top = tl.maximum(top, tl.max(scores, 1))
         weights = tl.exp2(tl.fma(scores, factor, (-next_top * factor)[:, None]))
         decay = tl.exp2((top - next_top) * factor)
         total = tl.fma(total, decay, tl.sum(weights, 1))
         values = tl.dot(weights.to(q.dtype), v.to(q.dtype), values * decay[:, None], input_precision="ieee")
         top = next_top
-        if ((start + KEYS) % SPLIT == 0) | (start + KEYS >= seen):
-            merged_top, merged_total, merged_values = merge(
-                merged_top, merged_total, merged_values, top, total, values, factor
-            )
-            top, total, values = empty_state(q.shape[0], q.shape[1])
     return top, total, values, merged_top, merged_total, merged_values
 
 
@@ -176,9 +177,9 @@ def attend_rows(
         full_end, low, end, inner, factor, False, SOFTCAP, WINDOW, HEAD_DIM,
         TOKEN_STRIDE, BLOCK_SIZE, SPLIT, KEYS, STAGES,
     )  # fmt: skip
-    _, _, _, merged_top, merged_total, merged_values = attend_tiles(
+    top, total, values, merged_top, merged_total, merged_values = attend_tiles(
         q, positions, top, total, values, merged_top, merged_total, merged_values, k_cache, v_cache, table, full_end,
         end, low, end, inner, factor, True, SOFTCAP, WINDOW, HEAD_DIM,
         TOKEN_STRIDE, BLOCK_SIZE, SPLIT, KEYS, STAGES,
     )  # fmt: skip
-    return merged_top, merged_total, merged_values
+    return merge(merged_top, merged_total, merged_values, top, total, values, factor)

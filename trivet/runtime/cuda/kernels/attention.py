@@ -67,6 +67,7 @@ def prompt_kernel(
     SOFTCAP: tl.constexpr, WINDOW: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr,
     COLUMNS: tl.constexpr, BLOCK_SIZE: tl.constexpr, ROWS: tl.constexpr, TILE_HEADS: tl.constexpr,
     TOKENS: tl.constexpr, SPLIT: tl.constexpr, KEYS: tl.constexpr, STAGES: tl.constexpr,
+    FLAT: tl.constexpr,
 ):  # fmt: skip
     """Grid: (T // TOKENS + S, KV_HEADS * tiles of TILE_HEADS heads). Sequences with one token are left alone."""
     GROUP: tl.constexpr = HEADS // KV_HEADS
@@ -99,7 +100,7 @@ def prompt_kernel(
     top, total, values = attend_rows(
         rows, positions, first, last, k_cache + kv_head * HEAD_DIM, v_cache + kv_head * HEAD_DIM,
         block_tables + s * table_stride, inner, factor, SOFTCAP, WINDOW, HEAD_DIM, KV_HEADS * HEAD_DIM, BLOCK_SIZE,
-        SPLIT, KEYS, STAGES,
+        SPLIT, KEYS, STAGES, FLAT,
     )  # fmt: skip
     values = normalized(top, total, values, factor, sinks, heads, valid)
     store_rows(y, values, row, token, heads, valid, HEADS, HEAD_DIM)
@@ -143,6 +144,7 @@ def decode_kernel(
     SOFTCAP: tl.constexpr, WINDOW: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr,
     COLUMNS: tl.constexpr, BLOCK_SIZE: tl.constexpr, ROWS: tl.constexpr, TILE_HEADS: tl.constexpr,
     SPLIT: tl.constexpr, SHARE: tl.constexpr, KEYS: tl.constexpr, STAGES: tl.constexpr,
+    FLAT: tl.constexpr,
 ):  # fmt: skip
     """Grid: (KV_HEADS * tiles of TILE_HEADS heads, S, lanes). Each lane of a sequence takes splits that follow each
     other, as many as the others, and leaves their states; a lane that is the only one, or for whose states there is no
@@ -171,23 +173,26 @@ def decode_kernel(
         low = tl.maximum(context - WINDOW, 0)
     split, past = first_split + count * lane // lanes, first_split + count * (lane + 1) // lanes
     top, total, values = empty_state(ROWS, COLUMNS)
-    step = tl.where(place < 0, past - split, 1)
+    step = 1
+    if FLAT:
+        step = tl.where(place < 0, past - split, 1)
     while split < past:
         begin, end = split * SPLIT, tl.minimum((split + step) * SPLIT, context)
-        empty_top, empty_total, empty_values = empty_state(ROWS, COLUMNS)
-        top, total, values, merged_top, merged_total, merged_values = attend_tiles(
-            rows, None, empty_top, empty_total, empty_values, empty_top, empty_total, empty_values,
-            k_cache + kv_head * HEAD_DIM, v_cache + kv_head * HEAD_DIM, block_tables + s * table_stride,
-            tl.maximum(begin, low // KEYS * KEYS), end, low, context, inner, factor, True, SOFTCAP, WINDOW, HEAD_DIM,
-            KV_HEADS * HEAD_DIM, BLOCK_SIZE, SPLIT, KEYS, STAGES,
+        part_top, part_total, part_values = empty_state(ROWS, COLUMNS)
+        part_top, part_total, part_values, top, total, values = attend_tiles(
+            rows, None, part_top, part_total, part_values, top, total, values, k_cache + kv_head * HEAD_DIM,
+            v_cache + kv_head * HEAD_DIM, block_tables + s * table_stride, tl.maximum(begin, low // KEYS * KEYS), end,
+            low, context, inner, factor, True, SOFTCAP, WINDOW, HEAD_DIM, KV_HEADS * HEAD_DIM, BLOCK_SIZE, SPLIT, KEYS,
+            STAGES, FLAT,
         )  # fmt: skip
-        top, total, values = merge(merged_top, merged_total, merged_values, top, total, values, factor)
+        top, total, values = merge(top, total, values, part_top, part_total, part_values, factor)
         if place >= 0:
             at = (place + split - first_split).to(tl.int64) * HEADS + heads
             tl.store(sums + 2 * at, top, mask=valid)
             tl.store(sums + 2 * at + 1, total, mask=valid)
             columns = tl.arange(0, COLUMNS)
             tl.store(states + at[:, None] * COLUMNS + columns[None, :], values, mask=valid[:, None])
+            top, total, values = empty_state(ROWS, COLUMNS)
         split += step
     if place < 0:
         values = normalized(top, total, values, factor, sinks, heads, valid)
@@ -272,6 +277,7 @@ def attention(
     shape = {
         "SOFTCAP": softcap > 0, "WINDOW": window, "HEADS": heads, "KV_HEADS": kv_heads, "HEAD_DIM": head_dim,
         "COLUMNS": tiles.columns, "BLOCK_SIZE": k_cache.shape[1], "SPLIT": SPLIT, "KEYS": tiles.keys,
+        "FLAT": tiles.flat,
     }  # fmt: skip
     if not decode:
         rows, tile_heads = tiles.prompt.rows, min(group, tiles.prompt.rows)

@@ -44,6 +44,9 @@ class Compiled:
     """Bytes of local memory of a thread: what did not fit in registers."""
     loop_spills: int
     """Accesses to local memory in innermost loops, where they cost; elsewhere a few bytes are no harm."""
+    serial: bool
+    """Each matrix product of a warp group waits for the one before: what the assembler does where registers of its
+    result are written before it has come."""
     shared: int
     """Bytes of a block of threads."""
     tensor_memory: int
@@ -178,6 +181,7 @@ def compile_launch(launch: Launch, arch: int) -> Compiled:
         registers=usage["REG"],
         stack=usage["STACK"],
         loop_spills=loop_spills(instructions),
+        serial=0 < count_of(instructions, "HGMMA") <= count_of(instructions, "WARPGROUP.DEPBAR"),
         shared=kernel.metadata.shared,
         tensor_memory=kernel.metadata.tmem_size or 0,
         ptx=kernel.asm["ptx"],
@@ -196,6 +200,10 @@ def disassembled(cubin: bytes) -> tuple[dict[str, int], list[str]]:
         text = subprocess.check_output([knobs.nvidia.nvdisasm.path, "-c", path], text=True)
     lines = re.findall(r"^(\.L\w+:|\s+/\*[0-9a-f]{4,}\*/.*)", text, re.MULTILINE)
     return {name: int(value) for name, value in re.findall(r"\b(REG|STACK):(\d+)", usage)}, lines
+
+
+def count_of(instructions: list[str], name: str) -> int:
+    return sum(name in line for line in instructions)
 
 
 def loop_spills(instructions: list[str]) -> int:

@@ -22,12 +22,12 @@ TOLERANCES = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 CACHES = [*TOLERANCES, torch.float8_e4m3fn]
 
 
-@pytest.fixture
-def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(params=[False, True], ids=["nested", "flat"])
+def small_tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that little is enough for many tiles and splits."""
 
     def tiles_for(head_dim: int, itemsize: int, capability: int) -> Tiles:
-        return Tiles(max(16, 1 << (head_dim - 1).bit_length()), 16, Launch(32, 4, 1), Launch(16, 4, 1))
+        return Tiles(max(16, 1 << (head_dim - 1).bit_length()), 16, Launch(32, 4, 1), Launch(16, 4, 1), request.param)
 
     monkeypatch.setattr(module, "tiles_for", tiles_for)
     monkeypatch.setattr(module, "SPLIT", 32)
@@ -180,6 +180,7 @@ def test_compiled(arch: int, heads: int, kv_heads: int, head_dim: int, options: 
     for kernel in (prompt, decode, combine):
         assert kernel.loop_spills == 0, kernel
         assert kernel.stack <= 256, kernel
+        assert not kernel.serial, kernel
     assert prompt.layouts == decode.layouts
     for kernel in (prompt, decode):
         assert kernel.instructions == {INSTRUCTIONS.get(arch, "mma.sync")}, kernel

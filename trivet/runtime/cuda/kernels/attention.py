@@ -16,7 +16,15 @@ import triton.language as tl
 
 from trivet.runtime.cuda.kernels import device
 from trivet.runtime.cuda.kernels.attention_tiles import SPLIT, tiles_for
-from trivet.runtime.cuda.kernels.online_softmax import LOG2_E, LOWEST, attend_split, empty_state, merge, normalized
+from trivet.runtime.cuda.kernels.online_softmax import (
+    LOG2_E,
+    LOWEST,
+    attend_rows,
+    attend_tiles,
+    empty_state,
+    merge,
+    normalized,
+)
 
 
 class Batch(Protocol):
@@ -59,6 +67,7 @@ def prompt_kernel(
     SOFTCAP: tl.constexpr, WINDOW: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr,
     COLUMNS: tl.constexpr, BLOCK_SIZE: tl.constexpr, ROWS: tl.constexpr, TILE_HEADS: tl.constexpr,
     TOKENS: tl.constexpr, SPLIT: tl.constexpr, KEYS: tl.constexpr, STAGES: tl.constexpr,
+    FLAT: tl.constexpr,
 ):  # fmt: skip
     """Grid: (T // TOKENS + S, KV_HEADS * tiles of TILE_HEADS heads). Sequences with one token are left alone."""
     GROUP: tl.constexpr = HEADS // KV_HEADS
@@ -88,17 +97,11 @@ def prompt_kernel(
     first = tl.load(context_lens + s) - count + skipped
     last = first + tokens - 1
     positions = tl.where(valid, first + token, -1)
-    begin = 0
-    if WINDOW:
-        begin = tl.maximum(first - WINDOW + 1, 0) // SPLIT
-    top, total, values = empty_state(ROWS, COLUMNS)
-    for split in tl.range(begin, last // SPLIT + 1, num_stages=1):
-        split_top, split_total, split_values = attend_split(
-            rows, positions, first, last, split, k_cache + kv_head * HEAD_DIM, v_cache + kv_head * HEAD_DIM,
-            block_tables + s * table_stride, inner, factor, SOFTCAP, WINDOW, HEAD_DIM,
-            KV_HEADS * HEAD_DIM, BLOCK_SIZE, SPLIT, KEYS, STAGES,
-        )  # fmt: skip
-        top, total, values = merge(top, total, values, split_top, split_total, split_values, factor)
+    top, total, values = attend_rows(
+        rows, positions, first, last, k_cache + kv_head * HEAD_DIM, v_cache + kv_head * HEAD_DIM,
+        block_tables + s * table_stride, inner, factor, SOFTCAP, WINDOW, HEAD_DIM, KV_HEADS * HEAD_DIM, BLOCK_SIZE,
+        SPLIT, KEYS, STAGES, FLAT,
+    )  # fmt: skip
     values = normalized(top, total, values, factor, sinks, heads, valid)
     store_rows(y, values, row, token, heads, valid, HEADS, HEAD_DIM)
 
@@ -113,84 +116,104 @@ def splits_of(context, WINDOW: tl.constexpr, SPLIT: tl.constexpr):
 
 
 @triton.jit
-def place_of(s, query_starts, context_lens, places, WINDOW: tl.constexpr, SPLIT: tl.constexpr):
-    """Where the states of the splits of sequence s lie among `places`; -1 where they have none, because the sequence
-    has one split or there are too many."""
+def lanes_of(splits, lanes, share, SHARE: tl.constexpr):
+    """Over how many of `lanes` programs a sequence's splits are spread: so that none has more than SHARE of them, and
+    over `share` programs where others would be idle."""
+    return tl.minimum(tl.maximum(tl.cdiv(splits, SHARE), tl.minimum(splits, share)), lanes)
+
+
+@triton.jit
+def place_of(
+    s, query_starts, context_lens, places, lanes, share, WINDOW: tl.constexpr, SPLIT: tl.constexpr, SHARE: tl.constexpr
+):
+    """Where the states of the splits of sequence s, which has several lanes, lie among `places`; -1 where there is no
+    place for them."""
     place = 0
     for begin in tl.range(0, s, 128):
         others = begin + tl.arange(0, 128)
         _, count = splits_of(tl.load(context_lens + others, mask=others < s, other=0), WINDOW, SPLIT)
-        place += tl.sum(tl.where(count > 1, count, 0), 0)
+        place += tl.sum(tl.where(lanes_of(count, lanes, share, SHARE) > 1, count, 0), 0)
     _, count = splits_of(tl.load(context_lens + s), WINDOW, SPLIT)
-    return tl.where((count > 1) & (place + count <= places), place, -1)
+    return tl.where(place + count <= places, place, -1)
 
 
-@triton.jit(do_not_specialize=["table_stride", "places"])
+@triton.jit(do_not_specialize=["table_stride", "places", "share"])
 def decode_kernel(
-    q, k_cache, v_cache, y, sinks, states, sums, query_starts, context_lens, block_tables, places, q_stride,
+    q, k_cache, v_cache, y, sinks, states, sums, query_starts, context_lens, block_tables, places, share, q_stride,
     table_stride, inner, factor,
     SOFTCAP: tl.constexpr, WINDOW: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr,
     COLUMNS: tl.constexpr, BLOCK_SIZE: tl.constexpr, ROWS: tl.constexpr, TILE_HEADS: tl.constexpr,
-    SPLIT: tl.constexpr, KEYS: tl.constexpr, STAGES: tl.constexpr,
+    SPLIT: tl.constexpr, SHARE: tl.constexpr, KEYS: tl.constexpr, STAGES: tl.constexpr,
+    FLAT: tl.constexpr,
 ):  # fmt: skip
-    """Grid: (S, KV_HEADS * tiles of TILE_HEADS heads, lanes). Lane i takes the splits i, i + lanes, ... of a sequence
-    and leaves their states; where there is no place for them, lane 0 takes all and finishes."""
+    """Grid: (KV_HEADS * tiles of TILE_HEADS heads, S, lanes). Each lane of a sequence takes splits that follow each
+    other, as many as the others, and leaves their states; a lane that is the only one, or for whose states there is no
+    place, finishes."""
     GROUP: tl.constexpr = HEADS // KV_HEADS
     HEAD_TILES: tl.constexpr = (GROUP + TILE_HEADS - 1) // TILE_HEADS
-    s, lane = tl.program_id(0), tl.program_id(2)
-    row = tl.load(query_starts + s)
-    if tl.load(query_starts + s + 1) - row != 1:
-        return
-    context = tl.load(context_lens + s)
+    s, lane = tl.program_id(1), tl.program_id(2)
+    row, next_row, context = tl.load(query_starts + s), tl.load(query_starts + s + 1), tl.load(context_lens + s)
     first_split, count = splits_of(context, WINDOW, SPLIT)
-    if lane >= tl.maximum(count, 1):
+    lanes = tl.maximum(lanes_of(count, tl.num_programs(2), share, SHARE), 1)
+    if (next_row - row != 1) | (lane >= lanes):
         return
-    place = place_of(s, query_starts, context_lens, places, WINDOW, SPLIT)
-    if (place < 0) & (lane > 0):
-        return
-    kv_head, head_tile = tl.program_id(1) // HEAD_TILES, tl.program_id(1) % HEAD_TILES
+    kv_head, head_tile = tl.program_id(0) // HEAD_TILES, tl.program_id(0) % HEAD_TILES
     head = kv_head * GROUP + head_tile * TILE_HEADS
     rows, token, heads, valid = load_queries(
         q, row, 1, head, GROUP - head_tile * TILE_HEADS, q_stride, ROWS, COLUMNS, TILE_HEADS, HEAD_DIM
     )
-    last = context - 1
-    positions = tl.where(valid, last, -1)
+    place = -1
+    if lanes > 1:
+        place = place_of(s, query_starts, context_lens, places, tl.num_programs(2), share, WINDOW, SPLIT, SHARE)
+    if (place < 0) & (lane > 0):
+        return
+    lanes = tl.where(place < 0, 1, lanes)
+    low = 0
+    if WINDOW:
+        low = tl.maximum(context - WINDOW, 0)
+    split, past = first_split + count * lane // lanes, first_split + count * (lane + 1) // lanes
     top, total, values = empty_state(ROWS, COLUMNS)
-    step = tl.where(place < 0, 1, tl.num_programs(2))
-    for i in tl.range(lane, count, step, num_stages=1):
-        split_top, split_total, split_values = attend_split(
-            rows, positions, last, last, first_split + i, k_cache + kv_head * HEAD_DIM, v_cache + kv_head * HEAD_DIM,
-            block_tables + s * table_stride, inner, factor, SOFTCAP, WINDOW, HEAD_DIM,
-            KV_HEADS * HEAD_DIM, BLOCK_SIZE, SPLIT, KEYS, STAGES,
+    step = 1
+    if FLAT:
+        step = tl.where(place < 0, past - split, 1)
+    while split < past:
+        begin, end = split * SPLIT, tl.minimum((split + step) * SPLIT, context)
+        part_top, part_total, part_values = empty_state(ROWS, COLUMNS)
+        part_top, part_total, part_values, top, total, values = attend_tiles(
+            rows, None, part_top, part_total, part_values, top, total, values, k_cache + kv_head * HEAD_DIM,
+            v_cache + kv_head * HEAD_DIM, block_tables + s * table_stride, tl.maximum(begin, low // KEYS * KEYS), end,
+            low, context, inner, factor, True, SOFTCAP, WINDOW, HEAD_DIM, KV_HEADS * HEAD_DIM, BLOCK_SIZE, SPLIT, KEYS,
+            STAGES, FLAT,
         )  # fmt: skip
-        if place < 0:
-            top, total, values = merge(top, total, values, split_top, split_total, split_values, factor)
-        else:
-            at = (place + i).to(tl.int64) * HEADS + heads
-            tl.store(sums + 2 * at, split_top, mask=valid)
-            tl.store(sums + 2 * at + 1, split_total, mask=valid)
+        top, total, values = merge(top, total, values, part_top, part_total, part_values, factor)
+        if place >= 0:
+            at = (place + split - first_split).to(tl.int64) * HEADS + heads
+            tl.store(sums + 2 * at, top, mask=valid)
+            tl.store(sums + 2 * at + 1, total, mask=valid)
             columns = tl.arange(0, COLUMNS)
-            tl.store(states + at[:, None] * COLUMNS + columns[None, :], split_values, mask=valid[:, None])
+            tl.store(states + at[:, None] * COLUMNS + columns[None, :], values, mask=valid[:, None])
+            top, total, values = empty_state(ROWS, COLUMNS)
+        split += step
     if place < 0:
         values = normalized(top, total, values, factor, sinks, heads, valid)
         store_rows(y, values, row, token, heads, valid, HEADS, HEAD_DIM)
 
 
-@triton.jit(do_not_specialize=["places"])
+@triton.jit(do_not_specialize=["places", "share"])
 def combine_kernel(
-    y, sinks, states, sums, query_starts, context_lens, places, factor,
+    y, sinks, states, sums, query_starts, context_lens, places, lanes, share, factor,
     WINDOW: tl.constexpr, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr,
-    SPLIT: tl.constexpr,
+    SPLIT: tl.constexpr, SHARE: tl.constexpr,
 ):  # fmt: skip
     """Grid: (S, tiles of ROWS heads)."""
     s = tl.program_id(0)
-    row = tl.load(query_starts + s)
-    if tl.load(query_starts + s + 1) - row != 1:
+    row, next_row, context = tl.load(query_starts + s), tl.load(query_starts + s + 1), tl.load(context_lens + s)
+    _, count = splits_of(context, WINDOW, SPLIT)
+    if (next_row - row != 1) | (lanes_of(count, lanes, share, SHARE) <= 1):
         return
-    place = place_of(s, query_starts, context_lens, places, WINDOW, SPLIT)
+    place = place_of(s, query_starts, context_lens, places, lanes, share, WINDOW, SPLIT, SHARE)
     if place < 0:
         return
-    _, count = splits_of(tl.load(context_lens + s), WINDOW, SPLIT)
     heads = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     valid = heads < HEADS
     columns = tl.arange(0, COLUMNS)
@@ -210,8 +233,15 @@ PLACES = 4096
 """States that decode leaves at most, for each head: 64 MiB with 32 heads of 128 columns. Sequences past that are each
 taken by one program."""
 
-PROGRAMS = 528
-"""Programs of decode that are wanted at least: four for each of the 132 multiprocessors of an H100."""
+PROGRAMS = 512
+"""Programs of decode that are wanted at least: about four for each of the 132 multiprocessors of an H100."""
+
+MOST_PROGRAMS = 8192
+"""Of decode, where sequences are many: most of those that long contexts could use leave at once."""
+
+SHARE = 4
+"""Splits that a program takes at most, as far as there may be more programs: what the last ones of a step have to do
+beside the others' rest."""
 
 
 def attention(
@@ -247,6 +277,7 @@ def attention(
     shape = {
         "SOFTCAP": softcap > 0, "WINDOW": window, "HEADS": heads, "KV_HEADS": kv_heads, "HEAD_DIM": head_dim,
         "COLUMNS": tiles.columns, "BLOCK_SIZE": k_cache.shape[1], "SPLIT": SPLIT, "KEYS": tiles.keys,
+        "FLAT": tiles.flat,
     }  # fmt: skip
     if not decode:
         rows, tile_heads = tiles.prompt.rows, min(group, tiles.prompt.rows)
@@ -259,19 +290,22 @@ def attention(
     splits = triton.cdiv(batch.max_context_len, SPLIT)
     rows, tile_heads = tiles.decode.rows, min(group, tiles.decode.rows)
     programs = kv_heads * triton.cdiv(group, tile_heads)
-    places = 0 if splits == 1 else min(sequences * splits, PLACES)
-    lanes = min(splits, max(8, triton.cdiv(PROGRAMS, sequences * programs)))
+    share = triton.cdiv(PROGRAMS, sequences * programs)
+    lanes = min(triton.cdiv(splits, SHARE), triton.cdiv(MOST_PROGRAMS, sequences * programs))
+    lanes = min(splits, max(lanes, share))
+    places = min(sequences * splits, PLACES) if lanes > 1 else 0
     states = torch.empty((places, heads, tiles.columns), dtype=torch.float32, device=q.device)
     sums = torch.empty((places, heads, 2), dtype=torch.float32, device=q.device)
-    decode_kernel[(sequences, programs, lanes)](
+    decode_kernel[(programs, sequences, lanes)](
         q, k_cache, v_cache, y, sinks, states, sums, batch.query_starts, batch.context_lens, batch.block_tables, places,
-        q.stride(0), table_stride, inner, factor, **shape, ROWS=rows, TILE_HEADS=tile_heads,
+        share, q.stride(0), table_stride, inner, factor, **shape, SHARE=SHARE, ROWS=rows, TILE_HEADS=tile_heads,
         STAGES=tiles.decode.stages, num_warps=tiles.decode.warps,
     )  # fmt: skip
     if places:
         combine_rows = min(8, triton.next_power_of_2(heads))
         combine_kernel[(sequences, triton.cdiv(heads, combine_rows))](
-            y, sinks, states, sums, batch.query_starts, batch.context_lens, places, factor, WINDOW=window, HEADS=heads,
-            HEAD_DIM=head_dim, COLUMNS=tiles.columns, ROWS=combine_rows, SPLIT=SPLIT, num_warps=4,
+            y, sinks, states, sums, batch.query_starts, batch.context_lens, places, lanes, share, factor, WINDOW=window,
+            HEADS=heads, HEAD_DIM=head_dim, COLUMNS=tiles.columns, ROWS=combine_rows, SPLIT=SPLIT, SHARE=SHARE,
+            num_warps=4,
         )  # fmt: skip
     return y

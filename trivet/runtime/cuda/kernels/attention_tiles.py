@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trivet.runtime.cuda.kernels.device import for_data_centres
+from trivet.runtime.cuda.kernels.device import for_data_centres, has_tensor_memory
 
 SPLIT = 512
 """Keys that one program of decode takes before it leaves a state: 16 splits of a context of 8192 and 8 KV heads fill
@@ -35,6 +35,9 @@ class Tiles:
     prompt: Launch
     decode: Launch
     """Of one token: as few rows as have the instructions of `prompt`, as many warps side by side in a row."""
+    flat: bool = False
+    """One loop over the tiles of all splits, which saves filling the pipeline for each, but takes the sums of those
+    before along: where registers suffice for that."""
 
 
 def tiles_for(head_dim: int, itemsize: int, capability: int) -> Tiles:
@@ -54,6 +57,7 @@ def tiles_for(head_dim: int, itemsize: int, capability: int) -> Tiles:
     `head_dim` is at most MOST_COLUMNS.
     """
     columns = max(16, 1 << (head_dim - 1).bit_length())
+    flat = for_data_centres(capability) and not has_tensor_memory(capability)
     if itemsize == 4:
         # For tests and small models: no tensor core multiplies float32 as such.
         return Tiles(columns, 32, Launch(16, 4, 1), Launch(16, 4, 1))
@@ -62,12 +66,12 @@ def tiles_for(head_dim: int, itemsize: int, capability: int) -> Tiles:
     stages = 5 if large else 3
     if columns <= 64:
         # 32 KiB of keys and values as above, 3 x 64 + 2 x 32 + ... = 128 registers.
-        return Tiles(columns, 128, Launch(128, 8, stages), Launch(64, 4, stages))
+        return Tiles(columns, 128, Launch(128, 8, stages), Launch(64, 4, stages), flat)
     if columns == 128:
         prompt = Launch(128, 8, stages)
         # mma.sync gives each warp rows of its own only in tiles that are not wider than high. With wgmma decode takes
         # 115,712 bytes: just what lets two programs share a multiprocessor.
-        return Tiles(columns, 64, prompt, Launch(64, 4, stages) if for_data_centres(capability) else prompt)
+        return Tiles(columns, 64, prompt, Launch(64, 4, stages) if for_data_centres(capability) else prompt, flat)
     # 64 rows over 256 threads; 32 keys, for three tiles of them and their values to fit.
     launch = Launch(64, 8, stages if large else 2)
-    return Tiles(columns, 32, launch, launch)
+    return Tiles(columns, 32, launch, launch, flat)

@@ -58,6 +58,9 @@ def attend_tiles(
     top,
     total,
     values,
+    merged_top,
+    merged_total,
+    merged_values,
     k_cache,
     v_cache,
     table,
@@ -73,13 +76,18 @@ def attend_tiles(
     HEAD_DIM: tl.constexpr,
     TOKEN_STRIDE: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
+    SPLIT: tl.constexpr,
     KEYS: tl.constexpr,
     STAGES: tl.constexpr,
+    FLAT: tl.constexpr,
 ):
-    """Adds the tiles of keys from `begin`, a multiple of KEYS, up to `end` to a state.
+    """Adds the tiles of keys from `begin`, a multiple of KEYS, up to `end` to the state of the split at hand, which is
+    merged with those before it when the next begins.
 
-    `MASKED`: some row does not see some key; only keys in [low, seen) are then read. Else the masks, which cost as much
-    as the exponentials, are left out.
+    One loop over all splits, so that the next tiles are always on their way; without `FLAT` only over tiles of one
+    split, whose state is left to be merged. `positions`: of the rows; None: they all
+    see the keys in [low, seen). `MASKED`: some row does not see some key; only keys in [low, seen) are then read. Else
+    the masks, which cost as much as the exponentials, are left out.
     """
     columns = tl.arange(0, q.shape[1])
     for start in tl.range(begin, end, KEYS, num_stages=STAGES):
@@ -109,26 +117,84 @@ def attend_tiles(
             # tanh x = 1 - 2 / (e^2x + 1), in powers of two; `factor` has the cap.
             scores = 1.0 - 2.0 / (tl.exp2(scores * inner) + 1.0)
         if MASKED:
-            visible = keys[None, :] <= positions[:, None]
-            if WINDOW:
-                visible &= keys[None, :] > positions[:, None] - WINDOW
+            if positions is None:
+                visible = present[None, :]
+            else:
+                visible = keys[None, :] <= positions[:, None]
+                if WINDOW:
+                    visible &= keys[None, :] > positions[:, None] - WINDOW
             scores = tl.where(visible, scores, float("-inf"))
+        # Here the last tile's product has come, too.
+        if FLAT:  # noqa: SIM102 - of the two only this is known to the compiler
+            if start % SPLIT == 0:
+                merged_top, merged_total, merged_values = merge(
+                    merged_top, merged_total, merged_values, top, total, values, factor
+                )
+                top, total, values = empty_state(q.shape[0], q.shape[1])
         next_top = tl.maximum(top, tl.max(scores, 1))
         weights = tl.exp2(tl.fma(scores, factor, (-next_top * factor)[:, None]))
         decay = tl.exp2((top - next_top) * factor)
         total = tl.fma(total, decay, tl.sum(weights, 1))
         values = tl.dot(weights.to(q.dtype), v.to(q.dtype), values * decay[:, None], input_precision="ieee")
         top = next_top
-    return top, total, values
+    return top, total, values, merged_top, merged_total, merged_values
 
 
 @triton.jit
-def attend_split(
+def attend_piece(
+    q,
+    positions,
+    top,
+    total,
+    values,
+    k_cache,
+    v_cache,
+    table,
+    begin,
+    full_begin,
+    full_end,
+    end,
+    low,
+    seen,
+    inner,
+    factor,
+    SOFTCAP: tl.constexpr,
+    WINDOW: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    TOKEN_STRIDE: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    SPLIT: tl.constexpr,
+    KEYS: tl.constexpr,
+    STAGES: tl.constexpr,
+    FLAT: tl.constexpr,
+):
+    """Adds the keys from `begin` up to `end` to a state. All rows see all of those in [full_begin, full_end)."""
+    part_top, part_total, part_values = empty_state(q.shape[0], q.shape[1])
+    if WINDOW:
+        part_top, part_total, part_values, top, total, values = attend_tiles(
+            q, positions, part_top, part_total, part_values, top, total, values, k_cache, v_cache, table,
+            begin, full_begin, low, seen, inner, factor, True,
+            SOFTCAP, WINDOW, HEAD_DIM, TOKEN_STRIDE, BLOCK_SIZE, SPLIT, KEYS, STAGES, FLAT,
+        )  # fmt: skip
+    part_top, part_total, part_values, top, total, values = attend_tiles(
+        q, positions, part_top, part_total, part_values, top, total, values, k_cache, v_cache, table,
+        full_begin, full_end, low, seen, inner, factor, False,
+        SOFTCAP, WINDOW, HEAD_DIM, TOKEN_STRIDE, BLOCK_SIZE, SPLIT, KEYS, STAGES, FLAT,
+    )  # fmt: skip
+    part_top, part_total, part_values, top, total, values = attend_tiles(
+        q, positions, part_top, part_total, part_values, top, total, values, k_cache, v_cache, table,
+        full_end, end, low, seen, inner, factor, True,
+        SOFTCAP, WINDOW, HEAD_DIM, TOKEN_STRIDE, BLOCK_SIZE, SPLIT, KEYS, STAGES, FLAT,
+    )  # fmt: skip
+    return merge(top, total, values, part_top, part_total, part_values, factor)
+
+
+@triton.jit
+def attend_rows(
     q,
     positions,
     first,
     last,
-    split,
     k_cache,
     v_cache,
     table,
@@ -142,28 +208,28 @@ def attend_split(
     SPLIT: tl.constexpr,
     KEYS: tl.constexpr,
     STAGES: tl.constexpr,
+    FLAT: tl.constexpr,
 ):
-    """The state of split number `split` for rows of queries at `positions`, which lie in first..last."""
+    """The state of rows of queries at `positions`, which lie in first..last, after all keys."""
     top, total, values = empty_state(q.shape[0], q.shape[1])
-    low = 0
-    begin = split * SPLIT
-    end = tl.minimum(begin + SPLIT, last + 1)
-    # All rows see all keys of the tiles in [full_begin, full_end).
-    full_begin = begin
+    low, begin, full_begin, end = 0, 0, 0, last + 1
     if WINDOW:
         low = tl.maximum(first - WINDOW + 1, 0)
-        begin = tl.maximum(begin, low // KEYS * KEYS)
+        begin = low // KEYS * KEYS
         full_begin = tl.minimum(tl.maximum(tl.cdiv(last - WINDOW + 1, KEYS) * KEYS, begin), end)
-        top, total, values = attend_tiles(
-            q, positions, top, total, values, k_cache, v_cache, table, begin, full_begin, low, last + 1, inner, factor,
-            True, SOFTCAP, WINDOW, HEAD_DIM, TOKEN_STRIDE, BLOCK_SIZE, KEYS, STAGES,
+    full_end = tl.maximum((first + 1) // KEYS * KEYS, full_begin)
+    if FLAT:
+        top, total, values = attend_piece(
+            q, positions, top, total, values, k_cache, v_cache, table, begin, full_begin, full_end, end, low, end,
+            inner, factor, SOFTCAP, WINDOW, HEAD_DIM, TOKEN_STRIDE, BLOCK_SIZE, SPLIT, KEYS, STAGES, FLAT,
         )  # fmt: skip
-    full_end = tl.maximum(tl.minimum((first + 1) // KEYS * KEYS, end), full_begin)
-    top, total, values = attend_tiles(
-        q, positions, top, total, values, k_cache, v_cache, table, full_begin, full_end, low, last + 1, inner, factor,
-        False, SOFTCAP, WINDOW, HEAD_DIM, TOKEN_STRIDE, BLOCK_SIZE, KEYS, STAGES,
-    )  # fmt: skip
-    return attend_tiles(
-        q, positions, top, total, values, k_cache, v_cache, table, full_end, end, low, last + 1, inner, factor,
-        True, SOFTCAP, WINDOW, HEAD_DIM, TOKEN_STRIDE, BLOCK_SIZE, KEYS, STAGES,
-    )  # fmt: skip
+    else:
+        for split in tl.range(begin // SPLIT * SPLIT, end, SPLIT, num_stages=1):
+            split_end = tl.minimum(split + SPLIT, end)
+            full = tl.minimum(tl.maximum(full_begin, tl.maximum(split, begin)), split_end)
+            top, total, values = attend_piece(
+                q, positions, top, total, values, k_cache, v_cache, table, tl.maximum(split, begin), full,
+                tl.minimum(tl.maximum(full_end, full), split_end), split_end, low, end,
+                inner, factor, SOFTCAP, WINDOW, HEAD_DIM, TOKEN_STRIDE, BLOCK_SIZE, SPLIT, KEYS, STAGES, FLAT,
+            )  # fmt: skip
+    return top, total, values

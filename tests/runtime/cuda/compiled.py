@@ -103,6 +103,14 @@ class Pointer:
 
 
 @dataclass(frozen=True)
+class Descriptor:
+    base: Pointer
+    shape: list[int]
+    strides: list[int]
+    block_shape: list[int]
+
+
+@dataclass(frozen=True)
 class Function:
     module: str
     name: str
@@ -124,9 +132,12 @@ def reference(kernel: Any) -> Function:
 
 def portable(value: Any) -> Any:
     import torch
+    from triton.tools.tensor_descriptor import TensorDescriptor
 
     if isinstance(value, torch.Tensor):
         return Pointer(str(value.dtype).removeprefix("torch."), value.storage_offset() * value.element_size())
+    if isinstance(value, TensorDescriptor):
+        return Descriptor(portable(value.base), list(value.shape), list(value.strides), value.block_shape)
     return reference(value) if hasattr(value, "fn") else value
 
 
@@ -143,6 +154,7 @@ def compile_launch(launch: Launch, arch: int) -> Compiled:
     import torch
     from triton.backends.compiler import GPUTarget
     from triton.runtime import driver
+    from triton.tools.tensor_descriptor import TensorDescriptor
 
     class Driver:
         def get_current_device(self) -> int:
@@ -165,6 +177,8 @@ def compile_launch(launch: Launch, arch: int) -> Compiled:
     def argument(value: Any) -> Any:
         if isinstance(value, Function):
             return value.load()
+        if isinstance(value, Descriptor):
+            return TensorDescriptor(Tensor(value.base), value.shape, value.strides, value.block_shape)
         return Tensor(value) if isinstance(value, Pointer) else value
 
     driver.set_active(Driver())

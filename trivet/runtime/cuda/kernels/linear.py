@@ -1,8 +1,9 @@
 """Products with weights: y = x W^T + b.
 
-"exact" numerics (the default) are this project's own kernel for all numbers of rows, with one order of reduction
-(tiles.py): a row's bits do not depend on the rows beside it. "fast" leaves dense products to PyTorch's library, which
-chooses a kernel, and with it an order, by the number of rows.
+"exact" numerics (the default) are this project's own kernels for all numbers of rows, with one order of reduction
+(tiles.py; bulk.py for dense weights on Hopper, where K is in one part): a row's bits do not depend on the rows beside
+it. "fast" leaves dense products to PyTorch's library, which chooses a kernel, and with it an order, by the number of
+rows.
 
 Quantised weights are unpacked inside the product for up to FUSED_ROWS rows. For more, a panel of them at a time is
 dequantised into a buffer and multiplied as a dense matrix, with the same bits. A product of T rows that unpacks inside
@@ -20,6 +21,7 @@ import triton
 import triton.language as tl
 
 from trivet.runtime.cuda.kernels import device
+from trivet.runtime.cuda.kernels.bulk import PROGRAMS, bulk_product, usable
 from trivet.runtime.cuda.kernels.matrix import Matrix
 from trivet.runtime.cuda.kernels.quantized.blocks import UNIT
 from trivet.runtime.cuda.kernels.quantized.dequantize import dequantize
@@ -32,9 +34,6 @@ FUSED_ROWS = 128
 PANEL = 24 << 20
 """Bytes of dequantised weights at a time: they are read back from the L2 cache (50 MB on H100 and H200). More where the
 tiles of 128 x 128 are fewer than multiprocessors."""
-
-PROGRAMS = 128
-"""How many programs a product should have at least: about one for each multiprocessor (132)."""
 
 
 def linear(
@@ -155,9 +154,13 @@ def product(
 ) -> torch.Tensor:
     """y [T, N] by the kernel; into `out`, whose rows may be at any distance."""
     tokens, rows, columns = len(x), matrix.rows, matrix.columns
-    parts = parts or splits(rows, columns)
     y = x.new_empty(tokens, rows, dtype=dtype or x.dtype) if out is None else out
     if not tokens:
+        return y
+    bulk = isinstance(matrix.values, torch.Tensor) and usable(x, matrix.values)
+    parts = parts or (1 if bulk else splits(rows, columns))
+    if bulk and parts == 1:
+        bulk_product(x, matrix.values, bias, y)
         return y
     dtype = torch.float32 if matrix.planes[0].dtype == torch.float32 else x.dtype
     arch = device.capability(x.device)

@@ -32,19 +32,54 @@ def signed_byte(word, i: tl.constexpr):
 
 
 @triton.jit
-def nibble(low, j: tl.constexpr):
-    return (low >> (4 * j)) & 15
+def byte(word, i: tl.constexpr, less: tl.constexpr = 0):
+    """The i-th of a word, as float32, minus `less`.
+
+    Put below the exponent of 2^23 and that subtracted: a conversion would take a unit with half the lanes, after a
+    shift and a mask that take the same one.
+    """
+    return libdevice.byte_perm(word, 0x4B000000, 0x7650 + i).to(tl.float32, bitcast=True) - ((1 << 23) + less)
+
+
+@triton.jit
+def nibbles(low, j: tl.constexpr):
+    """Words of nibbles as bytes: that of j is the byte j // 2."""
+    return (low if j % 2 == 0 else low >> 4) & 0x0F0F0F0F
+
+
+@triton.jit
+def nibble(low, j: tl.constexpr, less: tl.constexpr = 0):
+    return byte(nibbles(low, j), j // 2, less)
+
+
+@triton.jit
+def with_fifth(low, high, j: tl.constexpr, less: tl.constexpr = 0):
+    """Nibble j, above which is bit j of `high`."""
+    bits = high.to(tl.int32) & 255
+    bits = (bits | (bits << 12)) & 0x000F000F
+    bits = (bits | (bits << 6)) & 0x03030303
+    return byte(nibbles(low, j) | ((bits << (4 - j % 2)) & 0x10101010), j // 2, less)
+
+
+@triton.jit
+def with_two_bits(low, high, j: tl.constexpr, less: tl.constexpr):
+    """Nibble j, above which are bits 2 j and 2 j + 1 of `high`."""
+    bits = high.to(tl.int32)
+    bits = (bits & 0xFF) | ((bits << 8) & 0x00FF0000)
+    bits = (bits | (bits << 4)) & 0x0F0F0F0F
+    return byte(nibbles(low, j) | ((bits << (4 - 2 * (j % 2))) & 0x30303030), j // 2, less)
+
+
+@triton.jit
+def integer(low, i: tl.constexpr):
+    """The i-th byte of a word, which is signed, as float32."""
+    return byte(low ^ -0x7F7F7F80, i, 128)
 
 
 @triton.jit
 def half_of_run(header, stride, j: tl.constexpr):
     """The j-th of a header's float16."""
     return half(tl.load(header + (j // 2) * stride), j % 2)
-
-
-@triton.jit
-def fifth(high, j: tl.constexpr):
-    return ((high.to(tl.int32) >> j) & 1) << 4
 
 
 @triton.jit
@@ -56,7 +91,7 @@ def looked_up(low, j: tl.constexpr, T0: tl.constexpr, T1: tl.constexpr, T2: tl.c
     q = low if j < 4 else low >> 16
     lower, upper = libdevice.byte_perm(T0, T1, q & 0x7777), libdevice.byte_perm(T2, T3, q & 0x7777)
     above_seven = libdevice.byte_perm(0, -1, (q >> 1) & 0x4444)
-    return signed_byte((lower & ~above_seven) | (upper & above_seven), j % 4).to(tl.float32)
+    return integer((lower & ~above_seven) | (upper & above_seven), j % 4)
 
 
 @triton.jit
@@ -82,15 +117,15 @@ def power(exponent):
 def unpack_block(low, high, scale, minimum, j: tl.constexpr, FORMAT: tl.constexpr):
     """Of a format whose blocks are runs."""
     if FORMAT == "Q4_0":
-        values = (nibble(low, j) - 8).to(tl.float32)
+        values = nibble(low, j, 8)
     elif FORMAT == "Q4_1":
-        values = nibble(low, j).to(tl.float32)
+        values = nibble(low, j)
     elif FORMAT == "Q5_0":
-        values = ((nibble(low, j) | fifth(high, j)) - 16).to(tl.float32)
+        values = with_fifth(low, high, j, 16)
     elif FORMAT == "Q5_1":
-        values = (nibble(low, j) | fifth(high, j)).to(tl.float32)
+        values = with_fifth(low, high, j)
     elif FORMAT == "Q8_0":
-        values = signed_byte(low, j % 4).to(tl.float32)
+        values = integer(low, j % 4)
     elif FORMAT == "IQ4_NL":
         values = iq4_value(low, j)
     else:
@@ -129,21 +164,20 @@ def scale_and_minimum(header, stride, j: tl.constexpr):
 @triton.jit
 def unpack_q4_k(low, header, stride, j: tl.constexpr):
     scale, minimum = scale_and_minimum(header, stride, j)
-    return scale[:, None] * nibble(low, j).to(tl.float32) - minimum[:, None]
+    return scale[:, None] * nibble(low, j) - minimum[:, None]
 
 
 @triton.jit
 def unpack_q5_k(low, high, header, stride, j: tl.constexpr):
     scale, minimum = scale_and_minimum(header, stride, j)
-    return scale[:, None] * (nibble(low, j) | fifth(high, j)).to(tl.float32) - minimum[:, None]
+    return scale[:, None] * with_fifth(low, high, j) - minimum[:, None]
 
 
 @triton.jit
 def unpack_q6_k(low, high, header, stride, j: tl.constexpr, part: tl.constexpr):
     scales = tl.load(header + (j // 2) * stride)
     scale = half(tl.load(header + 4 * stride), 0) * signed_byte(scales, 2 * (j % 2) + part).to(tl.float32)
-    q = nibble(low, j) | (((high.to(tl.int32) >> (2 * j)) & 3) << 4)
-    return scale[:, None] * (q - 32).to(tl.float32)
+    return scale[:, None] * with_two_bits(low, high, j, 32)
 
 
 @triton.jit

@@ -23,7 +23,7 @@ from trivet.runtime.cuda.cache import PagedCache, block_bytes, cache_dtype
 from trivet.runtime.cuda.device import CudaDevice, Device, or_device_lost
 from trivet.runtime.cuda.graphs import DecodeGraphs, graph_bytes
 from trivet.runtime.cuda.kernels.attention_tiles import MOST_COLUMNS
-from trivet.runtime.cuda.kernels.linear import KERNEL_ROWS
+from trivet.runtime.cuda.kernels.linear import kernel_rows
 from trivet.runtime.cuda.memory import gib, largest_samples, largest_steps, or_engine_error
 from trivet.runtime.cuda.program import Program
 from trivet.runtime.cuda.sampler import DeviceSampler, DeviceSamples
@@ -118,6 +118,7 @@ class CudaRuntime:
             "use a smaller model or one with quantised weights, or keep layers on the CPU with gpu_layers",
         ):
             self._program = Program(graph, weights, self._dtype, config.numerics)
+        self._kernel_rows = kernel_rows(weights.products, self._dtype, config.max_num_batched_tokens)
         seconds = time.perf_counter() - began
         logger.info("loaded %s in %.1f s, %.2f GB/s", gib(reader.total), seconds, reader.total / seconds / 1e9)
         self._drawn = torch.zeros(config.max_num_batched_tokens, dtype=torch.int32, device=found.place)
@@ -250,7 +251,7 @@ class CudaRuntime:
         config = self._config
         self._sampler.warm_up()
         self._program.cache = PagedCache(self._layers, self._cache_dtype, 1, config.block_size, self._device)
-        rows = [*(n for n in KERNEL_ROWS if n < config.max_num_batched_tokens), config.max_num_batched_tokens]
+        rows = dict.fromkeys([*self._kernel_rows, config.max_num_batched_tokens])
         *smaller, (prompt, decode) = (
             largest_steps(n, config.max_num_seqs, self._max_context, config.block_size) for n in rows
         )

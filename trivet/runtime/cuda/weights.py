@@ -49,6 +49,11 @@ class DeviceWeights:
             self._matrices[weights] = self._load(weights)
         return self._matrices[weights]
 
+    @property
+    def products(self) -> list[Matrix]:
+        """All that are no stacks of experts."""
+        return [matrix for matrix in self._matrices.values() if len(matrix.shape) == 2]
+
     def groups(self, weights: Sequence[Weight]) -> list[tuple[Weight, ...]]:
         """Neighbours that can be one matrix."""
         return [tuple(group) for _, group in groupby(weights, self._format)]

@@ -16,6 +16,12 @@ def capability(device: torch.device) -> int:
     return 10 * major + minor
 
 
+@cache
+def multiprocessors(device: torch.device) -> int:
+    """132 where there is none, as an H100 or H200 has."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
+
+
 def for_data_centres(capability: int) -> bool:
     """From Hopper on: matrix products of whole warp groups (wgmma and later), and 227 KB of shared memory. RTX 50 and
     its like (120, 121) have what an A10 or L4 has: mma.sync, and 99 KB."""

@@ -14,14 +14,15 @@ reads 4 bytes a weight besides, through the L2 cache (5.5 TB/s, 6 ms), which pay
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 import triton
 import triton.language as tl
 
-from trivet.runtime.cuda.kernels import device
-from trivet.runtime.cuda.kernels.bulk import PROGRAMS, bulk_product, usable
+from trivet.runtime.cuda.kernels import bulk, device
+from trivet.runtime.cuda.kernels.bulk import usable
 from trivet.runtime.cuda.kernels.matrix import Matrix
 from trivet.runtime.cuda.kernels.quantized.blocks import UNIT
 from trivet.runtime.cuda.kernels.quantized.dequantize import dequantize
@@ -34,6 +35,10 @@ FUSED_ROWS = 128
 PANEL = 24 << 20
 """Bytes of dequantised weights at a time: they are read back from the L2 cache (50 MB on H100 and H200). More where the
 tiles of 128 x 128 are fewer than multiprocessors."""
+
+
+PROGRAMS = 128
+"""How many programs a product should have at least: about one for each multiprocessor (132)."""
 
 
 def linear(
@@ -53,8 +58,7 @@ def linear(
     if len(x) <= FUSED_ROWS:
         return product(x, matrix, bias, dtype)
     y = x.new_empty(len(x), matrix.rows, dtype=dtype or x.dtype)
-    resident = PANEL // (matrix.columns * x.element_size())
-    step = 128 * max(resident // 128, triton.cdiv(PROGRAMS, triton.cdiv(len(x), 128)))
+    step, parts = panel_rows(matrix, len(x), x.element_size()), splits(matrix, x.dtype)
     for begin in range(0, matrix.rows, step):
         part = slice(begin, min(begin + step, matrix.rows))
         panel = dequantize(blocks, x.dtype, part.start, part.stop)
@@ -62,8 +66,14 @@ def linear(
         if numerics == "fast":
             y[:, part] = library_product(x, panel, part_bias, dtype)
         else:
-            product(x, Matrix(panel), part_bias, dtype, out=y[:, part], parts=splits(matrix.rows, matrix.columns))
+            product(x, Matrix(panel), part_bias, dtype, out=y[:, part], parts=parts, like=min(step, matrix.rows))
     return y
+
+
+def panel_rows(matrix: Matrix, tokens: int, itemsize: int) -> int:
+    """Rows of packed weights that are dequantised at a time."""
+    resident = PANEL // (matrix.columns * itemsize)
+    return 128 * max(resident // 128, triton.cdiv(PROGRAMS, triton.cdiv(tokens, 128)))
 
 
 def library_product(
@@ -73,14 +83,22 @@ def library_product(
     return y if dtype is None else y.to(dtype)
 
 
-def splits(rows: int, columns: int) -> int:
-    """In how many parts K is cut: of the matrix alone, for it is part of a result's order of summation.
+def splits(matrix: Matrix, dtype: torch.dtype) -> int:
+    """In how many parts K is cut: of the matrix and the device alone, for it is part of a result's order of summation.
 
     As many as give PROGRAMS programs of 64 rows, of at least 512 columns each: one program loads about 60 KB ahead, so
     one on each multiprocessor has far more in flight than bandwidth times latency (3.35 TB/s x 700 ns / 132 = 18 KB).
+    Those that unpack wait for arithmetic besides, and should be two. What Hopper's copy engine loads is more, and needs
+    no parts.
     """
+    if isinstance(matrix.values, torch.Tensor):
+        if usable(matrix.values, dtype):
+            return 1
+        wanted = PROGRAMS
+    else:
+        wanted = 2 * PROGRAMS
     parts = 1
-    while parts < 8 and triton.cdiv(rows, 64) * parts < PROGRAMS and columns >= 1024 * parts:
+    while parts < 8 and triton.cdiv(matrix.rows, 64) * parts < wanted and matrix.columns >= 1024 * parts:
         parts *= 2
     return parts
 
@@ -96,28 +114,32 @@ class Tile:
     stages: int
 
 
-def halved(matrix: Matrix, x: torch.Tensor) -> bool:
-    """Whether each weight is multiplied as two halves (tiles.py)."""
-    return matrix.planes[0].dtype == torch.float16 and x.dtype == torch.bfloat16
+def halved(matrix: Matrix, dtype: torch.dtype) -> bool:
+    """Whether each weight is multiplied with rows of `dtype` as two halves (tiles.py)."""
+    return matrix.planes[0].dtype == torch.float16 and dtype == torch.bfloat16
 
 
-def tile(rows: int, tokens: int, format: str, dtype: torch.dtype, parts: int, arch: int, halves: bool = False) -> Tile:
-    """The tile of a product on a device of compute capability `arch`. No result depends on it.
+def tile(matrix: Matrix, tokens: int, dtype: torch.dtype, parts: int, rows: int) -> Tile:
+    """The tile of a product with rows of `dtype`, of as many rows of weights. No result depends on it.
 
     A stage of the pipeline holds (rows + tokens) x columns values of 2 bytes in shared memory (227 KB), or of packed
     blocks rows x 128 bytes (256 for Q8_0) and tokens x 512 bytes.
     """
+    values, high, _ = matrix.planes
+    arch, halves = device.capability(values.device), halved(matrix, dtype)
     large = device.for_data_centres(arch)
-    if dtype == torch.float32:  # without tensor cores
+    if torch.float32 in (dtype, values.dtype):  # without tensor cores
         return Tile(32 if device.has_tensor_memory(arch) else 64, 16 if tokens <= 16 else 32, 32, 4, 2)
-    if format != "dense":
-        # Few tokens: 8 KB of weights and up to 8 KB of activations a stage: 64 KB, three programs a multiprocessor.
+    if matrix.format != "dense":
+        # Few tokens: 8 KB of weights and up to 8 KB of activations a stage: 48 KB, four programs a multiprocessor.
         # More: the activations that a program loads for its weights (32 KB a unit) weigh less over 128 rows.
+        if tokens <= 8 and arch == 90 and high is None:
+            return Tile(64, 8, UNIT, 4, 3)
         if tokens <= 16:
-            return Tile(64, 16, UNIT, 4, 4)
+            return Tile(64, 16, UNIT, 4, 3)
         if tokens <= 32 or device.has_tensor_memory(arch):  # which has room for no more of a unit's 8 or 16 products
             return Tile(64, 32, UNIT, 4, 3)
-        return Tile(128, 64, UNIT, 8, 3) if large else Tile(64, 64, UNIT, 4, 2)
+        return Tile(128, 64, UNIT, 8, 2) if large else Tile(64, 64, UNIT, 4, 2)
     if halves and (tokens <= 64 or not large):  # mma.sync needs registers for both
         return Tile(64, min(max(16, triton.next_power_of_2(tokens)), 64), 64, 4, 5 if tokens > 32 else 8)
     if tokens <= 16:
@@ -136,9 +158,6 @@ def tile(rows: int, tokens: int, format: str, dtype: torch.dtype, parts: int, ar
     return Tile(128, 256, 64, 8, 3)
 
 
-KERNEL_ROWS = (16, 32, 64, FUSED_ROWS, 256, 512)
-"""Up to each of these and beyond the last, products are other kernels."""
-
 PARALLEL_ROWS = 256
 """Up to so many rows the parts of K are programs of their own, whose sums a second kernel adds; beyond, tiles suffice
 to fill the chip, and each program takes all parts one after the other."""
@@ -151,20 +170,21 @@ def product(
     dtype: torch.dtype | None = None,
     out: torch.Tensor | None = None,
     parts: int | None = None,
+    like: int | None = None,
 ) -> torch.Tensor:
-    """y [T, N] by the kernel; into `out`, whose rows may be at any distance."""
+    """y [T, N] by the kernel; into `out`, whose rows may be at any distance. `like`: for how many rows of weights the
+    kernel is chosen, if not for those of the matrix."""
     tokens, rows, columns = len(x), matrix.rows, matrix.columns
     y = x.new_empty(tokens, rows, dtype=dtype or x.dtype) if out is None else out
     if not tokens:
         return y
-    bulk = isinstance(matrix.values, torch.Tensor) and usable(x, matrix.values)
-    parts = parts or (1 if bulk else splits(rows, columns))
-    if bulk and parts == 1:
-        bulk_product(x, matrix.values, bias, y)
+    parts = parts or splits(matrix, x.dtype)
+    part_units = triton.cdiv(triton.cdiv(columns, UNIT), parts)
+    if isinstance(matrix.values, torch.Tensor) and usable(matrix.values, x.dtype):
+        chosen = bulk.tile(like or rows, tokens, parts, x.device)
+        bulk.bulk_product(x, matrix.values, bias, y, chosen, parts, part_units * UNIT)
         return y
-    dtype = torch.float32 if matrix.planes[0].dtype == torch.float32 else x.dtype
-    arch = device.capability(x.device)
-    t = tile(rows, tokens, matrix.format, dtype, parts, arch, halved(matrix, x))
+    t = tile(matrix, tokens, x.dtype, parts, like or rows)
     together = parts > 1 and tokens <= PARALLEL_ROWS
     target = x.new_empty(parts, tokens, rows, dtype=torch.float32) if together else y
     grid = (triton.cdiv(rows, t.rows) * triton.cdiv(tokens, t.tokens), parts if together else 1)
@@ -178,7 +198,7 @@ def product(
         columns,
         x.stride(0),
         target.stride(-2),
-        triton.cdiv(triton.cdiv(columns, UNIT), parts),
+        part_units,
         PARTS=parts,
         TOGETHER=together,
         FORMAT=matrix.format,
@@ -196,6 +216,33 @@ def product(
 
 
 SUM = 512
+
+
+def kernel_rows(matrices: Iterable[Matrix], dtype: torch.dtype, most: int) -> list[int]:
+    """Numbers of rows, up to `most`, whose products are all the kernels that products of so many have."""
+    found: set[object] = set()
+    rows = []
+    for tokens in [*(n for n in (8, 16, 32, 64) if n < most), *range(128, most, 128), most]:
+        kernels = {kernel_of(matrix, tokens, dtype) for matrix in matrices}
+        if not kernels <= found:
+            rows.append(tokens)
+            found |= kernels
+    return rows
+
+
+def kernel_of(matrix: Matrix, tokens: int, dtype: torch.dtype) -> object:
+    """Equal for products by the same kernels. With `tokens` it changes at 8, 16, 32, 64 and multiples of 128 only."""
+    values, rows, parts = matrix.values, matrix.rows, splits(matrix, dtype)
+    dense = isinstance(values, torch.Tensor)
+    panel = not dense and tokens > FUSED_ROWS
+    if panel:
+        rows = min(rows, panel_rows(matrix, tokens, dtype.itemsize))
+        values = torch.empty(1, matrix.columns, dtype=dtype, device=matrix.planes[0].device)
+        matrix = Matrix(values)
+    kind = matrix.format, matrix.columns % UNIT == 0, matrix.rows % 16 == 0, matrix.planes[0].dtype
+    if isinstance(values, torch.Tensor) and usable(values, dtype):
+        return kind, panel, parts, bulk.tile(rows, tokens, parts, values.device)
+    return kind, panel, parts, tile(matrix, tokens, dtype, parts, rows), tokens <= PARALLEL_ROWS
 
 
 # Numbers that change from step to step are not specialised: no kernel is compiled for 1 or a multiple of 16 of them.

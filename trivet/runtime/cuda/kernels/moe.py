@@ -121,7 +121,7 @@ def expert_product(
     rows_of_tile, warps, stages = (64, 4, 4) if few else (128, 8, 3) if device.for_data_centres(arch) else (64, 4, 2)
     if x.dtype == torch.float32 and device.has_tensor_memory(arch):
         rows_of_tile = 32
-    whole = few and not halved(matrix, x) and not halved(raised, x)
+    whole = few and not halved(matrix, x.dtype) and not halved(raised, x.dtype)
     step = 32 if x.dtype == torch.float32 else 128 if whole else 64
     grid = (count * triton.cdiv(rows, rows_of_tile),)
     expert_kernel[grid](

@@ -27,8 +27,8 @@ def batch_buckets(largest: int) -> list[int]:
 
 
 def context_buckets(largest: int) -> list[int]:
-    """Bounds of contexts that have graphs: attention launches more programs the more splits a context may have, up to
-    about 8 for each sequence."""
+    """Bounds of contexts that have graphs: attention launches more programs the more splits a context may have, and up
+    to SHARE of them one for a sequence, whose states then need not be combined."""
     return [context for context in (SPLIT, 4 * SPLIT) if context < largest] + [largest]
 
 

@@ -35,22 +35,25 @@ SECTIONS = {
     "attention checks": "checks",
     "attention checks, other heads": "checks",
     "product checks": "checks",
-    "product checks, blocks": "checks",
+    "product checks, Q4_K Q5_K": "checks",
+    "product checks, Q6_K Q8_0": "checks",
+    "product checks, Q4_0 Q4_1": "checks",
+    "product checks, Q5_0 Q5_1": "checks",
+    "product checks, IQ4_NL IQ4_XS MXFP4": "checks",
     "elementwise checks": "checks",
     "sampling checks": "checks",
     "agreement": "model",
     "first start": "model",
     "model": "model",
-    "model fast": "model",
     "kernels": "kernels",
     "transformers": "peers",
+    "model fast": "model",
     "vllm": "peers",
     "quantized": "quantized",
-    "formats": "checks",
 }
 """Those of bench/gpu_sections.py, what matters most first; and what --only calls them."""
 
-TOGETHER = 8
+TOGETHER = 12
 """So many of them time nothing, but have Triton compile for minutes: side by side they take less."""
 
 PARTS = list(dict.fromkeys(SECTIONS.values()))

@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def product_checks(run: Run, formats: Sequence[str]) -> Rows:
     options: dict[str, Any] = {}
     if run.interpret:
         options = {"shapes": ((40, 64),), "hidden": 64, "width": 64, "counts": (1, 3)}
-        formats = [name.replace("Q4_K", "Q8_0") for name in formats]
+        formats = [name for name in formats if Format[name].block_size < 256]
     for name in formats:
         fmt = None if name == "BF16" else Format[name]
         yield from guarded(name, lambda: gpu_products.checks(run.device, formats=(fmt,), **options))  # noqa: B023
@@ -98,16 +99,6 @@ def sampling_checks(run: Run) -> Rows:
     from bench import gpu_sampler
 
     return gpu_sampler.checks(run.device, *((300, 1, 2) if run.interpret else ()))
-
-
-def formats(run: Run) -> Rows:
-    """The products that `product_checks` leaves out: their kernels take long to compile."""
-    from bench import gpu_products
-    from trivet.weights.formats import Format
-
-    for fmt in [] if run.interpret else gpu_products.FORMATS:
-        if fmt is not Format.Q4_K:
-            yield from guarded(fmt.name, lambda: gpu_products.checks(run.device, formats=(fmt,)))  # noqa: B023
 
 
 def kernels(run: Run) -> Rows:
@@ -242,11 +233,13 @@ def vllm(run: Run) -> Rows:
     return gpu_peers.vllm_rows(run.folder, run.prompt, run.batches, run.context)
 
 
+BLOCKS = ("Q4_K Q5_K", "Q6_K Q8_0", "Q4_0 Q4_1", "Q5_0 Q5_1", "IQ4_NL IQ4_XS MXFP4")
+
 SECTIONS: dict[str, Callable[[Run], Rows]] = {
     "attention checks": lambda run: attention_checks(run, slice(2)),
     "attention checks, other heads": lambda run: attention_checks(run, slice(2, None)),
     "product checks": lambda run: product_checks(run, ["BF16", "F16"]),
-    "product checks, blocks": lambda run: product_checks(run, ["Q4_K"]),
+    **{f"product checks, {some}": partial(product_checks, formats=some.split()) for some in BLOCKS},
     "elementwise checks": elementwise_checks,
     "sampling checks": sampling_checks,
     "agreement": agreement,
@@ -257,7 +250,6 @@ SECTIONS: dict[str, Callable[[Run], Rows]] = {
     "transformers": transformers,
     "vllm": vllm,
     "quantized": quantized,
-    "formats": formats,
 }
 
 

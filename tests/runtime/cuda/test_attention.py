@@ -27,7 +27,8 @@ def small_tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     """So that little is enough for many tiles and splits."""
 
     def tiles_for(head_dim: int, itemsize: int, capability: int) -> Tiles:
-        return Tiles(max(16, 1 << (head_dim - 1).bit_length()), 16, Launch(32, 4, 1), Launch(16, 4, 1), request.param)
+        launches = (Launch(rows, 4, 1, request.param) for rows in (32, 16))
+        return Tiles(max(16, 1 << (head_dim - 1).bit_length()), 16, *launches)
 
     monkeypatch.setattr(module, "tiles_for", tiles_for)
     monkeypatch.setattr(module, "SPLIT", 32)

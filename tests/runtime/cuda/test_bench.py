@@ -13,6 +13,7 @@ import torch
 
 from bench import gpu, gpu_attention, gpu_elementwise, gpu_sampler
 from bench.gpu_model import Limits
+from bench.gpu_sections import BLOCKS
 from bench.gpu_table import Row, check
 
 
@@ -91,7 +92,7 @@ match sys.argv[1]:
         time.sleep(600)
     case "sampling checks":  # what it has started would hold the pipe open
         subprocess.run([sys.executable, "-c", "import time; time.sleep(600)"])
-    case "formats":
+    case "product checks, Q4_K Q5_K":
         os.abort()
 """
 
@@ -116,11 +117,11 @@ def test_no_section_takes_others_along(tmp_path: Path, monkeypatch: pytest.Monke
         },
         "attention checks, other heads": {},
         "product checks": said["product checks"],
-        "product checks, blocks": {},
+        **{f"product checks, {some}": {} for some in BLOCKS},
+        "product checks, Q4_K Q5_K": {"rest of product checks, Q4_K Q5_K": "exit status -6"},
         "elementwise checks": {"rest of elementwise checks": "the time was over"},
         "sampling checks": {"rest of sampling checks": "the time was over"},
         "kernels": {},
-        "formats": {"rest of formats": "exit status -6"},
     }
     assert said["product checks"]["what product checks says"].startswith("DecodeError")
 

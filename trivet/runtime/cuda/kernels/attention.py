@@ -277,7 +277,6 @@ def attention(
     shape = {
         "SOFTCAP": softcap > 0, "WINDOW": window, "HEADS": heads, "KV_HEADS": kv_heads, "HEAD_DIM": head_dim,
         "COLUMNS": tiles.columns, "BLOCK_SIZE": k_cache.shape[1], "SPLIT": SPLIT, "KEYS": tiles.keys,
-        "FLAT": tiles.flat,
     }  # fmt: skip
     if not decode:
         rows, tile_heads = tiles.prompt.rows, min(group, tiles.prompt.rows)
@@ -285,7 +284,7 @@ def attention(
         prompt_kernel[(q.shape[0] // tokens + sequences, kv_heads * triton.cdiv(group, tile_heads))](
             q, k_cache, v_cache, y, sinks, batch.query_starts, batch.context_lens, batch.block_tables, sequences,
             q.stride(0), table_stride, inner, factor, **shape, ROWS=rows, TILE_HEADS=tile_heads, TOKENS=tokens,
-            STAGES=tiles.prompt.stages, num_warps=tiles.prompt.warps,
+            STAGES=tiles.prompt.stages, FLAT=tiles.prompt.flat, num_warps=tiles.prompt.warps,
         )  # fmt: skip
     splits = triton.cdiv(batch.max_context_len, SPLIT)
     rows, tile_heads = tiles.decode.rows, min(group, tiles.decode.rows)
@@ -299,7 +298,7 @@ def attention(
     decode_kernel[(programs, sequences, lanes)](
         q, k_cache, v_cache, y, sinks, states, sums, batch.query_starts, batch.context_lens, batch.block_tables, places,
         share, q.stride(0), table_stride, inner, factor, **shape, SHARE=SHARE, ROWS=rows, TILE_HEADS=tile_heads,
-        STAGES=tiles.decode.stages, num_warps=tiles.decode.warps,
+        STAGES=tiles.decode.stages, FLAT=tiles.decode.flat, num_warps=tiles.decode.warps,
     )  # fmt: skip
     if places:
         combine_rows = min(8, triton.next_power_of_2(heads))

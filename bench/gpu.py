@@ -22,6 +22,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
@@ -71,7 +72,9 @@ def arguments() -> argparse.Namespace:
         "--shape", default="llama-3.1-8b", help="llama-3.1-8b, llama-3.2-1b or tiny (bench/gpu_shapes.py)"
     )
     parser.add_argument("--folder", type=Path, help="of the random model: made if it is not there, and kept")
-    parser.add_argument("--output", type=Path, default=Path("gpu.json"), help="results; a plot and logs lie beside it")
+    parser.add_argument(
+        "--output", type=Path, default=Path("gpu.json"), help="results; as Markdown, a plot and logs beside it"
+    )
     parser.add_argument("--minutes", type=float, default=9.0, help="after which all ends (9)")
     parser.add_argument("--interpret", action="store_true", help="a dry run without a GPU, on small shapes")
     return parser.parse_args()
@@ -156,7 +159,8 @@ def stop(number: int, frame: object) -> None:
 
 def main() -> None:
     options = arguments()
-    machine = {"device": device(options.interpret), "shape": options.shape, "date": time.strftime("%F %T")}
+    machine = {"device": device(options.interpret), "shape": options.shape, "date": time.strftime("%F")}
+    machine["versions"] = ", ".join(f"{name} {version(name)}" for name in ("torch", "triton"))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, stop)
     console = Console(width=None if sys.stdout.isatty() else 180)
@@ -179,7 +183,7 @@ def main() -> None:
             results.add("interrupted", Row("the rest", "not run", "", None, 1.0))
     console.rule(machine["device"], align="left")
     gpu_table.show(console, results.sections)
-    gpu_table.plot_at(options.output, machine, results.sections)
+    gpu_table.publish(options.output, machine, results.sections)
     sys.exit(any(row.verdict == "MISSED" for rows in results.sections.values() for row in rows))
 
 

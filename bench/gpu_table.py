@@ -11,6 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from bench.harness.report import markdown
+
 VERDICTS = {"ok": "#3b6fb6", "MISSED": "#c0392b", "": "#999999"}
 """And their colours."""
 
@@ -78,8 +80,14 @@ def write(path: Path, machine: dict[str, Any], sections: dict[str, list[Row]]) -
     part.replace(path)
 
 
-def plot_at(path: Path, machine: dict[str, Any], sections: dict[str, list[Row]]) -> None:
-    """A plot beside the results at `path`, where matplotlib is installed."""
+def publish(path: Path, machine: dict[str, Any], sections: dict[str, list[Row]]) -> None:
+    """The results at `path` as Markdown, and a plot where matplotlib is installed."""
+    head = ("", "measured", "bound", "reached", "target", "")
+    text = f"# {machine['device']}\n\n{machine['date']}, {machine['versions']}; a random model of the shape "
+    text += f"{machine['shape']}.\n"
+    for title, rows in sections.items():
+        text += f"\n## {title}\n\n{markdown(head, (cells(row) for row in rows))}"
+    path.with_suffix(".md").write_text(text)
     timed = [row for rows in sections.values() for row in rows if row.reached is not None and not is_check(row)]
     if timed:
         plot(path.with_suffix(".png"), str(machine["device"]), timed)

@@ -34,6 +34,15 @@ using Float32x16 = float __attribute__((vector_size(64)));
 [[maybe_unused]] inline __m512i _mm512_srai_epi32(__m512i a, int bits) {
   return (__m512i)((Int32x16)a >> bits);
 }
+[[maybe_unused]] inline __m128i _mm512_cvtepi32_epi8(__m512i a) {
+  using Int8x16 = signed char __attribute__((vector_size(16)));
+  return (__m128i) __builtin_convertvector((Int32x16)a, Int8x16);
+}
+[[maybe_unused]] inline int _mm512_reduce_max_epi32(__m512i a) {
+  int most = ((Int32x16)a)[0];
+  for (int i = 1; i < 16; ++i) most = ((Int32x16)a)[i] > most ? ((Int32x16)a)[i] : most;
+  return most;
+}
 [[maybe_unused]] inline __m512 _mm512_cvtph_ps(__m256i a) {
   float values[16];
   _mm256_storeu_ps(values, _mm256_cvtph_ps(_mm256_castsi256_si128(a)));

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -25,10 +26,20 @@ namespace {
 using Bytes = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
+// On a cache line, as a program's buffers are.
+using Floats = std::unique_ptr<float[], void (*)(void*)>;
+
+Floats allocate_floats(std::size_t count) {
+  const std::size_t bytes = (count * sizeof(float) + 63) / 64 * 64;
+  Floats floats(static_cast<float*>(std::aligned_alloc(64, std::max<std::size_t>(bytes, 64))), std::free);
+  if (!floats) throw std::bad_alloc();
+  return floats;
+}
+
 template <std::size_t N>
-nb::ndarray<nb::numpy, float> to_numpy(std::unique_ptr<float[]> data, const std::size_t (&shape)[N]) {
+nb::ndarray<nb::numpy, float> to_numpy(Floats data, const std::size_t (&shape)[N]) {
   float* values = data.release();
-  nb::capsule owner(values, [](void* p) noexcept { delete[] static_cast<float*>(p); });
+  nb::capsule owner(values, [](void* p) noexcept { std::free(p); });
   return {values, N, shape, owner};
 }
 
@@ -58,7 +69,7 @@ void split(std::int64_t count, int threads, Work work) {
 nb::ndarray<nb::numpy, float> dequantize_array(int type_id, Bytes blocks, std::int64_t count) {
   const Format format = computing_format(type_id);
   check_size(format, 1, count, blocks.size());
-  auto out = std::make_unique_for_overwrite<float[]>(static_cast<std::size_t>(count));
+  Floats out = allocate_floats(static_cast<std::size_t>(count));
   {
     nb::gil_scoped_release release;
     dequantize(format, reinterpret_cast<const std::byte*>(blocks.data()), count, out.get());
@@ -84,7 +95,7 @@ nb::ndarray<nb::numpy, float> multiply(const PackedMatrix& w, Matrix x, int thre
                                 " and must be at least 1");
   }
   const Numerics kind = numerics_of(numerics);
-  auto y = std::make_unique_for_overwrite<float[]>(m * rows);
+  Floats y = allocate_floats(m * rows);
   {
     nb::gil_scoped_release release;
     const ActivationFormat format = activation_format(w.format(), kind, static_cast<std::int64_t>(m));

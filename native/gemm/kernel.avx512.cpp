@@ -1,7 +1,18 @@
+#include "gemm/kernel_float_pairs.h"
 #include "gemm/vectors_avx512.h"
 
 namespace trivet {
+namespace {
 
-extern const Kernels kAvx512Kernels = make_kernels<Avx512>();
+constexpr Kernels make_avx512_kernels() {
+  Kernels kernels = make_kernels<Avx512>();
+  kernels.multiply[static_cast<int>(Format::F32)] = multiply_floats<Avx512, KernelF32<Avx512>>;
+  kernels.multiply[static_cast<int>(Format::F16)] = multiply_floats<Avx512, KernelF16<Avx512>>;
+  return kernels;
+}
+
+}  // namespace
+
+extern const Kernels kAvx512Kernels = make_avx512_kernels();
 
 }  // namespace trivet

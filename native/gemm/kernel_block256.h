@@ -65,22 +65,25 @@ struct Block256Kernel {
       }
     }
     V::template dot_words<M, kAllRuns / 2>(scratch.mins, run_sums(*rows.step[0]), stride, offset);
-    for (int i = 0; i < M; ++i) add_scaled(scratch, rows.step[i]->scale, total[i], offset[i], acc[i]);
+    const F d = V::load(scratch.d), dmin = minimum_scale(scratch);
+    for (int i = 0; i < M; ++i) {
+      V::store(acc[i], add_scaled(d, dmin, rows.step[i]->scale, total[i], offset[i], V::load(acc[i])));
+    }
   }
+
+  static F minimum_scale(const Scratch& scratch) { return W::kHasMinimum ? V::load(scratch.dmin) : V::zero(); }
 
   static const std::int16_t* run_sums(const ActivationStep256& step) {
     return W::kQuads == 4 ? step.sum16 : step.sum32;
   }
 
-  // acc += the products of a row's integers with the weights' and with `mins`, times their scales.
-  static void add_scaled(const Scratch& scratch, float row_scale, I total, I offset,
-                         float (&acc)[kPanelRows]) {
-    const F scale = V::broadcast(row_scale), d = V::mul(V::load(scratch.d), scale);
+  // sum + the products of a row's integers with the weights' and with `mins`, times their scales.
+  static F add_scaled(F d, F dmin, float row_scale, I total, I offset, F sum) {
+    const F scale = V::broadcast(row_scale);
     if constexpr (W::kHasMinimum) {
-      const F sum = V::fma(V::to_float(total), d, V::load(acc));
-      V::store(acc, V::fnma(V::to_float(offset), V::mul(V::load(scratch.dmin), scale), sum));
+      return V::fnma(V::to_float(offset), V::mul(dmin, scale), V::fma(V::to_float(total), V::mul(d, scale), sum));
     } else {
-      V::store(acc, V::fma(V::to_float(V::sub(total, offset)), d, V::load(acc)));
+      return V::fma(V::to_float(V::sub(total, offset)), V::mul(d, scale), sum);
     }
   }
 };

@@ -7,10 +7,14 @@
 // A kernel of tiles has
 //   config(rows)            shapes of the tiles 0 to 3 (sums), 4 and 5 (activations), 6 and 7 (weights)
 //   unpack(w, panel, ..)    decodes a step of a panel to scratch
-//   multiply(scratch, ..)   acc += the step's products of one or two tiles of rows
+//   units(count)            parts of a step, multiplied one after another
+//   multiply(scratch, ..)   the integer products of a unit with one or two tiles of rows
+//   finish(scratch, ..)     acc += these products times their scales
+// A unit is finished while tiles multiply the next one: what a tile has just stored is slow to load.
 #pragma once
 
 #include "amx.h"
+#include "gemm/memory.h"
 #include "gemm/vectors_avx512.h"
 
 namespace trivet {
@@ -40,7 +44,9 @@ struct TileKernel32 {
   using Few = Block32Kernel<V, Weights>;
   using W = Weights<V>;
   using Scratch = typename Few::Scratch;
-  static constexpr int kColumns = kStep, kRuns = W::kRuns, kRunColumns = 4 * W::kQuads;
+  static constexpr int kColumns = kStep, kRuns = W::kRuns, kRunColumns = 4 * W::kQuads, kUnitRuns = 4;
+  static_assert(!W::kHasMinimum || kRuns == 1);
+  using Sums = std::int32_t[kUnitRuns][2][kTileRows][kPanelRows];
 
   static constexpr TileConfig config(int rows) {
     TileConfig config;
@@ -63,26 +69,29 @@ struct TileKernel32 {
     }
   }
 
+  static int units(int count) { return (count / kRunColumns + kUnitRuns - 1) / kUnitRuns; }
+
   template <int kTiles>
-  static void multiply(const Scratch& scratch, const RowTile (&tiles)[2], std::int64_t column, int count) {
-    // Of two runs at a time, the first of both tiles of rows, then the second.
-    alignas(64) std::int32_t sums[2][2][kTileRows][kPanelRows];
-    const int runs = count / kRunColumns;
-    for (int run = 0; run < runs; run += 2) {
-      const bool pair = run + 1 < runs;
-      run_product<0, kTiles>(scratch, tiles, column, run, sums[0]);
-      if (pair) run_product<1, kTiles>(scratch, tiles, column, run + 1, sums[1]);
-      for (int t = 0; t < kTiles; ++t) {
-        const RowTile& tile = tiles[t];
-        for (int r = tile.done; r < tile.rows; ++r) {
-          float* acc = tile.acc[r - tile.done];
-          const auto& step = tile.step<ActivationStep32>(r, column);
-          auto sum = V::load(acc);
-          sum = scaled(scratch, step, run, sums[0][t][r], sum);
-          if (pair) sum = scaled(scratch, step, run + 1, sums[1][t][r], sum);
-          V::store(acc, sum);
-        }
-      }
+  static void multiply(const Scratch& scratch, const RowTile (&tiles)[2], std::int64_t column, int count,
+                       int unit, Sums& sums) {
+    const int first = unit * kUnitRuns, runs = count / kRunColumns - first;
+    run_product<0, kTiles>(scratch, tiles, column, first, sums[0]);
+    if (runs > 1) run_product<1, kTiles>(scratch, tiles, column, first + 1, sums[1]);
+    if (runs > 2) run_product<0, kTiles>(scratch, tiles, column, first + 2, sums[2]);
+    if (runs > 3) run_product<1, kTiles>(scratch, tiles, column, first + 3, sums[3]);
+  }
+
+  static void finish(const Scratch& scratch, const RowTile& tile, int t, std::int64_t column, int count,
+                     int unit, const Sums& sums) {
+    const int first = unit * kUnitRuns, runs = count / kRunColumns - first;
+    if (runs >= kUnitRuns) {
+      finish_runs<kUnitRuns>(scratch, tile, t, column, first, sums);
+    } else if (runs == 3) {
+      finish_runs<3>(scratch, tile, t, column, first, sums);
+    } else if (runs == 2) {
+      finish_runs<2>(scratch, tile, t, column, first, sums);
+    } else {
+      finish_runs<1>(scratch, tile, t, column, first, sums);
     }
   }
 
@@ -107,27 +116,44 @@ struct TileKernel32 {
     if constexpr (kTiles == 2) tile_store<C + 1>(sums[1], kTileBytes);
   }
 
-  static V::F32x16 scaled(const Scratch& scratch, const ActivationStep32& step, int run,
-                          const std::int32_t* exact, V::F32x16 sum) {
-    const int block = run / kRuns;
-    const auto scale = V::broadcast(step.scale[block]);
-    sum = V::fma(V::to_float(V::load_vector(exact)), V::mul(V::load(scratch.d[run]), scale), sum);
-    if constexpr (W::kHasMinimum) {
-      const auto total = V::broadcast(std::int32_t{step.sum16[2 * block]} + step.sum16[2 * block + 1]);
-      sum = V::fma(V::to_float(total), V::mul(V::load(scratch.m[block]), scale), sum);
+  template <int kCount>
+  static void finish_runs(const Scratch& scratch, const RowTile& tile, int t, std::int64_t column, int first,
+                          const Sums& sums) {
+    typename V::F32x16 d[kCount], m[kCount];
+#pragma GCC unroll 4
+    for (int i = 0; i < kCount; ++i) {
+      d[i] = V::load(scratch.d[first + i]);
+      if constexpr (W::kHasMinimum) m[i] = V::load(scratch.m[(first + i) / kRuns]);
     }
-    return sum;
+    for (int r = tile.done; r < tile.rows; ++r) {
+      float* acc = tile.acc[r - tile.done];
+      const auto& step = tile.step<ActivationStep32>(r, column);
+      auto sum = V::load(acc);
+#pragma GCC unroll 4
+      for (int i = 0; i < kCount; ++i) {
+        const int block = (first + i) / kRuns;
+        const auto scale = V::broadcast(step.scale[block]);
+        sum = V::fma(V::to_float(V::load_vector(sums[i][t][r])), V::mul(d[i], scale), sum);
+        if constexpr (W::kHasMinimum) {
+          V::I32x16 total[1] = {V::izero()};
+          V::template dot_words<1, 1>(&Few::kOne, step.sum16 + 2 * block, 0, total);
+          sum = V::fma(V::to_float(total[0]), V::mul(m[i], scale), sum);
+        }
+      }
+      V::store(acc, sum);
+    }
   }
 };
 
-// A weight times the scale of its run has 16 bits, which two tiles of bytes hold: products need no scales
-// then, and are summed over the whole block.
+// A weight times the scale of its run has 16 bits, less its offset, too, and two tiles of bytes hold them:
+// products need no scales then, and are summed over the whole block.
 template <template <class> class Weights>
 struct TileKernel256 {
   using V = Avx512;
   using Few = Block256Kernel<V, Weights>;
   using W = Weights<V>;
   static constexpr int kColumns = kStep, kDepth = kStep / kTileBytes;
+  using Sums = std::int32_t[2][2][kTileRows][kPanelRows];
 
   struct Scratch : Few::Scratch {
     std::uint8_t digits[kDepth][2][kTileRows][kTileBytes];  // low, unsigned, and high
@@ -143,36 +169,47 @@ struct TileKernel256 {
   static void unpack(const Panels& w, const std::byte* panel, std::int64_t column, int count, Scratch& out) {
     Few::decode_scales(w, panel, column, count, out);
     Few::unpack(Few::weights(panel + column / kStep * Few::kStepBytes), count, out);
-    for (int run = 0; run < Few::kAllRuns; ++run) {
-      const auto scale = V::load_pairs(out.scales[run]);
+    for (unsigned run = 0; run < Few::kAllRuns; ++run) {
+      const auto scale = V::load_pairs(out.scales[run]), pair = V::load_pairs(out.mins[run / 4 * 2 + run % 2]);
+      const auto offset = run % 4 < 2 ? V::twice_first(pair) : V::twice_second(pair);
+      auto& digits = out.digits[run * W::kQuads / kTileRows];
+      const unsigned first = run * W::kQuads % kTileRows;
+#pragma GCC unroll 8
       for (int v = 0; v < W::kQuads; ++v) {
-        const int quad = run * W::kQuads + v;
-        const auto weights = V::load_bytes(out.quads[quad]);
-        const auto even = _mm512_mullo_epi16(V::even_bytes<false>(weights), scale),
-                   odd = _mm512_mullo_epi16(V::odd_bytes<false>(weights), scale);
+        const auto weights = V::load_bytes(out.quads[run * W::kQuads + v]);
+        auto even = _mm512_mullo_epi16(V::even_bytes<false>(weights), scale),
+             odd = _mm512_mullo_epi16(V::odd_bytes<false>(weights), scale);
+        if constexpr (!W::kHasMinimum) {
+          even = _mm512_sub_epi16(even, offset);
+          odd = _mm512_sub_epi16(odd, offset);
+        }
         const auto low_byte = _mm512_set1_epi16(255);
-        auto& digits = out.digits[quad / kTileRows];
-        V::store_bytes(digits[0][quad % kTileRows],
+        V::store_bytes(digits[0][first + v],
                        V::either(V::both(even, low_byte), _mm512_slli_epi16(odd, 8)));
-        V::store_bytes(digits[1][quad % kTileRows],
+        V::store_bytes(digits[1][first + v],
                        V::either(_mm512_srli_epi16(even, 8), _mm512_andnot_si512(low_byte, odd)));
       }
     }
   }
 
+  static int units(int) { return 1; }
+
   template <int kTiles>
-  static void multiply(const Scratch& scratch, const RowTile (&tiles)[2], std::int64_t column, int) {
-    alignas(64) std::int32_t sums[2][2][kTileRows][kPanelRows];
+  static void multiply(const Scratch& scratch, const RowTile (&tiles)[2], std::int64_t column, int, int,
+                       Sums& sums) {
     const auto q = [&](int t) { return tiles[t].template step<ActivationStep256>(0, column).q; };
     tile_zero<0>();
     tile_zero<1>();
-    tile_zero<2>();
-    tile_zero<3>();
+    if constexpr (kTiles == 2) {
+      tile_zero<2>();
+      tile_zero<3>();
+    }
+#pragma GCC unroll 4
     for (int k = 0; k < kDepth; ++k) {
       tile_load<6>(scratch.digits[k][0], kTileBytes);
-      tile_load<7>(scratch.digits[k][1], kTileBytes);
       tile_load<4>(q(0) + k * kTileBytes, tiles[0].stride);
       tile_dot_unsigned<0, 4, 6>();
+      tile_load<7>(scratch.digits[k][1], kTileBytes);
       tile_dot_signed<1, 4, 7>();
       if constexpr (kTiles == 2) {
         tile_load<5>(q(1) + k * kTileBytes, tiles[1].stride);
@@ -186,50 +223,90 @@ struct TileKernel256 {
       tile_store<2>(sums[1][0], kTileBytes);
       tile_store<3>(sums[1][1], kTileBytes);
     }
-    for (int t = 0; t < kTiles; ++t) {
-      const RowTile& tile = tiles[t];
-      for (int r = tile.done; r < tile.rows; ++r) {
-        const auto total =
-            _mm512_add_epi32(V::load_vector(sums[t][0][r]), V::shift_left(V::load_vector(sums[t][1][r]), 8));
-        const auto& step = tile.step<ActivationStep256>(r, column);
-        V::I32x16 offset[1] = {V::izero()};
-        V::dot_words<1, Few::kAllRuns / 2>(scratch.mins, Few::run_sums(step), 0, offset);
-        Few::add_scaled(scratch, step.scale, total, offset[0], tile.acc[r - tile.done]);
+  }
+
+  static void finish(const Scratch& scratch, const RowTile& tile, int t, std::int64_t column, int, int,
+                     const Sums& sums) {
+    constexpr int kPairs = W::kHasMinimum ? Few::kAllRuns / 2 : 0;
+    const auto d = V::load(scratch.d), dmin = Few::minimum_scale(scratch);
+    V::I32x16 mins[kPairs + 1];
+#pragma GCC unroll 8
+    for (int p = 0; p < kPairs; ++p) mins[p] = V::load_pairs(scratch.mins[p]);
+    for (int r = tile.done; r < tile.rows; ++r) {
+      const auto& step = tile.step<ActivationStep256>(r, column);
+      const auto total =
+          _mm512_add_epi32(V::load_vector(sums[t][0][r]), V::shift_left(V::load_vector(sums[t][1][r]), 8));
+      V::I32x16 offset = V::izero();
+#pragma GCC unroll 8
+      for (int p = 0; p < kPairs; ++p) {
+        offset = _mm512_dpwssd_epi32(offset, mins[p], V::broadcast_dword(Few::run_sums(step) + 2 * p));
       }
+      float* acc = tile.acc[r - tile.done];
+      V::store(acc, Few::add_scaled(d, dmin, step.scale, total, offset, V::load(acc)));
     }
   }
 };
 
+// Of a step: all units of all rows.
+template <class K>
+void multiply_step(const typename K::Scratch& scratch, const std::byte* x, std::size_t stride, std::int64_t m,
+                   int rows, std::int64_t first, int chunk, std::int64_t column, int count,
+                   float (*acc)[kPanelRows]) {
+  struct Unit {
+    RowTile tiles[2];
+    int of_step, count;  // count: tiles, 0 before the first unit
+  };
+  alignas(64) typename K::Sums sums[2];
+  Unit unit[2] = {};
+  int place = 0;
+  const auto tile_at = [&](int i) {
+    const std::int64_t begin = first + i + rows <= m ? first + i : m - rows;
+    return RowTile{x + begin * stride, stride, rows, static_cast<int>(first + i - begin), acc + i};
+  };
+  const auto finish_last = [&] {
+    const Unit& last = unit[1 - place];
+    for (int t = 0; t < last.count; ++t) {
+      K::finish(scratch, last.tiles[t], t, column, count, last.of_step, sums[1 - place]);
+    }
+  };
+  const int units = K::units(count);
+  for (int i = 0; i < chunk; i += 2 * kTileRows) {
+    const bool pair = i + kTileRows < chunk;
+    for (int of_step = 0; of_step < units; ++of_step) {
+      unit[place] = {{tile_at(i), tile_at(pair ? i + kTileRows : i)}, of_step, 1 + pair};
+      const auto product = pair ? K::template multiply<2> : K::template multiply<1>;
+      product(scratch, unit[place].tiles, column, count, of_step, sums[place]);
+      finish_last();
+      place = 1 - place;
+    }
+  }
+  finish_last();
+}
+
 template <class K>
 void multiply_tiles(const Panels& w, const std::byte* x, std::size_t stride, std::int64_t m,
                     std::int64_t panel_begin, std::int64_t panel_end, float* y, std::int64_t ldy) {
+  static_assert(kPanelGroup * kTileChunk * kPanelRows <= kProductSums);
   const int rows = m < kTileRows ? static_cast<int>(m) : kTileRows;
   const TileConfig config = K::config(rows);
   const Tiles configured(config);
   typename K::Scratch scratch;
-  alignas(64) float acc[kTileChunk][kPanelRows];
+  auto* sums = reinterpret_cast<float (*)[kPanelRows]>(product_sums());
   for (std::int64_t first = 0; first < m; first += kTileChunk) {
     const int chunk = m - first < kTileChunk ? static_cast<int>(m - first) : kTileChunk;
-    const auto tile_at = [&](int i) {
-      const std::int64_t begin = first + i + rows <= m ? first + i : m - rows;
-      return RowTile{x + begin * stride, stride, rows, static_cast<int>(first + i - begin), acc + i};
-    };
-    for (std::int64_t p = panel_begin; p < panel_end; ++p) {
-      clear(acc, chunk);
-      for (std::int64_t c = 0; c < w.columns; c += K::kColumns) {
-        const int count = w.columns - c < K::kColumns ? static_cast<int>(w.columns - c) : K::kColumns;
-        K::unpack(w, w.data + p * w.layout.bytes, c, count, scratch);
-        for (int i = 0; i < chunk; i += 2 * kTileRows) {
-          const bool pair = i + kTileRows < chunk;
-          const RowTile tiles[2] = {tile_at(i), tile_at(pair ? i + kTileRows : i)};
-          if (pair) {
-            K::template multiply<2>(scratch, tiles, c, count);
-          } else {
-            K::template multiply<1>(scratch, tiles, c, count);
-          }
+    for (std::int64_t begin = panel_begin; begin < panel_end; begin += kPanelGroup) {
+      const int panels = panel_end - begin < kPanelGroup ? static_cast<int>(panel_end - begin) : kPanelGroup;
+      for (int n = 0; n < panels; ++n) {
+        const std::byte* panel = w.data + (begin + n) * w.layout.bytes;
+        float (*acc)[kPanelRows] = sums + n * kTileChunk;
+        clear(acc, chunk);
+        for (std::int64_t c = 0; c < w.columns; c += K::kColumns) {
+          const int count = w.columns - c < K::kColumns ? static_cast<int>(w.columns - c) : K::kColumns;
+          K::unpack(w, panel, c, count, scratch);
+          multiply_step<K>(scratch, x, stride, m, rows, first, chunk, c, count, acc);
         }
       }
-      store_rows(w, p, acc, chunk, y + first * ldy, ldy);
+      store_group(w, begin, panels, sums, kTileChunk, chunk, y + first * ldy, ldy);
     }
   }
 }

@@ -25,6 +25,7 @@ constexpr int kTileColumns = kTileBytes / 2;
 constexpr int kTileSize = kTileRows * kTileBytes;
 constexpr int kChunkColumns = 2 * kStep;
 constexpr std::int64_t kSlabBytes = 1 << 20;
+constexpr std::int64_t kWholeGroup = 8;  // panels whose sums are written together, at least
 
 struct alignas(64) ChunkTiles {
   std::byte tile[kChunkColumns / kTileColumns][kTileRows][kTileBytes];
@@ -180,7 +181,8 @@ struct TilePass {
     const std::int64_t fits = kSlabBytes / 2 / (end - first) / kChunkColumns * kChunkColumns;
     const std::int64_t slab = fits < kChunkColumns ? kChunkColumns : fits;
     const bool whole = slab >= w.columns;
-    const std::int64_t group = whole ? 2 : 2 * (kProductSums / (pairs * (sizeof(TileSums) / sizeof(float))));
+    const std::int64_t fit = 2 * (kProductSums / (pairs * (sizeof(TileSums) / sizeof(float))));
+    const std::int64_t group = whole && fit > kWholeGroup ? kWholeGroup : fit;
     TileSums* all = reinterpret_cast<TileSums*>(product_sums());
     for (std::int64_t begin = panel_begin; begin < panel_end; begin += group) {
       const std::int64_t stop = begin + group < panel_end ? begin + group : panel_end;
@@ -189,9 +191,9 @@ struct TilePass {
         for (std::int64_t p = begin; p < stop; p += 2) {
           TileSums* sums = all + (p - begin) / 2 * pairs;
           multiply_slab(p, p + 1 < stop, c, slab_end, sums);
-          if (slab_end == w.columns) store(p, p + 1 < stop, sums);
         }
       }
+      store(begin, stop, all, pairs);
     }
   }
 
@@ -215,11 +217,15 @@ struct TilePass {
     }
   }
 
-  void store(std::int64_t panel, bool two_panels, const TileSums* sums) const {
+  // A row's sums of all panels of a group together: see kPanelGroup.
+  void store(std::int64_t begin, std::int64_t stop, const TileSums* sums, std::int64_t pairs) const {
     for (std::int64_t i = first; i < end; i += kTileRows) {
-      const auto& tile = sums[(i - first) / (2 * kTileRows)][(i - first) / kTileRows % 2];
-      for (int n = 0; n < 1 + two_panels; ++n) {
-        store_rows(w, panel + n, tile[n], rows, y + row(i) * ldy, ldy);
+      const std::int64_t pair = (i - first) / (2 * kTileRows), tile = (i - first) / kTileRows % 2;
+      for (int r = 0; r < rows; ++r) {
+        for (std::int64_t p = begin; p < stop; ++p) {
+          const TileSums& of_panels = sums[(p - begin) / 2 * pairs + pair];
+          store_rows(w, p, &of_panels[tile][(p - begin) % 2][r], 1, y + (row(i) + r) * ldy, ldy);
+        }
       }
     }
   }

@@ -62,9 +62,9 @@ std::size_t activation_row_bytes(ActivationFormat format, std::int64_t columns) 
       return ((lines + 3) / 8 * 8 + 4) * 64;
     }
     case ActivationFormat::q8_32:
-      return static_cast<std::size_t>(steps(columns)) * sizeof(ActivationStep32);
     case ActivationFormat::q8_256:
-      return static_cast<std::size_t>(steps(columns)) * sizeof(ActivationStep256);
+      static_assert(sizeof(ActivationStep32) == sizeof(ActivationStep256));
+      return (static_cast<std::size_t>(steps(columns)) * sizeof(ActivationStep32) / 64 | 1) * 64;  // likewise
   }
   return 0;
 }

@@ -9,16 +9,22 @@ namespace {
 
 template <class V>
 struct Quantize {
+  static constexpr bool kByVectors = requires(std::int8_t* q) { V::template round_bytes<16>(nullptr, 0.0f, q); };
+
   // Rounds N values to q = nearest(x * 127 / max|x|), ties to even; returns the scale. A block whose largest
   // magnitude is below 2^-100 counts as zero: the reciprocal would overflow.
   template <int N>
   static float block(const float* x, std::int8_t* q) {
     std::int32_t peak_bits = 0;
-    for (int i = 0; i < N; ++i) {
-      std::int32_t bits;
-      __builtin_memcpy(&bits, x + i, sizeof bits);
-      bits &= 0x7fffffff;
-      peak_bits = bits > peak_bits ? bits : peak_bits;
+    if constexpr (kByVectors) {
+      peak_bits = V::template peak_bits<N>(x);
+    } else {
+      for (int i = 0; i < N; ++i) {
+        std::int32_t bits;
+        __builtin_memcpy(&bits, x + i, sizeof bits);
+        bits &= 0x7fffffff;
+        peak_bits = bits > peak_bits ? bits : peak_bits;
+      }
     }
     const float peak = float_from_bits(peak_bits);
     const bool finite = peak_bits < 0x7f800000;
@@ -27,6 +33,10 @@ struct Quantize {
       return finite ? 0.0f : __builtin_nanf("");
     }
     const float inverse = 127.0f / peak;
+    if constexpr (kByVectors) {
+      V::template round_bytes<N>(x, inverse, q);
+      return peak / 127.0f;
+    }
     for (int i = 0; i < N; ++i) {
       const float shifted = x[i] * inverse + 0x1.8p23f;  // the low mantissa bits are now the rounded integer
       std::int32_t bits;
@@ -36,11 +46,17 @@ struct Quantize {
     return peak / 127.0f;
   }
 
-  template <int N>
-  static int sum(const std::int8_t* q) {
-    int total = 0;
-    for (int i = 0; i < N; ++i) total += q[i];
-    return total;
+  // Sums of every 16 columns of a step.
+  static void sums(const std::int8_t* q, std::int16_t (&out)[kStep / 16]) {
+    for (int i = 0; i < kStep / 16; ++i) {
+      if constexpr (kByVectors) {
+        if (i % 4 == 0) V::sum_sixteens(q + 16 * i, out + i);
+      } else {
+        int total = 0;
+        for (int k = 0; k < 16; ++k) total += q[16 * i + k];
+        out[i] = static_cast<std::int16_t>(total);
+      }
+    }
   }
 
   static constexpr int paired(int i) { return (i & ~3) | (i & 1) << 1 | (i & 2) >> 1; }
@@ -51,8 +67,8 @@ struct Quantize {
       *step = {};
       for (int b = 0; b < kStep / 32 && b * 32 < columns; ++b) {
         step->scale[b] = block<32>(x + 32 * b, step->q + 32 * b);
-        for (int i = 2 * b; i < 2 * b + 2; ++i) step->sum16[i] = sum<16>(step->q + 16 * i);
       }
+      sums(step->q, step->sum16);
     }
   }
 
@@ -61,8 +77,12 @@ struct Quantize {
     for (; columns > 0; columns -= kStep, x += kStep, ++step) {
       *step = {};
       step->scale = block<kStep>(x, step->q);
-      for (int i = 0; i < kStep / 16; ++i) step->sum16[paired(i)] = sum<16>(step->q + 16 * i);
-      for (int i = 0; i < kStep / 32; ++i) step->sum32[paired(i)] = sum<32>(step->q + 32 * i);
+      std::int16_t halves[kStep / 16];
+      sums(step->q, halves);
+      for (int i = 0; i < kStep / 16; ++i) step->sum16[paired(i)] = halves[i];
+      for (int i = 0; i < kStep / 32; ++i) {
+        step->sum32[paired(i)] = static_cast<std::int16_t>(halves[2 * i] + halves[2 * i + 1]);
+      }
     }
   }
 };

@@ -81,7 +81,7 @@ struct TileKernel32 {
     if (runs > 3) run_product<1, kTiles>(scratch, tiles, column, first + 3, sums[3]);
   }
 
-  static void finish(const Scratch& scratch, const RowTile& tile, int t, std::int64_t column, int count,
+  static void finish(const Scratch& scratch, RowTile tile, int t, std::int64_t column, int count,
                      int unit, const Sums& sums) {
     const int first = unit * kUnitRuns, runs = count / kRunColumns - first;
     if (runs >= kUnitRuns) {
@@ -117,7 +117,7 @@ struct TileKernel32 {
   }
 
   template <int kCount>
-  static void finish_runs(const Scratch& scratch, const RowTile& tile, int t, std::int64_t column, int first,
+  static void finish_runs(const Scratch& scratch, RowTile tile, int t, std::int64_t column, int first,
                           const Sums& sums) {
     typename V::F32x16 d[kCount], m[kCount];
 #pragma GCC unroll 4
@@ -225,7 +225,7 @@ struct TileKernel256 {
     }
   }
 
-  static void finish(const Scratch& scratch, const RowTile& tile, int t, std::int64_t column, int, int,
+  static void finish(const Scratch& scratch, RowTile tile, int t, std::int64_t column, int, int,
                      const Sums& sums) {
     constexpr int kPairs = W::kHasMinimum ? Few::kAllRuns / 2 : 0;
     const auto d = V::load(scratch.d), dmin = Few::minimum_scale(scratch);

@@ -71,7 +71,9 @@ struct Block256Kernel {
     }
   }
 
-  static F minimum_scale(const Scratch& scratch) { return W::kHasMinimum ? V::load(scratch.dmin) : V::zero(); }
+  static F minimum_scale(const Scratch& scratch) {
+    return W::kHasMinimum ? V::load(scratch.dmin) : V::zero();
+  }
 
   static const std::int16_t* run_sums(const ActivationStep256& step) {
     return W::kQuads == 4 ? step.sum16 : step.sum32;
@@ -81,7 +83,8 @@ struct Block256Kernel {
   static F add_scaled(F d, F dmin, float row_scale, I total, I offset, F sum) {
     const F scale = V::broadcast(row_scale);
     if constexpr (W::kHasMinimum) {
-      return V::fnma(V::to_float(offset), V::mul(dmin, scale), V::fma(V::to_float(total), V::mul(d, scale), sum));
+      return V::fnma(V::to_float(offset), V::mul(dmin, scale),
+                     V::fma(V::to_float(total), V::mul(d, scale), sum));
     } else {
       return V::fma(V::to_float(V::sub(total, offset)), V::mul(d, scale), sum);
     }

@@ -1,5 +1,5 @@
-// F32 and F16 weights times many rows, two panels at a time: the values of a row that are broadcast serve both.
-// See kernel.h and kernel_float.h; a row goes through the same operations in the same order as there.
+// F32 and F16 weights times many rows, two panels at a time: the values of a row that are broadcast serve
+// both. See kernel.h and kernel_float.h; a row goes through the same operations in the same order as there.
 #pragma once
 
 #include "gemm/kernel.h"
@@ -47,8 +47,8 @@ struct FloatPairs {
  private:
   static void unpack(const Panels& w, std::int64_t panel, std::int64_t column, int count, int place,
                      Columns& out) {
-    const auto weights = K::weights(w.data + panel * w.layout.bytes + w.layout.steps +
-                                    column / K::kColumns * K::kStepBytes);
+    const auto weights =
+        K::weights(w.data + panel * w.layout.bytes + w.layout.steps + column / K::kColumns * K::kStepBytes);
     for (int c = 0; c < count; c += 2) {
       V::store(out[c][place], weights(c, 0));
       if (c + 1 < count) V::store(out[c + 1][place], weights(c + 1, 1));

@@ -9,7 +9,8 @@ namespace {
 
 template <class V>
 struct Quantize {
-  static constexpr bool kByVectors = requires(std::int8_t* q) { V::template round_bytes<16>(nullptr, 0.0f, q); };
+  static constexpr bool kByVectors =
+      requires(std::int8_t* q) { V::template round_bytes<16>(nullptr, 0.0f, q); };
 
   // Rounds N values to q = nearest(x * 127 / max|x|), ties to even; returns the scale. A block whose largest
   // magnitude is below 2^-100 counts as zero: the reciprocal would overflow.

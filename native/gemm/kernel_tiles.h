@@ -8,10 +8,9 @@
 //   config(rows)            shapes of the tiles 0 to 3 (sums), 4 and 5 (activations), 6 and 7 (weights)
 //   unpack(w, panel, ..)    decodes a step of a panel to scratch
 //   units(count)            parts of a step, multiplied one after another
-//   multiply(scratch, ..)   tiles 0 to 3 = the integer products of a unit with one or two tiles of rows
+//   multiply(scratch, ..)   the integer products of a unit with one or two tiles of rows
 //   finish(scratch, ..)     acc += these products times their scales
-// While tiles multiply a unit, the last but one is finished; then the new products are stored in its place.
-// So no load waits for a tile's store, be it to the same address or to one that is as far into its page.
+// A unit is finished while tiles multiply the next one: what a tile has just stored is slow to load.
 #pragma once
 
 #include "amx.h"
@@ -39,18 +38,15 @@ struct RowTile {
   }
 };
 
-// Tiles 0 to 3.
-using TileIntegers = std::int32_t[2][2][kTileRows][kPanelRows];
-
-// Tiles are of run, tile of rows.
 template <template <class> class Weights>
 struct TileKernel32 {
   using V = Avx512;
   using Few = Block32Kernel<V, Weights>;
   using W = Weights<V>;
   using Scratch = typename Few::Scratch;
-  static constexpr int kColumns = kStep, kRuns = W::kRuns, kRunColumns = 4 * W::kQuads, kUnitRuns = 2;
+  static constexpr int kColumns = kStep, kRuns = W::kRuns, kRunColumns = 4 * W::kQuads, kUnitRuns = 4;
   static_assert(!W::kHasMinimum || kRuns == 1);
+  using Sums = std::int32_t[kUnitRuns][2][kTileRows][kPanelRows];
 
   static constexpr TileConfig config(int rows) {
     TileConfig config;
@@ -77,25 +73,32 @@ struct TileKernel32 {
 
   template <int kTiles>
   static void multiply(const Scratch& scratch, const RowTile (&tiles)[2], std::int64_t column, int count,
-                       int unit) {
-    const int run = unit * kUnitRuns;
-    run_product<0, kTiles>(scratch, tiles, column, run);
-    if (run + 1 < count / kRunColumns) run_product<1, kTiles>(scratch, tiles, column, run + 1);
+                       int unit, Sums& sums) {
+    const int first = unit * kUnitRuns, runs = count / kRunColumns - first;
+    run_product<0, kTiles>(scratch, tiles, column, first, sums[0]);
+    if (runs > 1) run_product<1, kTiles>(scratch, tiles, column, first + 1, sums[1]);
+    if (runs > 2) run_product<0, kTiles>(scratch, tiles, column, first + 2, sums[2]);
+    if (runs > 3) run_product<1, kTiles>(scratch, tiles, column, first + 3, sums[3]);
   }
 
   static void finish(const Scratch& scratch, RowTile tile, int t, std::int64_t column, int count, int unit,
-                     const TileIntegers& sums) {
-    const int run = unit * kUnitRuns;
-    if (run + 1 < count / kRunColumns) {
-      finish_runs<2>(scratch, tile, t, column, run, sums);
+                     const Sums& sums) {
+    const int first = unit * kUnitRuns, runs = count / kRunColumns - first;
+    if (runs >= kUnitRuns) {
+      finish_runs<kUnitRuns>(scratch, tile, t, column, first, sums);
+    } else if (runs == 3) {
+      finish_runs<3>(scratch, tile, t, column, first, sums);
+    } else if (runs == 2) {
+      finish_runs<2>(scratch, tile, t, column, first, sums);
     } else {
-      finish_runs<1>(scratch, tile, t, column, run, sums);
+      finish_runs<1>(scratch, tile, t, column, first, sums);
     }
   }
 
  private:
   template <int kPlace, int kTiles>
-  static void run_product(const Scratch& scratch, const RowTile (&tiles)[2], std::int64_t column, int run) {
+  static void run_product(const Scratch& scratch, const RowTile (&tiles)[2], std::int64_t column, int run,
+                          std::int32_t (&sums)[2][kTileRows][kPanelRows]) {
     constexpr int C = 2 * kPlace, B = 6 + kPlace;
     const auto q = [&](int t) {
       return tiles[t].template step<ActivationStep32>(0, column).q + run * kRunColumns;
@@ -109,11 +112,13 @@ struct TileKernel32 {
       tile_load<5>(q(1), tiles[1].stride);
       tile_dot_signed<C + 1, 5, B>();
     }
+    tile_store<C>(sums[0], kTileBytes);
+    if constexpr (kTiles == 2) tile_store<C + 1>(sums[1], kTileBytes);
   }
 
   template <int kCount>
   static void finish_runs(const Scratch& scratch, RowTile tile, int t, std::int64_t column, int first,
-                          const TileIntegers& sums) {
+                          const Sums& sums) {
     typename V::F32x16 d[kCount], m[kCount];
 #pragma GCC unroll 4
     for (int i = 0; i < kCount; ++i) {
@@ -141,13 +146,14 @@ struct TileKernel32 {
 };
 
 // A weight times the scale of its run has 16 bits, less its offset, too, and two tiles of bytes hold them:
-// products need no scales then, and are summed over the whole block. Tiles are of tile of rows, byte.
+// products need no scales then, and are summed over the whole block.
 template <template <class> class Weights>
 struct TileKernel256 {
   using V = Avx512;
   using Few = Block256Kernel<V, Weights>;
   using W = Weights<V>;
   static constexpr int kColumns = kStep, kDepth = kStep / kTileBytes;
+  using Sums = std::int32_t[2][2][kTileRows][kPanelRows];
 
   struct Scratch : Few::Scratch {
     std::uint8_t digits[kDepth][2][kTileRows][kTileBytes];  // low, unsigned, and high
@@ -189,7 +195,8 @@ struct TileKernel256 {
   static int units(int) { return 1; }
 
   template <int kTiles>
-  static void multiply(const Scratch& scratch, const RowTile (&tiles)[2], std::int64_t column, int, int) {
+  static void multiply(const Scratch& scratch, const RowTile (&tiles)[2], std::int64_t column, int, int,
+                       Sums& sums) {
     const auto q = [&](int t) { return tiles[t].template step<ActivationStep256>(0, column).q; };
     tile_zero<0>();
     tile_zero<1>();
@@ -210,10 +217,16 @@ struct TileKernel256 {
         tile_dot_signed<3, 5, 7>();
       }
     }
+    tile_store<0>(sums[0][0], kTileBytes);
+    tile_store<1>(sums[0][1], kTileBytes);
+    if constexpr (kTiles == 2) {
+      tile_store<2>(sums[1][0], kTileBytes);
+      tile_store<3>(sums[1][1], kTileBytes);
+    }
   }
 
   static void finish(const Scratch& scratch, RowTile tile, int t, std::int64_t column, int, int,
-                     const TileIntegers& sums) {
+                     const Sums& sums) {
     constexpr int kPairs = W::kHasMinimum ? Few::kAllRuns / 2 : 0;
     const auto d = V::load(scratch.d), dmin = Few::minimum_scale(scratch);
     V::I32x16 mins[kPairs + 1];
@@ -241,40 +254,33 @@ void multiply_step(const typename K::Scratch& scratch, const std::byte* x, std::
                    float (*acc)[kPanelRows]) {
   struct Unit {
     RowTile tiles[2];
-    int of_step, count;  // count: tiles, 0 if there is none to finish
+    int of_step, count;  // count: tiles, 0 before the first unit
   };
-  alignas(64) TileIntegers sums[2];
+  alignas(64) typename K::Sums sums[2];
   Unit unit[2] = {};
   int place = 0;
   const auto tile_at = [&](int i) {
     const std::int64_t begin = first + i + rows <= m ? first + i : m - rows;
     return RowTile{x + begin * stride, stride, rows, static_cast<int>(first + i - begin), acc + i};
   };
-  const auto finish = [&] {
-    const Unit& last = unit[place];
+  const auto finish_last = [&] {
+    const Unit& last = unit[1 - place];
     for (int t = 0; t < last.count; ++t) {
-      K::finish(scratch, last.tiles[t], t, column, count, last.of_step, sums[place]);
+      K::finish(scratch, last.tiles[t], t, column, count, last.of_step, sums[1 - place]);
     }
   };
   const int units = K::units(count);
   for (int i = 0; i < chunk; i += 2 * kTileRows) {
     const bool pair = i + kTileRows < chunk;
-    const RowTile tiles[2] = {tile_at(i), tile_at(pair ? i + kTileRows : i)};
-    const auto product = pair ? K::template multiply<2> : K::template multiply<1>;
     for (int of_step = 0; of_step < units; ++of_step) {
-      product(scratch, tiles, column, count, of_step);
-      finish();
-      tile_store<0>(sums[place][0][0], kTileBytes);
-      tile_store<1>(sums[place][0][1], kTileBytes);
-      tile_store<2>(sums[place][1][0], kTileBytes);
-      tile_store<3>(sums[place][1][1], kTileBytes);
-      unit[place] = {{tiles[0], tiles[1]}, of_step, 1 + pair};
+      unit[place] = {{tile_at(i), tile_at(pair ? i + kTileRows : i)}, of_step, 1 + pair};
+      const auto product = pair ? K::template multiply<2> : K::template multiply<1>;
+      product(scratch, unit[place].tiles, column, count, of_step, sums[place]);
+      finish_last();
       place = 1 - place;
     }
   }
-  finish();
-  place = 1 - place;
-  finish();
+  finish_last();
 }
 
 template <class K>

@@ -289,7 +289,9 @@ def attention(
     splits = triton.cdiv(batch.max_context_len, SPLIT)
     rows, tile_heads = tiles.decode.rows, min(group, tiles.decode.rows)
     programs = kv_heads * triton.cdiv(group, tile_heads)
-    share = triton.cdiv(PROGRAMS, sequences * programs)
+    # Where one lane each just fills the chip, more would only leave states: measured, 32 sequences take 20 % less so.
+    wave = 2 * device.multiprocessors(q.device)
+    share = 1 if 0.75 * wave < sequences * programs <= wave else triton.cdiv(PROGRAMS, sequences * programs)
     lanes = min(triton.cdiv(splits, SHARE), triton.cdiv(MOST_PROGRAMS, sequences * programs))
     lanes = min(splits, max(lanes, share))
     places = min(sequences * splits, PLACES) if lanes > 1 else 0

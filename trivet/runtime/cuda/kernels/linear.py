@@ -133,7 +133,8 @@ def tile(matrix: Matrix, tokens: int, dtype: torch.dtype, parts: int, rows: int)
     if matrix.format != "dense":
         # Few tokens: 8 KB of weights and up to 8 KB of activations a stage: 48 KB, four programs a multiprocessor.
         # More: the activations that a program loads for its weights (32 KB a unit) weigh less over 128 rows.
-        if tokens <= 8 and arch == 90 and high is None:
+        # For 8 Triton takes mma.sync, whose bits were those of wgmma on an H200 but for columns that fill no unit.
+        if tokens <= 8 and arch == 90 and high is None and matrix.columns % UNIT == 0:
             return Tile(64, 8, UNIT, 4, 3)
         if tokens <= 16:
             return Tile(64, 16, UNIT, 4, 3)

@@ -183,7 +183,8 @@ def main() -> None:
             results.add("interrupted", Row("the rest", "not run", "", None, 1.0))
     console.rule(machine["device"], align="left")
     gpu_table.show(console, results.sections)
-    gpu_table.publish(options.output, machine, results.sections)
+    ordered = sorted(results.sections, key=[*SECTIONS, "interrupted"].index)
+    gpu_table.publish(options.output, machine, {name: results.sections[name] for name in ordered})
     sys.exit(any(row.verdict == "MISSED" for rows in results.sections.values() for row in rows))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,14 +81,19 @@ def write(path: Path, machine: dict[str, Any], sections: dict[str, list[Row]]) -
 
 
 def publish(path: Path, machine: dict[str, Any], sections: dict[str, list[Row]]) -> None:
-    """The results at `path` as Markdown, and a plot where matplotlib is installed."""
+    """The results at `path` as Markdown, and where matplotlib is installed a plot of those that have a target."""
     head = ("", "measured", "bound", "reached", "target", "")
     text = f"# {machine['device']}\n\n{machine['date']}, {machine['versions']}; a random model of the shape "
     text += f"{machine['shape']}.\n"
     for title, rows in sections.items():
         text += f"\n## {title}\n\n{markdown(head, (cells(row) for row in rows))}"
     path.with_suffix(".md").write_text(text)
-    timed = [row for rows in sections.values() for row in rows if row.reached is not None and not is_check(row)]
+    timed = [
+        replace(row, name=f"{title}: {row.name}")
+        for title, rows in sections.items()
+        for row in rows
+        if row.target is not None and row.reached is not None and not is_check(row)
+    ]
     if timed:
         plot(path.with_suffix(".png"), str(machine["device"]), timed)
 

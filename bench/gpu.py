@@ -30,6 +30,7 @@ from rich.console import Console
 
 from bench import gpu_table
 from bench.gpu_table import Row
+from bench.harness.machine import commit
 from trivet.runtime.gpu import gpus
 
 SECTIONS = {
@@ -160,6 +161,7 @@ def stop(number: int, frame: object) -> None:
 def main() -> None:
     options = arguments()
     machine = {"device": device(options.interpret), "shape": options.shape, "date": time.strftime("%F")}
+    machine["commit"] = commit()
     machine["versions"] = ", ".join(f"{name} {version(name)}" for name in ("torch", "triton"))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, stop)

@@ -83,8 +83,8 @@ def write(path: Path, machine: dict[str, Any], sections: dict[str, list[Row]]) -
 def publish(path: Path, machine: dict[str, Any], sections: dict[str, list[Row]]) -> None:
     """The results at `path` as Markdown, and where matplotlib is installed a plot of those that have a target."""
     head = ("", "measured", "bound", "reached", "target", "")
-    text = f"# {machine['device']}\n\n{machine['date']}, {machine['versions']}; a random model of the shape "
-    text += f"{machine['shape']}.\n"
+    text = f"# {machine['device']}\n\n{machine['date']}, commit {machine['commit']}, {machine['versions']}; "
+    text += f"a random model of the shape {machine['shape']}.\n"
     for title, rows in sections.items():
         text += f"\n## {title}\n\n{markdown(head, (cells(row) for row in rows))}"
     path.with_suffix(".md").write_text(text)

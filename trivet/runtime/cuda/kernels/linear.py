@@ -125,7 +125,7 @@ def tile(matrix: Matrix, tokens: int, dtype: torch.dtype, parts: int, rows: int)
     A stage of the pipeline holds (rows + tokens) x columns values of 2 bytes in shared memory (227 KB), or of packed
     blocks rows x 128 bytes (256 for Q8_0) and tokens x 512 bytes.
     """
-    values, high, _ = matrix.planes
+    values = matrix.planes[0]
     arch, halves = device.capability(values.device), halved(matrix, dtype)
     large = device.for_data_centres(arch)
     if torch.float32 in (dtype, values.dtype):  # without tensor cores
@@ -133,9 +133,8 @@ def tile(matrix: Matrix, tokens: int, dtype: torch.dtype, parts: int, rows: int)
     if matrix.format != "dense":
         # Few tokens: 8 KB of weights and up to 8 KB of activations a stage: 48 KB, four programs a multiprocessor.
         # More: the activations that a program loads for its weights (32 KB a unit) weigh less over 128 rows.
-        # For 8 Triton takes mma.sync, whose bits were those of wgmma on an H200 but for columns that fill no unit.
-        if tokens <= 8 and arch == 90 and high is None and matrix.columns % UNIT == 0:
-            return Tile(64, 8, UNIT, 4, 3)
+        # Not 8 tokens, which take a tenth less: Triton takes mma.sync for them on Hopper, and on an H200 a few bits
+        # were not those of wgmma.
         if tokens <= 16:
             return Tile(64, 16, UNIT, 4, 3)
         if tokens <= 32 or device.has_tensor_memory(arch):  # which has room for no more of a unit's 8 or 16 products
@@ -223,7 +222,7 @@ def kernel_rows(matrices: Iterable[Matrix], dtype: torch.dtype, most: int) -> li
     """Numbers of rows, up to `most`, whose products are all the kernels that products of so many have."""
     found: set[object] = set()
     rows = []
-    for tokens in [*(n for n in (8, 16, 32, 64) if n < most), *range(128, most, 128), most]:
+    for tokens in [*(n for n in (16, 32, 64) if n < most), *range(128, most, 128), most]:
         kernels = {kernel_of(matrix, tokens, dtype) for matrix in matrices}
         if not kernels <= found:
             rows.append(tokens)
@@ -232,7 +231,7 @@ def kernel_rows(matrices: Iterable[Matrix], dtype: torch.dtype, most: int) -> li
 
 
 def kernel_of(matrix: Matrix, tokens: int, dtype: torch.dtype) -> object:
-    """Equal for products by the same kernels. With `tokens` it changes at 8, 16, 32, 64 and multiples of 128 only."""
+    """Equal for products by the same kernels. With `tokens` it changes at 16, 32, 64 and multiples of 128 only."""
     values, rows, parts = matrix.values, matrix.rows, splits(matrix, dtype)
     dense = isinstance(values, torch.Tensor)
     panel = not dense and tokens > FUSED_ROWS

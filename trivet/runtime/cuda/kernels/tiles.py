@@ -4,12 +4,11 @@ The weights are the left operand, so that tokens are the dimension that may be s
 tiles of 64 rows by any multiple of 8 columns, and decoding has few tokens and many rows of weights.
 
 Numerics. An element of the result is one chain of accumulations over K in natural order, in float32, whatever the
-tile: the instruction (wgmma on Hopper, mma.sync before it, and for 8 tokens on Hopper too, where both give the same
-bits) takes 16 columns of K at a time, and its result for an element depends on that element's row and column alone.
-Weights in blocks are rounded to the activations' dtype before they are multiplied; they come 32 columns of K at a time
-in the same natural order. So products from blocks, of dequantised weights, for one row and for thousands have the same
-bits. A long K is cut in a fixed number of parts that depends on the matrix alone (`linear.splits`), and their sums are
-added in order.
+tile: the instruction (wgmma on Hopper, mma.sync before it) takes 16 columns of K at a time, and its result for an
+element depends on that element's row and column alone. Weights in blocks are rounded to the activations' dtype before
+they are multiplied; they come 32 columns of K at a time in the same natural order. So products from blocks, of
+dequantised weights, for one row and for thousands have the same bits. A long K is cut in a fixed number of parts that
+depends on the matrix alone (`linear.splits`), and their sums are added in order.
 
 A float16 weight, of 11 bits, is the sum of two bfloat16, of 8 each. So float16 loses nothing beside activations in
 bfloat16: both halves of the weights are multiplied, one after the other for 64 columns of K at a time in all tiles.

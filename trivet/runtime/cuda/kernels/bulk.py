@@ -22,7 +22,7 @@ from trivet.runtime.cuda.kernels import device
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """Rows of weights, tokens, columns at a time; warps and the depth of the pipeline."""
+    """Sizes of a program: rows of weights, tokens, columns at a time; its warps and the depth of its pipeline."""
 
     rows: int
     tokens: int
@@ -31,6 +31,7 @@ class Tile:
     stages: int
 
     def count(self, rows: int, tokens: int) -> int:
+        """Of programs for all of a product."""
         return triton.cdiv(rows, self.rows) * triton.cdiv(tokens, self.tokens)
 
 

@@ -15,14 +15,13 @@ reads 4 bytes a weight besides, through the L2 cache (5.5 TB/s, 6 ms), which pay
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import torch
 import triton
 import triton.language as tl
 
 from trivet.runtime.cuda.kernels import bulk, device
-from trivet.runtime.cuda.kernels.bulk import usable
+from trivet.runtime.cuda.kernels.bulk import Tile, usable
 from trivet.runtime.cuda.kernels.matrix import Matrix
 from trivet.runtime.cuda.kernels.quantized.blocks import UNIT
 from trivet.runtime.cuda.kernels.quantized.dequantize import dequantize
@@ -103,17 +102,6 @@ def splits(matrix: Matrix, dtype: torch.dtype) -> int:
     return parts
 
 
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """Sizes of a program: rows of weights, tokens, columns at a time; its warps and the depth of its pipeline."""
-
-    rows: int
-    tokens: int
-    columns: int
-    warps: int
-    stages: int
-
-
 def halved(matrix: Matrix, dtype: torch.dtype) -> bool:
     """Whether each weight is multiplied with rows of `dtype` as two halves (tiles.py)."""
     return matrix.planes[0].dtype == torch.float16 and dtype == torch.bfloat16
@@ -181,13 +169,13 @@ def product(
     parts = parts or splits(matrix, x.dtype)
     part_units = triton.cdiv(triton.cdiv(columns, UNIT), parts)
     if isinstance(matrix.values, torch.Tensor) and usable(matrix.values, x.dtype):
-        chosen = bulk.tile(like or rows, tokens, parts, x.device)
-        bulk.bulk_product(x, matrix.values, bias, y, chosen, parts, part_units * UNIT)
+        t = bulk.tile(like or rows, tokens, parts, x.device)
+        bulk.bulk_product(x, matrix.values, bias, y, t, parts, part_units * UNIT)
         return y
     t = tile(matrix, tokens, x.dtype, parts, like or rows)
     together = parts > 1 and tokens <= PARALLEL_ROWS
     target = x.new_empty(parts, tokens, rows, dtype=torch.float32) if together else y
-    grid = (triton.cdiv(rows, t.rows) * triton.cdiv(tokens, t.tokens), parts if together else 1)
+    grid = (t.count(rows, tokens), parts if together else 1)
     product_kernel[grid](
         x,
         *matrix.planes,

@@ -349,6 +349,19 @@ def test_the_child_does_not_outlive_its_parent() -> None:
     assert not Path(directory).exists()
 
 
+async def test_the_child_imports_what_its_parent_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not what the current directory has by that name: sources that are not built, in a checkout."""
+    (tmp_path / "trivet").mkdir()
+    (tmp_path / "trivet/__init__.py").write_text("raise ImportError('not this one')")
+    monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
+    monkeypatch.chdir(tmp_path)
+    c = client("process", config())
+    await c.start()
+    r = request([1, 2, 3], "a", max_tokens=5)
+    assert await collect(c, r) == plain(r, MAX_LEN)
+    await c.close()
+
+
 def test_a_thread_serves_one_event_loop_after_another() -> None:
     c = client("thread", config(Options(step_seconds=0.002)))
     asyncio.run(c.start())

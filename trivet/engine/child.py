@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import msgspec
 import zmq
@@ -41,10 +43,13 @@ class Child:
         """Run the program until its model is loaded. Raises what the engine raised."""
         try:
             self._socket.bind(self._endpoint)
+            # It imports what the parent does, whatever lies in the current directory: sources that are not built, say.
+            path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
             # Its standard output is the parent's standard error: the parent's output is for results.
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "trivet.engine.worker", self._endpoint, loader),
+                *(sys.executable, "-P", "-m", "trivet.engine.worker", self._endpoint, loader),
                 msgspec.json.encode(log),
+                env=os.environ | {"PYTHONPATH": path},
                 stdin=asyncio.subprocess.PIPE,
                 stdout=2,
             )

@@ -22,9 +22,11 @@ def linear(
     bias: Tensor | None = None,
     numerics: str = "exact",
     dtype: torch.dtype | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     y = x.double() @ matrix.values.double().T
-    return (y if bias is None else y + bias.double()).to(dtype or x.dtype)
+    y = (y if bias is None else y + bias.double()).to(dtype or x.dtype)
+    return y if out is None else out.copy_(y)
 
 
 def embed(token_ids: Tensor, table: Matrix, scale: float, dtype: torch.dtype) -> Tensor:

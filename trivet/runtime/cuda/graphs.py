@@ -110,15 +110,15 @@ class DecodeGraphs:
     def _capture(self, batch: int, context: int) -> tuple[Callable[[], None], StepInputs]:
         # Tables come last among the values: however wide they are, the others are at the same places.
         inputs = self._buffer.send(EMPTY.padded(batch), self._values)
-        inputs = replace(inputs, block_tables=self._tables[:batch], max_context_len=context)
+        # The logits go to memory of our own: that of the graph is the next one's.
+        inputs = replace(
+            inputs, block_tables=self._tables[:batch], max_context_len=context, logits=self._logits[:batch]
+        )
         if self._hidden is not None:
             inputs.hidden = self._hidden[:batch]
 
         def run() -> None:
-            logits = self._run(inputs)
-            assert logits is not None, "every row has some"
-            # To memory of our own: that of the graph is the next one's.
-            self._logits[:batch].copy_(logits)
+            self._run(inputs)
 
         return self._device.capture(run), inputs
 

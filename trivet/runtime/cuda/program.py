@@ -184,7 +184,7 @@ class Program:
         head, softcap, scale = self._weights.matrix(op.weights[0]), op.attrs["softcap"], op.attrs["scale"]
 
         def kernel(step: StepInputs, x: torch.Tensor) -> tuple[torch.Tensor]:
-            logits = linear(x, head, numerics=self._numerics, dtype=torch.float32)
+            logits = linear(x, head, numerics=self._numerics, dtype=torch.float32, out=step.logits)
             if softcap:
                 return (logits.mul_(scale / softcap).tanh_().mul_(softcap),)
             return (logits if scale == 1 else logits.mul_(scale),)

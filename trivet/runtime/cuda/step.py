@@ -38,6 +38,8 @@ class StepInputs:
     """`logit_rows` is 0..T-1."""
     hidden: torch.Tensor | None = None
     """[T, width] what a graph that was cut begins with."""
+    logits: torch.Tensor | None = None
+    """[R, V] float32: where the logits go, if not to new memory."""
 
     @property
     def decode(self) -> bool:

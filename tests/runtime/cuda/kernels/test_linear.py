@@ -37,6 +37,18 @@ def test_float32_weights_and_results_of_bfloat16_rows() -> None:
     assert error(y, x.double() @ w.double().T) < 1e-6
 
 
+@pytest.mark.parametrize("numerics", module.NUMERICS)
+@pytest.mark.parametrize("tokens", [3, module.FUSED_ROWS + 1])
+@pytest.mark.parametrize("fmt", [None, Format.Q8_0])
+def test_results_go_where_they_are_wanted(fmt: Format | None, tokens: int, numerics: str) -> None:
+    x, w = random(tokens, 64, dtype=torch.bfloat16), random(40, 64, dtype=torch.bfloat16, seed=1)
+    matrix = Matrix.packed(torch.from_numpy(random_rows(fmt, 40, 64)), fmt) if fmt else Matrix(w)
+    out = torch.full((tokens, 48), torch.nan)[:, :40]
+    settings = {"numerics": numerics, "dtype": torch.float32}
+    assert linear(x, matrix, out=out, **settings) is out
+    assert torch.equal(out, linear(x, matrix, **settings))
+
+
 @pytest.mark.parametrize("tokens", [3, 70])
 def test_float16_weights_lose_nothing_beside_bfloat16(tokens: int) -> None:
     x, w = random(tokens, 300, dtype=torch.bfloat16), random(40, 300, dtype=torch.float16, seed=1)

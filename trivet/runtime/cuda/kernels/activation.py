@@ -6,6 +6,8 @@ import torch
 import triton
 import triton.language as tl
 
+from trivet.runtime.cuda.kernels.device import await_previous, early
+
 ACTIVATIONS = ("silu", "gelu_tanh", "gelu")
 
 BLOCK = 1024
@@ -17,7 +19,16 @@ def act_mul(gate: torch.Tensor, up: torch.Tensor, act: str) -> torch.Tensor:
     tokens, width = gate.shape
     y = gate.new_empty(tokens, width)
     act_mul_kernel[(tokens, triton.cdiv(width, BLOCK))](
-        gate, up, y, width, gate.stride(0), up.stride(0), ACT=act, BLOCK=BLOCK, num_warps=4
+        gate,
+        up,
+        y,
+        width,
+        gate.stride(0),
+        up.stride(0),
+        ACT=act,
+        BLOCK=BLOCK,
+        num_warps=4,
+        **early(gate.device),
     )
     return y
 
@@ -37,7 +48,10 @@ def activated(x, ACT: tl.constexpr):
 
 
 @triton.jit
-def act_mul_kernel(gate, up, y, width, gate_stride, up_stride, ACT: tl.constexpr, BLOCK: tl.constexpr):
+def act_mul_kernel(
+    gate, up, y, width, gate_stride, up_stride, ACT: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr
+):
+    await_previous(EARLY)
     token = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     kept = column < width

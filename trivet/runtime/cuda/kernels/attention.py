@@ -144,11 +144,12 @@ def decode_kernel(
     SOFTCAP: tl.constexpr, WINDOW: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr,
     COLUMNS: tl.constexpr, BLOCK_SIZE: tl.constexpr, ROWS: tl.constexpr, TILE_HEADS: tl.constexpr,
     SPLIT: tl.constexpr, SHARE: tl.constexpr, KEYS: tl.constexpr, STAGES: tl.constexpr,
-    FLAT: tl.constexpr,
+    FLAT: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Grid: (KV_HEADS * tiles of TILE_HEADS heads, S, lanes). Each lane of a sequence takes splits that follow each
     other, as many as the others, and leaves their states; a lane that is the only one, or for whose states there is no
     place, finishes."""
+    device.await_previous(EARLY)
     GROUP: tl.constexpr = HEADS // KV_HEADS
     HEAD_TILES: tl.constexpr = (GROUP + TILE_HEADS - 1) // TILE_HEADS
     s, lane = tl.program_id(1), tl.program_id(2)
@@ -203,9 +204,10 @@ def decode_kernel(
 def combine_kernel(
     y, sinks, states, sums, query_starts, context_lens, places, lanes, share, factor,
     WINDOW: tl.constexpr, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr,
-    SPLIT: tl.constexpr, SHARE: tl.constexpr,
+    SPLIT: tl.constexpr, SHARE: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Grid: (S, tiles of ROWS heads)."""
+    device.await_previous(EARLY)
     s = tl.program_id(0)
     row, next_row, context = tl.load(query_starts + s), tl.load(query_starts + s + 1), tl.load(context_lens + s)
     _, count = splits_of(context, WINDOW, SPLIT)
@@ -300,13 +302,13 @@ def attention(
     decode_kernel[(programs, sequences, lanes)](
         q, k_cache, v_cache, y, sinks, states, sums, batch.query_starts, batch.context_lens, batch.block_tables, places,
         share, q.stride(0), table_stride, inner, factor, **shape, SHARE=SHARE, ROWS=rows, TILE_HEADS=tile_heads,
-        STAGES=tiles.decode.stages, FLAT=tiles.decode.flat, num_warps=tiles.decode.warps,
+        STAGES=tiles.decode.stages, FLAT=tiles.decode.flat, num_warps=tiles.decode.warps, **device.early(q.device),
     )  # fmt: skip
     if places:
         combine_rows = min(8, triton.next_power_of_2(heads))
         combine_kernel[(sequences, triton.cdiv(heads, combine_rows))](
             y, sinks, states, sums, batch.query_starts, batch.context_lens, places, lanes, share, factor, WINDOW=window,
             HEADS=heads, HEAD_DIM=head_dim, COLUMNS=tiles.columns, ROWS=combine_rows, SPLIT=SPLIT, SHARE=SHARE,
-            num_warps=4,
+            num_warps=4, **device.early(q.device),
         )  # fmt: skip
     return y

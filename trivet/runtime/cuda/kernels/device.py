@@ -5,6 +5,9 @@ from __future__ import annotations
 from functools import cache
 
 import torch
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 
 @cache
@@ -20,6 +23,25 @@ def capability(device: torch.device) -> int:
 def multiprocessors(device: torch.device) -> int:
     """132 where there is none, as an H100 or H200 has."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
+
+
+def early(device: torch.device) -> dict[str, bool]:
+    """Options of a kernel that calls `await_previous`: its programs take their places while the last ones of the kernel
+    before it still run (from Hopper on; CUDA calls it programmatic dependent launch)."""
+    possible = capability(device) >= 90
+    return {"EARLY": possible, "launch_pdl": possible}
+
+
+@triton.jit
+def await_previous(EARLY: tl.constexpr):
+    """Waits until all is done that was launched before, and lets the next kernel come so far at once.
+
+    Every program of a kernel with `early` has to do so before it reads or writes what changes: a kernel is done only
+    when those before it are.
+    """
+    if EARLY:
+        gdc_launch_dependents()
+        gdc_wait()
 
 
 def for_data_centres(capability: int) -> bool:

@@ -47,16 +47,19 @@ def linear(
     *,
     numerics: str = "exact",
     dtype: torch.dtype | None = None,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """x [T, K], rows at any distance, times W [N, K]: [T, N] in `dtype` (that of x), rounded once. bias: [N]."""
+    """x [T, K], rows at any distance, times W [N, K]: [T, N] in `dtype` (that of x), rounded once; in `out`, if given.
+    bias: [N]."""
     blocks = matrix.values
     if isinstance(blocks, torch.Tensor):
         if numerics == "fast" and blocks.dtype == x.dtype:
-            return library_product(x, blocks, bias, dtype)
-        return product(x, matrix, bias, dtype)
+            y = library_product(x, blocks, bias, dtype)
+            return y if out is None else out.copy_(y)
+        return product(x, matrix, bias, dtype, out)
     if len(x) <= FUSED_ROWS:
-        return product(x, matrix, bias, dtype)
-    y = x.new_empty(len(x), matrix.rows, dtype=dtype or x.dtype)
+        return product(x, matrix, bias, dtype, out)
+    y = x.new_empty(len(x), matrix.rows, dtype=dtype or x.dtype) if out is None else out
     step, parts = panel_rows(matrix, len(x), x.element_size()), splits(matrix, x.dtype)
     for begin in range(0, matrix.rows, step):
         part = slice(begin, min(begin + step, matrix.rows))
@@ -196,10 +199,17 @@ def product(
         BK=t.columns,
         num_warps=t.warps,
         num_stages=t.stages,
+        **device.early(x.device),
     )
     if together:
         grid = (tokens, triton.cdiv(rows, SUM))
-        sum_kernel[grid](target, bias, y, tokens, rows, y.stride(0), PARTS=parts, BLOCK=SUM, num_warps=4)
+        sum_kernel[grid](
+            *(target, bias, y, tokens, rows, y.stride(0)),
+            PARTS=parts,
+            BLOCK=SUM,
+            num_warps=4,
+            **device.early(x.device),
+        )
     return y
 
 
@@ -255,8 +265,10 @@ def product_kernel(
     BN: tl.constexpr,
     BT: tl.constexpr,
     BK: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """Tiles of y, or with TOGETHER those of the part `program_id(1)` of K, of float32 [PARTS, T, N]."""
+    device.await_previous(EARLY)
     # Groups of 8 tiles of rows, all tokens of a group before the next one: what runs at a time shares operands in L2.
     GROUP: tl.constexpr = 8
     row_tiles, token_tiles = tl.cdiv(rows, BN), tl.cdiv(tokens, BT)
@@ -296,8 +308,9 @@ def product_kernel(
 
 
 @triton.jit(do_not_specialize=["tokens"])
-def sum_kernel(sums, bias, y, tokens, rows, y_stride, PARTS: tl.constexpr, BLOCK: tl.constexpr):
+def sum_kernel(sums, bias, y, tokens, rows, y_stride, PARTS: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr):
     """y = the parts of `sums` [PARTS, T, N], in order, and the bias."""
+    device.await_previous(EARLY)
     token = tl.program_id(0).to(tl.int64)
     row = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     kept = row < rows

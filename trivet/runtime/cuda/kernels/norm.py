@@ -6,6 +6,8 @@ import torch
 import triton
 import triton.language as tl
 
+from trivet.runtime.cuda.kernels.device import await_previous, early
+
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float, group: int = 0) -> torch.Tensor:
     """x / sqrt(mean(x^2) + eps) * weight, of whole rows of x [T, width], or of every `group` columns alone.
@@ -29,6 +31,7 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float, group: int = 0) 
         NORMS=together,
         BLOCK=block,
         num_warps=warps,
+        **early(x.device),
     )
     return y
 
@@ -52,6 +55,7 @@ def add_rms_norm(
         WIDTH=width,
         BLOCK=block,
         num_warps=warps,
+        **early(a.device),
     )
     return total, y
 
@@ -84,7 +88,9 @@ def rms_norm_kernel(
     WIDTH: tl.constexpr,
     NORMS: tl.constexpr,
     BLOCK: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
+    await_previous(EARLY)
     norm = tl.program_id(0) * NORMS + tl.arange(0, NORMS)
     column = tl.arange(0, BLOCK)
     kept = (norm < norms)[:, None] & (column < WIDTH)[None, :]
@@ -96,7 +102,20 @@ def rms_norm_kernel(
 
 
 @triton.jit
-def add_rms_norm_kernel(a, b, weight, total, y, a_stride, b_stride, eps, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+def add_rms_norm_kernel(
+    a,
+    b,
+    weight,
+    total,
+    y,
+    a_stride,
+    b_stride,
+    eps,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    EARLY: tl.constexpr,
+):
+    await_previous(EARLY)
     token = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     kept = column < WIDTH

@@ -6,6 +6,8 @@ import torch
 import triton
 import triton.language as tl
 
+from trivet.runtime.cuda.kernels.device import await_previous, early
+
 ELEMENTS = 2048
 """Columns that a program turns: 16 for each of its 128 threads, two loads of 16 bytes in bfloat16."""
 
@@ -69,9 +71,10 @@ def copy(x, y, first, stop, WIDTH: tl.constexpr, HEAD_DIM: tl.constexpr, HEADS: 
 def rope_kernel(
     x, y, positions, inv_freq, magnitude, stride,
     INTERLEAVED: tl.constexpr, PAIRS: tl.constexpr, HEAD_DIM: tl.constexpr, TOTAL: tl.constexpr, HEADS: tl.constexpr,
-    COLUMNS: tl.constexpr, REST: tl.constexpr,
+    COLUMNS: tl.constexpr, REST: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Grid: (T, blocks of HEADS heads)."""
+    await_previous(EARLY)
     row = tl.program_id(0).to(tl.int64)
     rotate(
         x + row * stride, y + row * TOTAL * HEAD_DIM, tl.load(positions + row), inv_freq, magnitude,
@@ -84,8 +87,10 @@ def rope_and_cache_kernel(
     q, k, v, y, k_cache, v_cache, positions, slots, inv_freq, magnitude, q_stride, k_stride, v_stride,
     INTERLEAVED: tl.constexpr, PAIRS: tl.constexpr, HEAD_DIM: tl.constexpr, TOTAL: tl.constexpr,
     KV_HEADS: tl.constexpr, HEADS: tl.constexpr, COLUMNS: tl.constexpr, REST: tl.constexpr, DIM: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """Grid: (T, blocks of HEADS heads of q, then of k with v)."""
+    await_previous(EARLY)
     row = tl.program_id(0).to(tl.int64)
     position = tl.load(positions + row)
     Q_BLOCKS: tl.constexpr = (TOTAL + HEADS - 1) // HEADS
@@ -109,9 +114,10 @@ def rope_and_cache_kernel(
 @triton.jit
 def write_cache_kernel(
     k, v, k_cache, v_cache, slots, k_stride, v_stride,
-    HEAD_DIM: tl.constexpr, KV_HEADS: tl.constexpr, HEADS: tl.constexpr, DIM: tl.constexpr,
+    HEAD_DIM: tl.constexpr, KV_HEADS: tl.constexpr, HEADS: tl.constexpr, DIM: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Grid: (T, blocks of HEADS heads)."""
+    await_previous(EARLY)
     row = tl.program_id(0).to(tl.int64)
     slot = tl.load(slots + row).to(tl.int64)
     if slot >= 0:
@@ -138,6 +144,7 @@ def rope(
     rope_kernel[(x.shape[0], triton.cdiv(total, heads))](
         x, y, positions, inv_freq, magnitude, x.stride(0), INTERLEAVED=interleaved, PAIRS=pairs, HEAD_DIM=head_dim,
         TOTAL=total, HEADS=heads, COLUMNS=triton.next_power_of_2(pairs), REST=_rest(head_dim, pairs), num_warps=4,
+        **early(x.device),
     )  # fmt: skip
     return y
 
@@ -167,7 +174,7 @@ def rope_and_cache(
         q, k, v, y, k_cache, v_cache, positions, slots, inv_freq, magnitude, q.stride(0), k.stride(0), v.stride(0),
         INTERLEAVED=interleaved, PAIRS=pairs, HEAD_DIM=head_dim, TOTAL=total, KV_HEADS=kv_heads, HEADS=heads,
         COLUMNS=triton.next_power_of_2(pairs), REST=_rest(head_dim, pairs), DIM=triton.next_power_of_2(head_dim),
-        num_warps=4,
+        num_warps=4, **early(q.device),
     )  # fmt: skip
     return y
 
@@ -180,7 +187,7 @@ def write_cache(
     heads = _heads(kv_heads, head_dim)
     write_cache_kernel[(k.shape[0], triton.cdiv(kv_heads, heads))](
         k, v, k_cache, v_cache, slots, k.stride(0), v.stride(0), HEAD_DIM=head_dim, KV_HEADS=kv_heads, HEADS=heads,
-        DIM=triton.next_power_of_2(head_dim), num_warps=4,
+        DIM=triton.next_power_of_2(head_dim), num_warps=4, **early(k.device),
     )  # fmt: skip
 
 

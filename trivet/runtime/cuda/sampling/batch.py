@@ -42,10 +42,11 @@ class SamplingBatch:
     groups: list[Group]
     reports: list[Reports]
     table: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    """On the device. Of all rows: kinds, targets, places (-1 for none), only_allowed, draw_keys, watermark_keys,
-    reported (whether by `choose`), counted and windows (places among the P, -1 for none) [R]; ops and args [R, width],
-    and of these, 0 = first_ops..leading_ops..last_ops [R] are the leading edits and those of `choose`; penalties
-    [R, 4]. Then drawn [C]; counted_rows, silent [P], starts [P + 1], histories; edits [N, 5]; raw: rows that report
+    """On the device. Of all rows: kinds, targets, places (-1 for none), summed (whether the log-sum of the logits is
+    asked for), only_allowed, draw_keys, watermark_keys, reported (whether by `choose`), counted and windows (places
+    among the P, -1 for none) [R]; ops and args [R, width], and of these, 0 = first_ops..leading_ops..last_ops [R] are
+    the leading edits and those of `choose`; penalties [R, 4]. Then drawn [C]; counted_rows, silent [P], starts [P + 1],
+    histories; edits [N, 5]; raw: rows that report
     from the unmodified logits."""
 
 
@@ -61,10 +62,13 @@ def make_batch(
 
     places = np.full(len(rows), -1, np.int32)
     places[drawn] = np.arange(len(drawn))
+    summed = np.zeros(len(rows), np.int32)
+    summed[raw] = 1
     arrays: dict[str, np.ndarray] = {
         "kinds": np.array(kinds, np.int32),
         "targets": np.array([row.target for row in rows], np.int32),
         "places": places,
+        "summed": summed,
         "drawn": np.array(drawn, np.int32),
         "raw": np.array(raw, np.int32),
     }

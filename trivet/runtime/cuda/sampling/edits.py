@@ -24,7 +24,7 @@ TOKEN_BLOCK = 256
 
 Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """Of each chunk of each row of logits, [R, chunks]: the largest (NaN where one is not finite), the first id of it
-(int32), the sum of e^(x - largest) (float64)."""
+(int32), the sum of e^(x - largest) (float64; 1 in rows that are not `summed`)."""
 
 
 class Edits:
@@ -69,7 +69,8 @@ class Edits:
         sizes = vocab_size, table["ops"].shape[1], vocab_size // 2  # the watermark favours half of all
         options |= {"BITS": (vocab_size - 1).bit_length()} | EXACT
         edit_rows[(len(table["places"]), triton.cdiv(vocab_size, ROW_BLOCK))](
-            *(logits, scores, table["places"], table["only_allowed"], *ops, table["watermark_keys"]),
+            *(logits, scores, table["places"], table["only_allowed"], table["summed"], *ops),
+            table["watermark_keys"],
             *parts,
             *sizes,
             BLOCK=ROW_BLOCK,

@@ -40,6 +40,7 @@ def edit_rows(
     scores,
     places,  # [R] the row of `scores`, -1 for none
     only_allowed,  # [R] whether no token is possible but those of `edit_tokens`
+    summed,  # [R] whether the sum of e^x is asked for
     first_ops,
     last_ops,  # [R] the range of a row's operations that is meant
     ops,
@@ -47,7 +48,7 @@ def edit_rows(
     watermark_keys,  # [R]
     maxima,
     best_ids,
-    sums,  # [R, chunks] of the unmodified logits: NaN where one is not finite; the first best; of e^(x - max)
+    sums,  # [R, chunks] of the unmodified logits: NaN where one is not finite; the first best; of e^(x - max), or 1
     vocab_size,
     width,
     favoured,
@@ -67,7 +68,10 @@ def edit_rows(
         part = row * tl.num_programs(1) + chunk
         tl.store(maxima + part, tl.where(finite, best, float("nan")))
         tl.store(best_ids + part, tl.min(tl.where(x == best, ids, NO_TOKEN)))
-        tl.store(sums + part, tl.sum(tl.where(known, exp_nonpositive(x - best), 0.0).to(tl.float64)))
+        total = tl.full([], 1.0, tl.float64)
+        if tl.load(summed + row) != 0:
+            total = tl.sum(tl.where(known, exp_nonpositive(x - best), 0.0).to(tl.float64))
+        tl.store(sums + part, total)
         if tl.load(only_allowed + row) != 0:
             x = tl.full([BLOCK], IMPOSSIBLE, tl.float32)
     else:

@@ -15,6 +15,7 @@ import torch
 from bench.gpu_model import Limits, seconds
 from bench.gpu_table import Row, check
 from trivet import _native
+from trivet.runtime.cuda.kernels.gated import gated_linear, interleaved, usable
 from trivet.runtime.cuda.kernels.linear import FUSED_ROWS, linear
 from trivet.runtime.cuda.kernels.matrix import Matrix
 from trivet.runtime.cuda.kernels.moe import moe
@@ -81,7 +82,7 @@ def mixed(x: torch.Tensor, router: Matrix, gate: Matrix, up: Matrix, down: Matri
 
 def checks(
     device: str,
-    shapes: tuple[tuple[int, int], ...] = ((1000, 1024), (4096, 4096), (1000, 1120)),
+    shapes: tuple[tuple[int, int], ...] = ((1000, 1024), (4096, 4096), (1000, 1120), (16384, 512)),
     hidden: int = 768,
     width: int = 512,
     formats: tuple[Format | None, ...] = (None, *FORMATS),
@@ -104,6 +105,8 @@ def checks(
             name = f"{fmt.name if fmt else 'bfloat16'} {shape}"
             yield from same_bits(name, partial(linear, matrix=matrix), x, counts)
             yield check(f"{name}: error", relative(linear(x, matrix), x.double() @ weights(matrix).T), 6e-3)
+            if fmt is None and usable(*shape, torch.bfloat16, torch.device(device)):
+                yield from gated_checks(device, shape, x, counts)
     for fmt in formats:
         router = Matrix(torch.randn(8, width, device=device))
         gate, up = (stack(fmt, 8, hidden, width, device) for _ in range(2))
@@ -115,6 +118,16 @@ def checks(
         name = f"experts of {fmt.name if fmt else 'bfloat16'}"
         yield from same_bits(name, mixture, x, counts)
         yield check(f"{name}: error", relative(mixture(x), mixed(x, router, gate, up, down, 2)), 1e-2)
+
+
+def gated_checks(device: str, shape: tuple[int, int], x: torch.Tensor, counts: tuple[int, ...]) -> Iterator[Row]:
+    gate, up = (random_matrix(None, *shape, device) for _ in range(2))
+    both = Matrix(interleaved(torch.cat([weights(gate), weights(up)]).bfloat16()))
+    product = partial(gated_linear, matrix=both, act="silu")
+    expected = torch.nn.functional.silu(x.double() @ weights(gate).T) * (x.double() @ weights(up).T)
+    name = f"gated bfloat16 {shape}"
+    yield from same_bits(name, product, x, counts)
+    yield check(f"{name}: error", relative(product(x), expected), 6e-3)
 
 
 def same_bits(

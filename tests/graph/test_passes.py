@@ -12,7 +12,15 @@ from tests import reference
 from tests.native.harness import logits, model_graph, program, random_tokens
 from trivet.graph.buffers import assign_buffers
 from trivet.graph.ops import CacheLayer, Graph, Op
-from trivet.graph.passes import cut, fuse_add_norm, fuse_linears, fuse_rope_cache, hoist_select, optimize
+from trivet.graph.passes import (
+    cut,
+    fuse_add_norm,
+    fuse_gated_linear,
+    fuse_linears,
+    fuse_rope_cache,
+    hoist_select,
+    optimize,
+)
 
 PASSES = [fuse_linears, fuse_add_norm, hoist_select, optimize]
 
@@ -70,6 +78,23 @@ def test_rope_and_cache_stay_apart_where_they_differ(change: str) -> None:
     kinds = [op.kind for op in fuse_rope_cache(replace(graph, ops=ops)).ops]
     assert kinds.count("rope_cache") == (2 if change == "none" else 1) and kinds.count("attention") == 2
     assert kinds.count("rope") == (0 if change == "none" else 2)
+
+
+@pytest.mark.parametrize("change", ["use", "none"])
+def test_products_are_gated_at_once_where_nothing_else_reads_them(change: str) -> None:
+    graph = fuse_linears(model_graph()[0])
+    gates = [op for op in graph.ops if op.kind == "act_mul"]
+    makers = [next(op for op in graph.ops if op.outputs == gate.inputs) for gate in gates]
+    ops = list(graph.ops)
+    if change == "use":
+        ops.append(Op("scale", gates[0].inputs[1:], (len(graph.widths),), (), {"factor": 2.0}))
+    fused = fuse_gated_linear(replace(graph, ops=ops)).ops
+    for gate, linear in list(zip(gates, makers, strict=True))[change == "use" :]:
+        op = next(op for op in fused if op.outputs == gate.outputs)
+        assert (op.kind, op.inputs, op.weights) == ("gated_linear", linear.inputs, linear.weights)
+        assert op.attrs == {**linear.attrs, **gate.attrs} and linear not in fused and gate not in fused
+    if change == "use":
+        assert gates[0] in fused and makers[0] in fused
 
 
 def _keys(graph: Graph) -> set[int]:

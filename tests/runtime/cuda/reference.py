@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from trivet.engine.plan import SampleRow, StepOutput
+from trivet.runtime.cuda.kernels.gated import GROUP
 from trivet.runtime.cuda.kernels.matrix import Matrix
 from trivet.sampling import sampler
 
@@ -51,6 +52,11 @@ def activation(name: str, x: Tensor) -> Tensor:
 
 def act_mul(gate: Tensor, up: Tensor, act: str) -> Tensor:
     return (activation(act, gate.double()) * up.double()).to(gate.dtype)
+
+
+def gated_linear(x: Tensor, matrix: Matrix, act: str) -> Tensor:
+    gate, up = linear(x.double(), matrix).unflatten(1, (-1, 2, GROUP)).unbind(2)
+    return act_mul(gate.flatten(1), up.flatten(1), act).to(x.dtype)
 
 
 def rope(x: Tensor, positions: Tensor, inv_freq: Tensor, interleaved: bool, magnitude: float, head_dim: int) -> Tensor:
@@ -181,4 +187,6 @@ class DeviceSampler:
         return DeviceSamples(sampler.sample(logits.numpy(), batch.rows))
 
 
-KERNELS = (*(act_mul, add_rms_norm, attention, embed, linear, moe, rms_norm, rope, rope_and_cache, write_cache),)
+KERNELS = (
+    *(act_mul, add_rms_norm, attention, embed, gated_linear, linear, moe, rms_norm, rope, rope_and_cache, write_cache),
+)

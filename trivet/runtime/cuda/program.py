@@ -10,11 +10,12 @@ import numpy as np
 import torch
 
 from trivet.graph.ops import Graph, Op, Weight
-from trivet.graph.passes import fuse_rope_cache
+from trivet.graph.passes import fuse_gated_linear, fuse_rope_cache
 from trivet.runtime.cuda.cache import PagedCache
 from trivet.runtime.cuda.kernels.activation import act_mul
 from trivet.runtime.cuda.kernels.attention import attention
 from trivet.runtime.cuda.kernels.embedding import embed
+from trivet.runtime.cuda.kernels.gated import gated_linear
 from trivet.runtime.cuda.kernels.linear import linear
 from trivet.runtime.cuda.kernels.matrix import Matrix
 from trivet.runtime.cuda.kernels.moe import moe
@@ -46,7 +47,7 @@ class Program:
 
     def __init__(self, graph: Graph, weights: DeviceWeights, dtype: torch.dtype, numerics: str) -> None:
         """One method for each kind of operation, of the same name, gives its kernel."""
-        graph = fuse_rope_cache(graph)
+        graph = fuse_gated_linear(fuse_rope_cache(graph))
         self._graph = graph
         self._weights = weights
         self._dtype = dtype
@@ -119,6 +120,22 @@ class Program:
             for matrix, bias, rows in products:
                 outputs += linear(x, matrix, bias, numerics=self._numerics).split(rows, 1)
             return outputs
+
+        return kernel
+
+    def _gated_linear(self, op: Op) -> Kernel:
+        gate, up = op.weights
+        act = op.attrs["act"]
+        matrix = None
+        if self._numerics == "exact" and not any(op.attrs.get("bias") or ()):
+            matrix = self._weights.gated(gate, up)
+        if matrix is not None:
+            return lambda step, x: (gated_linear(x, matrix, act),)
+        products = self._linear(op)
+
+        def kernel(step: StepInputs, x: torch.Tensor) -> tuple[torch.Tensor]:
+            first, second = products(step, x)
+            return (act_mul(first, second, act),)
 
         return kernel
 

@@ -13,6 +13,7 @@ import torch
 from trivet import _native
 from trivet.graph.ops import Weight
 from trivet.runtime.cuda.device import Device
+from trivet.runtime.cuda.kernels import gated
 from trivet.runtime.cuda.kernels.matrix import Matrix
 from trivet.runtime.cuda.kernels.quantized.blocks import FORMATS
 from trivet.runtime.weights import WeightReader, release_pages
@@ -42,6 +43,7 @@ class DeviceWeights:
         self._dtype = dtype
         self._upload = Upload(device)
         self._matrices: dict[tuple[Weight, ...], Matrix] = {}
+        self._gated: dict[tuple[Weight, Weight], Matrix] = {}
 
     def matrix(self, *weights: Weight) -> Matrix:
         """One or more of the same storage (see `groups`), row under row. The same object for the same weights."""
@@ -49,10 +51,22 @@ class DeviceWeights:
             self._matrices[weights] = self._load(weights)
         return self._matrices[weights]
 
+    def gated(self, gate: Weight, up: Weight) -> Matrix | None:
+        """Both as kernels/gated.py wants them; None where it does not take them."""
+        both, (rows, columns) = (gate, up), gate.shape
+        if any(self._format(w) for w in both) or not gated.usable(rows, columns, self._dtype, self._device.place):
+            return None
+        if both not in self._gated:
+            values = self._load(both).values
+            assert isinstance(values, torch.Tensor)
+            self._gated[both] = Matrix(gated.interleaved(values))
+        return self._gated[both]
+
     @property
     def products(self) -> list[Matrix]:
         """All that are no stacks of experts."""
-        return [matrix for matrix in self._matrices.values() if len(matrix.shape) == 2]
+        matrices = (*self._matrices.values(), *self._gated.values())
+        return [matrix for matrix in matrices if len(matrix.shape) == 2]
 
     def groups(self, weights: Sequence[Weight]) -> list[tuple[Weight, ...]]:
         """Neighbours that can be one matrix."""

@@ -13,7 +13,7 @@ from trivet.weights.formats import Format
 @pytest.mark.usefixtures("chains")
 def test_checks() -> None:
     rows = list(gpu_products.checks("cpu", ((40, 64),), 64, 64, (None, Format.F16, Format.Q8_0), (1, 2)))
-    assert len(rows) == 2 * 4 + 1 + 4
+    assert len(rows) == 2 * 4 + 1 + 4 + 2
     assert [row for row in rows if row.verdict != "ok"] == []
 
 

@@ -18,6 +18,7 @@ import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from trivet.runtime.cuda.kernels import device
+from trivet.runtime.cuda.kernels.activation import activated
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +58,14 @@ FETCHED = 1
 """Of them, so many times what the pipeline's stages hold."""
 
 
+def multiplies(dtype: torch.dtype, place: torch.device) -> bool:
+    """Whether this is how rows of `dtype` are multiplied with weights of the same type, where those are `aligned`."""
+    return device.capability(place) // 10 == 9 and dtype in (torch.bfloat16, torch.float16)
+
+
 def usable(weights: torch.Tensor, dtype: torch.dtype) -> bool:
     """Whether this is how rows of `dtype` are multiplied with weights [N, K], however many they are."""
-    return (
-        device.capability(weights.device) // 10 == 9
-        and weights.dtype == dtype
-        and dtype in (torch.bfloat16, torch.float16)
-        and aligned(weights)
-    )
+    return multiplies(dtype, weights.device) and weights.dtype == dtype and aligned(weights)
 
 
 def aligned(matrix: torch.Tensor) -> bool:
@@ -94,9 +95,11 @@ def bulk_product(
     t: Tile,
     parts: int,
     part_columns: int,
+    act: str | None = None,
 ) -> None:
     """y [T, N] = x [T, K] W^T + b, where `usable`; rows of x and y may be at any distance. The sums of `parts` parts of
-    K, of so many columns each (a multiple of 256), are added in order."""
+    K, of so many columns each (a multiple of 256), are added in order. With `act`, y [T, N / 2] is what gated.py says.
+    """
     if t is PERSISTENT and not (y.element_size() == 2 and aligned(y)):
         t = LARGEST[0]  # A tile of results of 32 bits does not fit beside the stages.
     if not aligned(x):
@@ -108,9 +111,9 @@ def bulk_product(
     )
     sizes = {"BN": t.rows, "BT": t.tokens, "BK": t.columns, "num_warps": t.warps, "num_stages": t.stages}
     if t is PERSISTENT:
-        target = TensorDescriptor.from_tensor(y, [t.tokens, t.rows])
+        target = TensorDescriptor.from_tensor(y, [t.tokens, t.rows // 2 if act else t.rows])
         programs = min(device.multiprocessors(x.device), t.count(rows, tokens))
-        persistent_kernel[(programs,)](*blocks, bias, target, tokens, rows, columns, **sizes)
+        persistent_kernel[(programs,)](*blocks, bias, target, tokens, rows, columns, ACT=act, **sizes)
     else:
         fetched = min(FETCHED * t.stages * t.columns, columns) if tokens <= FETCHING_ROWS else 0
         bulk_kernel[(t.count(rows, tokens),)](
@@ -125,6 +128,7 @@ def bulk_product(
             y.stride(0),
             part_columns,
             PARTS=parts,
+            ACT=act,
             FETCHED=fetched,
             **sizes,
             **device.early(x.device),
@@ -175,6 +179,7 @@ def bulk_kernel(
     y_stride,
     part_columns,
     PARTS: tl.constexpr,
+    ACT: tl.constexpr,
     FETCHED: tl.constexpr,
     BN: tl.constexpr,
     BT: tl.constexpr,
@@ -196,8 +201,13 @@ def bulk_kernel(
             for column in range(part * part_columns, tl.minimum((part + 1) * part_columns, columns), BK):
                 added = tl.dot(weights.load([first_row, column]), x.load([first_token, column]).T, added)
             sums += added
+    if ACT is not None:
+        gate, up = tl.split(tl.permute(tl.reshape(sums, (BN // 16, 2, 8, BT)), (0, 2, 3, 1)))
+        sums = tl.reshape(activated(gate, ACT) * up, (BN // 2, BT))
+        first_row //= 2
+        rows //= 2
     sums = sums.T
-    row = first_row + tl.arange(0, BN)
+    row = first_row + tl.arange(0, sums.shape[1])
     token = first_token + tl.arange(0, BT)
     kept = row < rows
     if bias is not None:
@@ -215,12 +225,13 @@ def persistent_kernel(
     tokens,
     rows,
     columns,
+    ACT: tl.constexpr,
     BN: tl.constexpr,
     BT: tl.constexpr,
     BK: tl.constexpr,
 ):
-    """Tiles of y, a descriptor of blocks [BT, BN]. Tokens are the left operand, of which the instruction takes 64 rows:
-    an element's bits are the same."""
+    """Tiles of y, a descriptor of blocks [BT, BN] (with `ACT`, [BT, BN / 2]). Tokens are the left operand, of which the
+    instruction takes 64 rows: an element's bits are the same."""
     tiles = tl.cdiv(rows, BN) * tl.cdiv(tokens, BT)
     for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=True):
         first_row, first_token = place(tile, rows, tokens, BN, BT)
@@ -230,4 +241,8 @@ def persistent_kernel(
         if bias is not None:
             row = first_row + tl.arange(0, BN)
             sums += tl.load(bias + row, mask=row < rows, other=0).to(tl.float32)[None, :]
+        if ACT is not None:
+            gate, up = tl.split(tl.permute(tl.reshape(sums, (BT, BN // 16, 2, 8)), (0, 1, 3, 2)))
+            sums = tl.reshape(activated(gate, ACT) * up, (BT, BN // 2))
+            first_row //= 2
         y.store([first_token, first_row], sums.to(y.dtype))

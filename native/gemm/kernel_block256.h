@@ -22,7 +22,8 @@ struct Block256Kernel {
   static constexpr int kStepBytes = sizeof(typename W::Panel);
   static constexpr int kRows = V::kByteRows;
   static constexpr bool kDirect = V::kDirectBytes && W::kDirect;
-  static constexpr int kAllRuns = kStep / 4 / W::kQuads, kGroups = kAllRuns / W::kRuns;
+  static constexpr int kAllRuns = W::kGroups * W::kRuns;
+  static_assert(kAllRuns * W::kQuads * 4 == kStep);
 
   struct alignas(64) Scratch {
     RowPairs scales[kAllRuns], mins[kAllRuns / 2];
@@ -34,12 +35,14 @@ struct Block256Kernel {
     W::scales(reinterpret_cast<const typename W::Panel*>(panel)[column / kStep], out);
   }
 
-  static PackedQuads<V, W> weights(const std::byte* step) {
+  template <bool kFetch = true>
+  static PackedQuads<V, W, kFetch> weights(const std::byte* step) {
     return {reinterpret_cast<const typename W::Panel*>(step)};
   }
 
-  static UnpackedQuads<V, W> unpack(const PackedQuads<V, W>& weights, int, Scratch& scratch) {
-    return unpack_quads<V, W>(weights, kGroups, scratch.quads);
+  template <bool kFetch>
+  static UnpackedQuads<V, W> unpack(const PackedQuads<V, W, kFetch>& weights, int, Scratch& scratch) {
+    return unpack_quads(weights, W::kGroups, scratch.quads);
   }
 
   // The weights of a run are `scale` times w, plus `minimum`.
@@ -57,7 +60,7 @@ struct Block256Kernel {
     const ActivationSteps<M, ActivationStep256> rows(x, stride, first);
     I total[M], offset[M];
     for (int i = 0; i < M; ++i) total[i] = offset[i] = V::izero();
-    for (int group = 0; group < kGroups; ++group) {
+    for (int group = 0; group < W::kGroups; ++group) {
 #pragma GCC unroll 8
       for (int i = 0; i < W::kRuns; ++i) {
         const int run = W::kRuns * group + i;

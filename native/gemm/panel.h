@@ -55,8 +55,8 @@ struct PanelQ2_0 {
 };
 
 // Blocks of 256 columns. Byte j of scales[g][r] and mins[g][r] is that of run 4g + j of row r: the even and
-// the odd bytes of a lane give the pairs (0, 2) and (1, 3), in 16 bits each. Scales go first, as they are used
-// first: memory is read in order.
+// the odd bytes of a lane give the pairs (0, 2) and (1, 3), in 16 bits each. Scales go first, as they are
+// used first: memory is read in order.
 
 // quads[8h + v] has quad v of the four quarters of half h, two bits each; scales has GGUF's bytes.
 struct alignas(64) PanelQ2_K {

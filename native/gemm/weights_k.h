@@ -129,8 +129,7 @@ struct WeightsQ5_K : RunPairs<V, PanelQ5_K> {
 
   static typename V::Bytes quad(const PanelQ5_K* in, int pair, int run, int v) {
     const typename V::Bytes high = V::load_bytes(in->high[2 * pair + v / 4]);
-    return V::either(nibble<V>(in->quads[8 * pair + v], run == 1),
-                     V::bits(high, 2 * (v % 4) + run - 4, 16));
+    return V::either(nibble<V>(in->quads[8 * pair + v], run == 1), V::bits(high, 2 * (v % 4) + run - 4, 16));
   }
 };
 

@@ -11,7 +11,8 @@
 // V::dot_bytes<M, Quads, Bits> adds scale * sum(w * x) over a run to M int32 totals, exactly. Where V's sums
 // hold no products of eight bits (V::kWeightBits), such weights are taken as signed, 128 less, in two parts:
 // their magnitudes and themselves, and V::dot_signed<M, Quads> is for these; where they do,
-// V::sum_bytes<M, Quads> adds without a scale.
+// V::sum_bytes<M, Quads> adds without a scale. V::dot_centered<M, Quads>, where V has it, adds
+// scale * sum((w - kCenter) * x) over a run of W::kCentered weights.
 #pragma once
 
 #include "gemm/activations.h"
@@ -37,6 +38,13 @@ constexpr RowPairs same_for_all(int first, int second) {
 
 template <class V, class W>
 inline constexpr int kParts = W::kBits > V::kWeightBits ? 2 : 1;
+
+// Whether V adds the products of W's weights, which are kCenter too large, in 16 bits over a whole run.
+template <class V, class W>
+inline constexpr bool kCentered = requires {
+  V::kCenteredRows;
+  requires W::kCentered;
+};
 
 // How much larger than what they stand for the weights are that V multiplies.
 template <class V, class W>

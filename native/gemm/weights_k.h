@@ -136,6 +136,7 @@ struct WeightsQ5_K : RunPairs<V, PanelQ5_K> {
 template <class V>
 struct WeightsQ6_K {
   using Panel = PanelQ6_K;
+  static constexpr bool kCentered = true;
   static constexpr int kBits = 6, kGroups = 2, kRuns = 8, kQuads = 4;
   static constexpr bool kHasMinimum = false, kDirect = true;
 
@@ -165,7 +166,14 @@ struct WeightsQ6_K {
 
   template <class Scratch>
   static void scales(const Panel& in, Scratch& out) {
-    for (int g = 0; g < 4; ++g) widen_offset<V, 32>(load_scales<V>(in.scales[g]), g, out);
+    for (int g = 0; g < 4; ++g) {
+      const typename V::Bytes scales = load_scales<V>(in.scales[g]);
+      if constexpr (trivet::kCentered<V, WeightsQ6_K>) {
+        widen_runs<V, true>(scales, out.scales + 4 * g);
+      } else {
+        widen_offset<V, kCenter>(scales, g, out);
+      }
+    }
     V::store(out.d, V::load_f16(in.d));
   }
 };

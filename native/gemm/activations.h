@@ -17,6 +17,13 @@ struct alignas(64) ActivationStep32 {
   std::int16_t sum16[kStep / 16];
 };
 
+// Minus kCenter times the sums of the first two and of the last two of every four of 16 columns, for kernels
+// that have sums of 16 bits for these: what products with weights begin at that are kCenter too large.
+inline constexpr int kCenter = 32;
+struct CenterSums {
+  std::int16_t first, last;
+};
+
 // One scale per 256 columns. The sums of every 32 and every 16 columns are in the order in which the kernels
 // pair them: 0 2 1 3, 4 6 5 7, ... (see PanelQ4_K).
 struct alignas(64) ActivationStep256 {
@@ -24,8 +31,9 @@ struct alignas(64) ActivationStep256 {
   float scale;
   std::int16_t sum32[kStep / 32];
   std::int16_t sum16[kStep / 16];
+  CenterSums center16[kStep / 16];
 };
 
-static_assert(sizeof(ActivationStep32) == 320 && sizeof(ActivationStep256) == 320);
+static_assert(sizeof(ActivationStep32) == 320 && sizeof(ActivationStep256) == 384);
 
 }  // namespace trivet

@@ -10,9 +10,10 @@ namespace {
 
 struct Avx2 {
   // Of 16 registers two hold weights and one an activation, so that 6 rows' sums of two registers fit.
-  // Integer kernels have totals beside their sums: measured, 4 rows are best.
+  // Integer kernels have totals beside their sums: measured, 4 rows are best, but 3 where totals are added to
+  // after every 16 columns.
   static constexpr int kFloatRows = 6;
-  static constexpr int kByteRows = 4;
+  static constexpr int kByteRows = 4, kCenteredRows = 3;
   static constexpr bool kEveryHeight = true;
   static constexpr bool kDirectBytes = true;
 
@@ -272,13 +273,53 @@ struct Avx2 {
           pin(low[i], high[i]);
         }
       }
+      add_scaled<M>(low, high, scale, total);
+    }
+  }
+
+  // The same with weights that are kCenter too large, whose sums begin at the step's center16. On their way
+  // sums may pass 16 bits and come back: |w - kCenter| * |x| fits for four quads.
+  template <int M, int Quads, class Quad>
+  static void dot_centered(const Quad& quad, I32x16 scale, const std::int8_t* const (&x)[M], int column,
+                           I32x16 (&total)[M]) {
+    static_assert(Quads * 2 * kCenter * 127 < 1 << 15);
+    const std::int8_t* rows[M];
+    __m256i low[M], high[M];
+    for (int i = 0; i < M; ++i) {
+      rows[i] = forget(x[i] + column);
+      low[i] = high[i] = broadcast_dword(x[i] + offsetof(ActivationStep256, center16) + column / 4);
+    }
+#pragma GCC unroll 8
+    for (int v = 0; v < Quads; ++v) {
+      const Bytes w = quad(v);
 #pragma GCC unroll 8
       for (int i = 0; i < M; ++i) {
-        total[i].low = _mm256_add_epi32(total[i].low, _mm256_madd_epi16(low[i], scale.low));
-        total[i].high = _mm256_add_epi32(total[i].high, _mm256_madd_epi16(high[i], scale.high));
-        pin(total[i].low, total[i].high);
+        const __m256i four = broadcast_dword(rows[i] + 4 * v);
+        low[i] = _mm256_add_epi16(low[i], _mm256_maddubs_epi16(w.low, four));
+        high[i] = _mm256_add_epi16(high[i], _mm256_maddubs_epi16(w.high, four));
+        pin(low[i], high[i]);
       }
     }
+    add_scaled<M>(low, high, scale, total);
+  }
+  template <int M>
+  static void add_scaled(const __m256i (&low)[M], const __m256i (&high)[M], I32x16 scale,
+                         I32x16 (&total)[M]) {
+#pragma GCC unroll 8
+    for (int i = 0; i < M; ++i) {
+      total[i].low = _mm256_add_epi32(total[i].low, _mm256_madd_epi16(low[i], scale.low));
+      total[i].high = _mm256_add_epi32(total[i].high, _mm256_madd_epi16(high[i], scale.high));
+      pin(total[i].low, total[i].high);
+    }
+  }
+
+  static void store_center(const std::int8_t* q, CenterSums& out) {
+    const __m128i pairs =
+        _mm_maddubs_epi16(_mm_set1_epi8(1), _mm_load_si128(reinterpret_cast<const __m128i*>(q)));
+    const __m128i fours = _mm_add_epi16(pairs, _mm_unpackhi_epi64(pairs, pairs));
+    const __m128i sums = _mm_add_epi16(fours, _mm_srli_epi64(fours, 32));
+    const int center = _mm_cvtsi128_si32(_mm_mullo_epi16(sums, _mm_set1_epi16(-kCenter)));
+    __builtin_memcpy(&out, &center, sizeof out);
   }
 
   // 0: the magnitudes of weights that are 128 too large; 1: their signed values.

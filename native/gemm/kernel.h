@@ -8,11 +8,13 @@
 // A kernel K of a format has
 //   kColumns, kStepBytes   a step: the columns worked on at a time, and their bytes in a panel's main stream
 //   kRows                  rows of activations whose sums the registers hold
-//   weights(step)          a source of weights that decodes them where they are used
+//   weights<fetch>(step)   a source of weights that decodes them where they are used and, with `fetch`,
+//   fetches
+//                          ahead
 //   unpack(weights, ..)    another, over scratch in the L1 cache that it fills with the decoded step
 //   tile<M>(source, ..)    acc[0, M) += the step's products of M rows
-// One block of rows takes weights from the panel if K::kDirect, several unpack them once. A row goes through
-// the same operations in the same order either way, and in any block.
+// One block of rows takes weights from the panel if K::kDirect; several unpack them once, and fetch while
+// they multiply. A row goes through the same operations in the same order either way, and in any block.
 #pragma once
 
 #include "gemm/kernel_block256.h"
@@ -94,16 +96,18 @@ void multiply(const Panels& w, const std::byte* x, std::size_t stride, std::int6
       for (std::int64_t c = 0; c < w.columns; c += K::kColumns, step += K::kStepBytes) {
         const int count = w.columns - c < K::kColumns ? static_cast<int>(w.columns - c) : K::kColumns;
         K::decode_scales(w, panel, c, count, scratch);
-        const auto& packed = K::weights(step);
         if constexpr (K::kDirect) {
           if (chunk <= K::kRows) {
-            multiply_rows<V, K, K::kRows>(chunk, packed, scratch, rows, stride, c, count, acc);
+            multiply_rows<V, K, K::kRows>(chunk, K::template weights<true>(step), scratch, rows, stride, c,
+                                          count, acc);
             continue;
           }
         }
-        const auto unpacked = K::unpack(packed, count, scratch);
+        const auto unpacked = K::unpack(K::template weights<!K::kDirect>(step), count, scratch);
+        const int blocks = (chunk + K::kRows - 1) / K::kRows;
         // Blocks of nearly equal height: a short last one would leave registers unused.
-        for (int i = 0, left = (chunk + K::kRows - 1) / K::kRows; left > 0; --left) {
+        for (int i = 0, left = blocks; left > 0; --left) {
+          if constexpr (K::kDirect) fetch_part<V, K::kStepBytes>(step, blocks - left, blocks);
           const int block = V::kEveryHeight        ? (chunk - i + left - 1) / left
                             : chunk - i < K::kRows ? chunk - i
                                                    : K::kRows;

@@ -3,18 +3,20 @@
 // Weights are unsigned bytes; those that share a scale are a run of kQuads quads (four columns of each row),
 // and kRuns runs are a group. How a format's bytes become quads is said once, by the struct Weights<format>:
 //
-//   Panel, kBits, kRuns, kQuads        the packed bytes, bits of a weight, runs of a group, quads of a run
-//   quad(panel, group, run, v, fetch)  quad v of a run; all but panel and group are constants when compiling.
-//                                      With `fetch`, the first quad in a vector fetches ahead
+//   Panel, kGroups                     the packed bytes and how many groups these are
+//   kBits, kRuns, kQuads               bits of a weight, runs of a group, quads of a run
+//   quad(panel, group, run, v)         quad v of a run; all but panel and group are constants when compiling
 //   unpack(panel, quads)               or this, where decoding shares work across runs: all quads of a step
 //
 // V::dot_bytes<M, Quads, Bits> adds scale * sum(w * x) over a run to M int32 totals, exactly. Where V's sums
 // hold no products of eight bits (V::kWeightBits), such weights are taken as signed, 128 less, in two parts:
 // their magnitudes and themselves, and V::dot_signed<M, Quads> is for these; where they do,
-// V::sum_bytes<M, Quads> adds without a scale.
+// V::sum_bytes<M, Quads> adds without a scale. V::dot_centered<M, Quads>, where V has it, adds
+// scale * sum((w - kCenter) * x) over a run of W::kCentered weights.
 #pragma once
 
 #include "gemm/activations.h"
+#include "gemm/fetch.h"
 #include "gemm/kernels.h"
 
 namespace trivet {
@@ -37,20 +39,34 @@ constexpr RowPairs same_for_all(int first, int second) {
 template <class V, class W>
 inline constexpr int kParts = W::kBits > V::kWeightBits ? 2 : 1;
 
+// Whether V adds the products of W's weights, which are kCenter too large, in 16 bits over a whole run.
+template <class V, class W>
+inline constexpr bool kCentered = requires {
+  V::kCenteredRows;
+  requires W::kCentered;
+};
+
 // How much larger than what they stand for the weights are that V multiplies.
 template <class V, class W>
 inline constexpr int kExcess = W::kOffset - (kParts<V, W> == 2 ? 128 : 0);
 
-// The quads of a panel, decoded where they are used.
-template <class V, class W>
+// The quads of a panel, decoded where they are used; with kFetch, that fetches ahead.
+template <class V, class W, bool kFetch = true>
 struct PackedQuads {
+  static constexpr int kGroupBytes = sizeof(typename W::Panel) / W::kGroups;
+
   const typename W::Panel* panel;
 
   typename V::Bytes operator()(int group, int run, int part, int v) const {
+    if (kFetch && part == 0) {
+      fetch_part<V, kGroupBytes>(reinterpret_cast<const std::byte*>(panel) + group * kGroupBytes,
+                                 run * W::kQuads + v, W::kRuns * W::kQuads);
+    }
+    const typename V::Bytes quad = W::quad(panel, group, run, v);
     if constexpr (kParts<V, W> == 1) {
-      return W::quad(panel, group, run, v, true);
+      return quad;
     } else {
-      return V::signed_part(W::quad(panel, group, run, v, part == 0), part);
+      return V::signed_part(quad, part);
     }
   }
 };
@@ -65,8 +81,9 @@ struct UnpackedQuads {
   }
 };
 
-template <class V, class W>
-UnpackedQuads<V, W> unpack_quads(const PackedQuads<V, W>& packed, int groups, std::uint8_t (*out)[64]) {
+template <class V, class W, bool kFetch>
+UnpackedQuads<V, W> unpack_quads(const PackedQuads<V, W, kFetch>& packed, int groups,
+                                 std::uint8_t (*out)[64]) {
   if constexpr (requires { W::unpack(*packed.panel, out); }) {
     W::unpack(*packed.panel, out);
   } else {
@@ -102,19 +119,6 @@ template <class V, class W, bool kScaled, int M, class Quads>
     const auto weight = [&](int v) { return quads(group, run, 1, v); };
     V::template dot_signed<M, W::kQuads>(magnitude, weight, V::load_pairs(scale), x, column, total);
   }
-}
-
-// A vector of a panel, and with `fetch` the one that will be needed later.
-template <class V>
-typename V::Bytes load_quads(const std::uint8_t (&quads)[64], bool fetch) {
-  if (fetch) V::prefetch(quads);
-  return V::load_bytes(quads);
-}
-
-// A step's bytes from `begin` on are fetched ahead by what reads them.
-template <class V>
-void prefetch_range(const void* begin, const void* end) {
-  for (auto* p = static_cast<const std::byte*>(begin); p < end; p += 64) V::prefetch(p);
 }
 
 // The steps at `column` of M rows that begin `stride` bytes apart.

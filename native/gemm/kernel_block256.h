@@ -12,7 +12,7 @@ namespace trivet {
 namespace {
 
 // A weight is d * scale[run] * w - dmin * min[run], or d * scale[run] * (w - W::kOffset); then `mins` are
-// kOffset * scale[run], and `exact` below is an integer product of the whole block.
+// kOffset * scale[run] if the offset is not taken off before.
 template <class V, template <class> class Weights>
 struct Block256Kernel {
   using W = Weights<V>;
@@ -20,9 +20,13 @@ struct Block256Kernel {
   using I = typename V::I32x16;
   static constexpr int kColumns = kStep;
   static constexpr int kStepBytes = sizeof(typename W::Panel);
-  static constexpr int kRows = V::kByteRows;
+  static constexpr int kRows = [] {
+    if constexpr (kCentered<V, W>) return V::kCenteredRows;
+    return V::kByteRows;
+  }();
   static constexpr bool kDirect = V::kDirectBytes && W::kDirect;
-  static constexpr int kAllRuns = kStep / 4 / W::kQuads, kGroups = kAllRuns / W::kRuns;
+  static constexpr int kAllRuns = W::kGroups * W::kRuns;
+  static_assert(kAllRuns * W::kQuads * 4 == kStep);
 
   struct alignas(64) Scratch {
     RowPairs scales[kAllRuns], mins[kAllRuns / 2];
@@ -34,12 +38,14 @@ struct Block256Kernel {
     W::scales(reinterpret_cast<const typename W::Panel*>(panel)[column / kStep], out);
   }
 
-  static PackedQuads<V, W> weights(const std::byte* step) {
+  template <bool kFetch = true>
+  static PackedQuads<V, W, kFetch> weights(const std::byte* step) {
     return {reinterpret_cast<const typename W::Panel*>(step)};
   }
 
-  static UnpackedQuads<V, W> unpack(const PackedQuads<V, W>& weights, int, Scratch& scratch) {
-    return unpack_quads<V, W>(weights, kGroups, scratch.quads);
+  template <bool kFetch>
+  static UnpackedQuads<V, W> unpack(const PackedQuads<V, W, kFetch>& weights, int, Scratch& scratch) {
+    return unpack_quads(weights, W::kGroups, scratch.quads);
   }
 
   // The weights of a run are `scale` times w, plus `minimum`.
@@ -57,14 +63,23 @@ struct Block256Kernel {
     const ActivationSteps<M, ActivationStep256> rows(x, stride, first);
     I total[M], offset[M];
     for (int i = 0; i < M; ++i) total[i] = offset[i] = V::izero();
-    for (int group = 0; group < kGroups; ++group) {
+    for (int group = 0; group < W::kGroups; ++group) {
 #pragma GCC unroll 8
       for (int i = 0; i < W::kRuns; ++i) {
         const int run = W::kRuns * group + i;
-        dot_run<V, W, true>(quads, group, i, scratch.scales[run], rows.q, 4 * W::kQuads * run, total);
+        const int column = 4 * W::kQuads * run;
+        if constexpr (kCentered<V, W>) {
+          const auto quad = [&](int v) { return quads(group, i, 0, v); };
+          V::template dot_centered<M, W::kQuads>(quad, V::load_pairs(scratch.scales[run]), rows.q, column,
+                                                 total);
+        } else {
+          dot_run<V, W, true>(quads, group, i, scratch.scales[run], rows.q, column, total);
+        }
       }
     }
-    V::template dot_words<M, kAllRuns / 2>(scratch.mins, run_sums(*rows.step[0]), stride, offset);
+    if constexpr (!kCentered<V, W>) {
+      V::template dot_words<M, kAllRuns / 2>(scratch.mins, run_sums(*rows.step[0]), stride, offset);
+    }
     const F d = V::load(scratch.d), dmin = minimum_scale(scratch);
     for (int i = 0; i < M; ++i) {
       V::store(acc[i], add_scaled(d, dmin, rows.step[i]->scale, total[i], offset[i], V::load(acc[i])));

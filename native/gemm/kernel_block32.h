@@ -33,16 +33,18 @@ struct Block32Kernel {
   static void decode_scales(const Panels&, const std::byte* panel, std::int64_t column, int count,
                             Scratch& out) {
     const std::byte* scales = panel + column / 32 * W::kScaleBytes;
-    prefetch_range<V>(scales, scales + count / 32 * W::kScaleBytes);
+    fetch_part<V, kStep / 32 * W::kScaleBytes>(scales, 0, 1);
     W::scales(scales, count / 32, out);
   }
 
-  static PackedQuads<V, W> weights(const std::byte* step) {
+  template <bool kFetch = true>
+  static PackedQuads<V, W, kFetch> weights(const std::byte* step) {
     return {reinterpret_cast<const typename W::Panel*>(step)};
   }
 
-  static UnpackedQuads<V, W> unpack(const PackedQuads<V, W>& weights, int count, Scratch& scratch) {
-    return unpack_quads<V, W>(weights, count / 32, scratch.quads);
+  template <bool kFetch>
+  static UnpackedQuads<V, W> unpack(const PackedQuads<V, W, kFetch>& weights, int count, Scratch& scratch) {
+    return unpack_quads(weights, count / 32, scratch.quads);
   }
 
   // The weights of a run are `scale` times w, plus `minimum`.

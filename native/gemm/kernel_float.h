@@ -1,39 +1,40 @@
 // F32, F16 and BF16 weights times float32 activations. See kernel.h.
 #pragma once
 
+#include "gemm/fetch.h"
 #include "gemm/kernels.h"
 
 namespace trivet {
 namespace {
 
-template <class V>
+template <class V, bool kFetch>
 struct F32Weights {
   const float (*columns)[kPanelRows];
 
   // `odd` is column % 2, known when compiling.
   typename V::F32x16 operator()(int column, int /*odd*/) const {
-    V::prefetch(columns[column]);
+    if constexpr (kFetch) V::prefetch(columns[column]);
     return V::load(columns[column]);
   }
 };
 
-template <class V>
+template <class V, bool kFetch>
 struct F16Weights {
   const std::uint16_t (*columns)[kPanelRows];
 
   typename V::F32x16 operator()(int column, int odd) const {
-    if (!odd) V::prefetch(columns[column]);
+    if (kFetch && !odd) V::prefetch(columns[column]);
     return V::load_f16(columns[column]);
   }
 };
 
-template <class V>
+template <class V, bool kFetch>
 struct BF16Weights {
   const std::uint32_t (*pairs)[kPanelRows];
 
   typename V::F32x16 operator()(int column, int odd) const {
     const std::uint32_t* pair = pairs[column / 2];
-    if (!odd) V::prefetch(pair);
+    if (kFetch && !odd) V::prefetch(pair);
     return odd ? V::load_bf16_odd(pair) : V::load_bf16_even(pair);
   }
 };
@@ -54,7 +55,7 @@ struct FloatKernel {
   static void decode_scales(const Panels&, const std::byte*, std::int64_t, int, Scratch&) {}
 
   template <class Weights>
-  static F32Weights<V> unpack(const Weights& weights, int count, Scratch& scratch) {
+  static F32Weights<V, false> unpack(const Weights& weights, int count, Scratch& scratch) {
     for (int c = 0; c < count; c += 2) {
       V::store(scratch.columns[c], weights(c, 0));
       if (c + 1 < count) V::store(scratch.columns[c + 1], weights(c + 1, 1));
@@ -90,10 +91,13 @@ template <class V>
 struct KernelF32 : FloatKernel<V> {
   static constexpr int kStepBytes = KernelF32::kColumns * 64;
 
-  static F32Weights<V> weights(const std::byte* step) {
+  template <bool kFetch = true>
+  static F32Weights<V, kFetch> weights(const std::byte* step) {
     return {reinterpret_cast<const float (*)[kPanelRows]>(step)};
   }
-  static F32Weights<V> unpack(const F32Weights<V>& weights, int, typename FloatKernel<V>::Scratch&) {
+  template <bool kFetch>
+  static F32Weights<V, kFetch> unpack(const F32Weights<V, kFetch>& weights, int,
+                                      typename FloatKernel<V>::Scratch&) {
     return weights;
   }
 };
@@ -102,7 +106,8 @@ template <class V>
 struct KernelF16 : FloatKernel<V> {
   static constexpr int kStepBytes = KernelF16::kColumns * 32;
 
-  static F16Weights<V> weights(const std::byte* step) {
+  template <bool kFetch = true>
+  static F16Weights<V, kFetch> weights(const std::byte* step) {
     return {reinterpret_cast<const std::uint16_t (*)[kPanelRows]>(step)};
   }
 };
@@ -111,7 +116,8 @@ template <class V>
 struct KernelBF16 : FloatKernel<V> {
   static constexpr int kStepBytes = KernelBF16::kColumns * 32;
 
-  static BF16Weights<V> weights(const std::byte* step) {
+  template <bool kFetch = true>
+  static BF16Weights<V, kFetch> weights(const std::byte* step) {
     return {reinterpret_cast<const std::uint32_t (*)[kPanelRows]>(step)};
   }
 };

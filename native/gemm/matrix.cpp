@@ -62,9 +62,11 @@ std::size_t activation_row_bytes(ActivationFormat format, std::int64_t columns) 
       return ((lines + 3) / 8 * 8 + 4) * 64;
     }
     case ActivationFormat::q8_32:
-    case ActivationFormat::q8_256:
-      static_assert(sizeof(ActivationStep32) == sizeof(ActivationStep256));
-      return (static_cast<std::size_t>(steps(columns)) * sizeof(ActivationStep32) / 64 | 1) * 64;  // likewise
+    case ActivationFormat::q8_256: {
+      const std::size_t step =
+          format == ActivationFormat::q8_32 ? sizeof(ActivationStep32) : sizeof(ActivationStep256);
+      return (static_cast<std::size_t>(steps(columns)) * step / 64 | 1) * 64;  // likewise
+    }
   }
   return 0;
 }

@@ -55,59 +55,60 @@ struct PanelQ2_0 {
 };
 
 // Blocks of 256 columns. Byte j of scales[g][r] and mins[g][r] is that of run 4g + j of row r: the even and
-// the odd bytes of a lane give the pairs (0, 2) and (1, 3), in 16 bits each.
+// the odd bytes of a lane give the pairs (0, 2) and (1, 3), in 16 bits each. Scales go first, as they are
+// used first: memory is read in order.
 
 // quads[8h + v] has quad v of the four quarters of half h, two bits each; scales has GGUF's bytes.
 struct alignas(64) PanelQ2_K {
-  std::uint8_t quads[16][64];
   std::uint32_t scales[4][kPanelRows];
   std::uint16_t d[kPanelRows], dmin[kPanelRows];
+  std::uint8_t quads[16][64];
 };
 
 // quads as in Q2_K. The third bit of quad v of quarter k of half h is bit k (for v >= 4, bit 4 + k) of
 // high[4h + v % 4]. scales has GGUF's 12 bytes.
 struct alignas(64) PanelQ3_K {
-  std::uint8_t quads[16][64];
-  std::uint8_t high[8][64];
   std::uint32_t scales[3][kPanelRows];
   std::uint16_t d[kPanelRows];
+  alignas(64) std::uint8_t quads[16][64];
+  std::uint8_t high[8][64];
 };
 
 // quads[8p + v] has quad v of run 2p in the low, of run 2p + 1 in the high nibbles.
 struct alignas(64) PanelQ4_K {
-  std::uint8_t quads[32][64];
   std::uint32_t scales[2][kPanelRows], mins[2][kPanelRows];
   std::uint16_t d[kPanelRows], dmin[kPanelRows];
+  std::uint8_t quads[32][64];
 };
 
 // As Q4_K; the fifth bit of quad v of run 2p + i is bit 2(v % 4) + i of high[2p + v / 4].
 struct alignas(64) PanelQ5_K {
-  std::uint8_t quads[32][64];
-  std::uint8_t high[8][64];
   std::uint32_t scales[2][kPanelRows], mins[2][kPanelRows];
   std::uint16_t d[kPanelRows], dmin[kPanelRows];
+  std::uint8_t quads[32][64];
+  std::uint8_t high[8][64];
 };
 
 // The bytes of BlockQ6_K in quads; scales are signed.
 struct alignas(64) PanelQ6_K {
-  std::uint8_t low[32][64];
-  std::uint8_t high[16][64];
   std::uint32_t scales[4][kPanelRows];
   std::uint16_t d[kPanelRows];
+  alignas(64) std::uint8_t low[32][64];
+  std::uint8_t high[16][64];
 };
 
 // Run k as PanelNibbles in quads[4k, 4k + 4); scales are signed.
 struct alignas(64) PanelIQ4_XS {
-  std::uint8_t quads[32][64];
   std::uint32_t scales[2][kPanelRows];
   std::uint16_t d[kPanelRows];
+  alignas(64) std::uint8_t quads[32][64];
 };
 
 // GGUF's bytes but for d, four of each row at a time.
 template <int kWords>
 struct alignas(64) PanelWords {
-  std::uint32_t words[kWords][kPanelRows];
   std::uint16_t d[kPanelRows];
+  alignas(64) std::uint32_t words[kWords][kPanelRows];
 };
 using PanelTQ1_0 = PanelWords<13>;
 using PanelTQ2_0 = PanelWords<16>;

@@ -78,6 +78,9 @@ struct Quantize {
     for (; columns > 0; columns -= kStep, x += kStep, ++step) {
       *step = {};
       step->scale = block<kStep>(x, step->q);
+      if constexpr (requires { V::kCenteredRows; }) {
+        for (int i = 0; i < kStep / 16; ++i) V::store_center(step->q + 16 * i, step->center16[i]);
+      }
       std::int16_t halves[kStep / 16];
       sums(step->q, halves);
       for (int i = 0; i < kStep / 16; ++i) step->sum16[paired(i)] = halves[i];

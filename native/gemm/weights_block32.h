@@ -10,7 +10,7 @@ namespace {
 
 // One run of 32 columns, without minimum.
 struct OneRun {
-  static constexpr int kRuns = 1, kQuads = 8;
+  static constexpr int kGroups = 1, kRuns = 1, kQuads = 8;
   static constexpr bool kHasMinimum = false;
 };
 
@@ -29,7 +29,7 @@ struct HalfScale {
 // A float16 scale and a minimum.
 template <class V>
 struct HalfScaleMinimum {
-  static constexpr int kRuns = 1, kQuads = 8, kOffset = 0;
+  static constexpr int kGroups = 1, kRuns = 1, kQuads = 8, kOffset = 0;
   static constexpr bool kHasMinimum = true;
   static constexpr int kScaleBytes = 4 * kPanelRows;
 
@@ -45,8 +45,8 @@ struct HalfScaleMinimum {
 
 // Four bits of quads that lie 4 apart.
 template <class V>
-typename V::Bytes nibble(const std::uint8_t (&quads)[64], bool high, bool fetch) {
-  return V::bits(load_quads<V>(quads, fetch && !high), high ? 4 : 0, 15);
+typename V::Bytes nibble(const std::uint8_t (&quads)[64], bool high) {
+  return V::bits(V::load_bytes(quads), high ? 4 : 0, 15);
 }
 
 template <class V>
@@ -54,8 +54,8 @@ struct Nibbles {
   using Panel = PanelNibbles;
   static constexpr int kBits = 4;
 
-  static typename V::Bytes quad(const Panel* blocks, int block, int, int v, bool fetch) {
-    return nibble<V>(blocks[block].quads[v % 4], v >= 4, fetch);
+  static typename V::Bytes quad(const Panel* blocks, int block, int, int v) {
+    return nibble<V>(blocks[block].quads[v % 4], v >= 4);
   }
 };
 
@@ -64,10 +64,10 @@ struct FiveBits {
   using Panel = PanelFiveBits;
   static constexpr int kBits = 5;
 
-  static typename V::Bytes quad(const Panel* blocks, int block, int, int v, bool fetch) {
+  static typename V::Bytes quad(const Panel* blocks, int block, int, int v) {
     const Panel& in = blocks[block];
-    const typename V::Bytes high = V::bits(load_quads<V>(in.high, fetch && v == 0), v - 4, 16);
-    return V::either(nibble<V>(in.quads[v % 4], v >= 4, fetch), high);
+    const typename V::Bytes high = V::bits(V::load_bytes(in.high), v - 4, 16);
+    return V::either(nibble<V>(in.quads[v % 4], v >= 4), high);
   }
 };
 
@@ -92,8 +92,8 @@ struct WeightsQ8_0 : OneRun, HalfScale<V> {
   using Panel = PanelQ8_0;
   static constexpr int kBits = 8, kOffset = 128;
 
-  static typename V::Bytes quad(const Panel* blocks, int block, int, int v, bool fetch) {
-    return load_quads<V>(blocks[block].quads[v], fetch);
+  static typename V::Bytes quad(const Panel* blocks, int block, int, int v) {
+    return V::load_bytes(blocks[block].quads[v]);
   }
 };
 
@@ -114,8 +114,8 @@ struct WeightsIQ4_NL : OneRun, HalfScale<V> {
   using Panel = PanelIQ4_NL;
   static constexpr int kBits = 8, kOffset = kOffsetIQ4;
 
-  static typename V::Bytes quad(const Panel* blocks, int block, int, int v, bool fetch) {
-    return V::look_up(kTableIQ4, nibble<V>(blocks[block].quads[v % 4], v >= 4, fetch));
+  static typename V::Bytes quad(const Panel* blocks, int block, int, int v) {
+    return V::look_up(kTableIQ4, nibble<V>(blocks[block].quads[v % 4], v >= 4));
   }
 };
 
@@ -125,8 +125,8 @@ struct WeightsMXFP4 : OneRun {
   static constexpr int kBits = 5, kOffset = kOffsetFP4;
   static constexpr int kScaleBytes = kPanelRows;
 
-  static typename V::Bytes quad(const Panel* blocks, int block, int, int v, bool fetch) {
-    return V::look_up(kTableFP4, nibble<V>(blocks[block].quads[v % 4], v >= 4, fetch));
+  static typename V::Bytes quad(const Panel* blocks, int block, int, int v) {
+    return V::look_up(kTableFP4, nibble<V>(blocks[block].quads[v % 4], v >= 4));
   }
 
   template <class Scratch>
@@ -141,12 +141,12 @@ struct WeightsMXFP4 : OneRun {
 template <class V>
 struct WeightsNVFP4 {
   using Panel = PanelNVFP4;
-  static constexpr int kBits = 5, kRuns = 2, kQuads = 4, kOffset = kOffsetFP4;
+  static constexpr int kBits = 5, kGroups = 1, kRuns = 2, kQuads = 4, kOffset = kOffsetFP4;
   static constexpr bool kHasMinimum = false;
   static constexpr int kScaleBytes = 2 * kPanelRows;
 
-  static typename V::Bytes quad(const Panel* blocks, int block, int run, int v, bool fetch) {
-    return V::look_up(kTableFP4, nibble<V>(blocks[block].quads[2 * run + v % 2], v >= 2, fetch));
+  static typename V::Bytes quad(const Panel* blocks, int block, int run, int v) {
+    return V::look_up(kTableFP4, nibble<V>(blocks[block].quads[2 * run + v % 2], v >= 2));
   }
 
   template <class Scratch>
@@ -163,8 +163,8 @@ struct WeightsQ1_0 : OneRun, HalfScale<V, 4> {
   using Panel = PanelQ1_0;
   static constexpr int kBits = 2, kOffset = 1;  // 0 or 2
 
-  static typename V::Bytes quad(const Panel* blocks, int block, int, int v, bool fetch) {
-    return V::bits(load_quads<V>(blocks[block].bits, fetch && v == 0), v - 1, 2);
+  static typename V::Bytes quad(const Panel* blocks, int block, int, int v) {
+    return V::bits(V::load_bytes(blocks[block].bits), v - 1, 2);
   }
 };
 
@@ -173,8 +173,8 @@ struct WeightsQ2_0 : OneRun, HalfScale<V, 2> {
   using Panel = PanelQ2_0;
   static constexpr int kBits = 2, kOffset = 1;
 
-  static typename V::Bytes quad(const Panel* blocks, int block, int, int v, bool fetch) {
-    return V::bits(load_quads<V>(blocks[block].quads[v / 4], fetch && v % 4 == 0), v % 4 * 2, 3);
+  static typename V::Bytes quad(const Panel* blocks, int block, int, int v) {
+    return V::bits(V::load_bytes(blocks[block].quads[v / 4]), v % 4 * 2, 3);
   }
 };
 

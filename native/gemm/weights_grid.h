@@ -15,14 +15,10 @@ template <class V, class P, int kAllRuns>
 struct GridWeights {
   using Panel = P;
   using Lanes = typename V::I32x16;
-  static constexpr int kRuns = kAllRuns, kQuads = kStep / 4 / kAllRuns;
+  static constexpr int kGroups = 1, kRuns = kAllRuns, kQuads = kStep / 4 / kAllRuns;
   static constexpr bool kHasMinimum = false, kDirect = false;
 
   static Lanes word(const Panel& in, int index) { return V::load_lanes(in.words[index]); }
-
-  static void prefetch_words(const Panel& in, int begin, int end) {
-    for (int i = begin; i < end; ++i) V::prefetch(in.words[i]);
-  }
 
   // `mask` of a lane's bits from `shift` on.
   static Lanes field(Lanes lanes, int shift, std::int32_t mask) {
@@ -117,7 +113,6 @@ struct GridWeights {
     widen_offset<V, kOffset>(V::either(V::add_bytes(s, s), V::splat(1)), g, out);
   }
   static typename V::F32x16 scaled(const std::uint16_t (&d)[kPanelRows], float factor) {
-    V::prefetch(d);
     return V::mul(V::load_f16(d), V::broadcast(factor));
   }
 };
@@ -146,7 +141,7 @@ struct WeightsIQ2_XXS : GridWeights2<V, PanelIQ2_XXS, 8> {
 
   static void unpack(const PanelIQ2_XXS& in, std::uint8_t (*out)[64]) {
     for (int run = 0; run < 8; ++run, out += 8) {
-      Base::prefetch_words(in, 2 * run, 2 * run + 2);
+      fetch_part<V, sizeof in>(&in, run, 8);
       const auto signs = Base::spread_signs(Base::word(in, 2 * run + 1));
 #pragma GCC unroll 4
       for (int g = 0; g < 4; ++g) {
@@ -182,7 +177,7 @@ struct WeightsIQ2_XS : GridWeights2<V, PanelIQ2_XS, 16> {
 
   static void unpack(const PanelIQ2_XS& in, std::uint8_t (*out)[64]) {
     for (int w = 0; w < 16; ++w, out += 4) {
-      Base::prefetch_words(in, w, w + 1);
+      fetch_part<V, sizeof in>(&in, w, 16);
       const auto word = Base::word(in, w), signs = Base::even_signs(Base::field(word, 9, 0x007f007f));
 #pragma GCC unroll 2
       for (int g = 0; g < 2; ++g) {
@@ -194,7 +189,6 @@ struct WeightsIQ2_XS : GridWeights2<V, PanelIQ2_XS, 16> {
 
   template <class Scratch>
   static void scales(const PanelIQ2_XS& in, Scratch& out) {
-    Base::prefetch_words(in, 16, 18);
     sixteen_scales<V, Base>(in, 16, out);
   }
 };
@@ -206,8 +200,7 @@ struct WeightsIQ2_S : GridWeights2<V, PanelIQ2_S, 16> {
   // words: 8 of low indices, 8 of signs, 2 of high indices, 2 of scales
   static void unpack(const PanelIQ2_S& in, std::uint8_t (*out)[64]) {
     for (int run = 0; run < 8; ++run, out += 8) {
-      V::prefetch(in.words[run]);
-      V::prefetch(in.words[8 + run]);
+      fetch_part<V, sizeof in>(&in, run, 8);
       const auto low = Base::word(in, run), signs = Base::word(in, 8 + run);
       const auto high = V::shift_right(Base::word(in, 16 + run / 4), run % 4 * 8);
 #pragma GCC unroll 4
@@ -221,7 +214,6 @@ struct WeightsIQ2_S : GridWeights2<V, PanelIQ2_S, 16> {
 
   template <class Scratch>
   static void scales(const PanelIQ2_S& in, Scratch& out) {
-    Base::prefetch_words(in, 16, 20);
     sixteen_scales<V, Base>(in, 18, out);
   }
 };
@@ -235,8 +227,7 @@ struct WeightsIQ3_XXS : GridWeights<V, PanelIQ3_XXS, 8> {
   // words: 16 of indices, 8 of signs and scales
   static void unpack(const PanelIQ3_XXS& in, std::uint8_t (*out)[64]) {
     for (int run = 0; run < 8; ++run, out += 8) {
-      Base::prefetch_words(in, 2 * run, 2 * run + 2);
-      V::prefetch(in.words[16 + run]);
+      fetch_part<V, sizeof in>(&in, run, 8);
       const auto signs = Base::spread_signs(Base::word(in, 16 + run));
 #pragma GCC unroll 4
       for (int g = 0; g < 4; ++g) {
@@ -265,8 +256,7 @@ struct WeightsIQ3_S : GridWeights<V, PanelIQ3_S, 8> {
   // words: 16 of low indices, 2 of high indices, 8 of signs, 1 of scales
   static void unpack(const PanelIQ3_S& in, std::uint8_t (*out)[64]) {
     for (int run = 0; run < 8; ++run, out += 8) {
-      Base::prefetch_words(in, 2 * run, 2 * run + 2);
-      V::prefetch(in.words[18 + run]);
+      fetch_part<V, sizeof in>(&in, run, 8);
       const auto high = V::shift_right(Base::word(in, 16 + run / 4), run % 4 * 8);
       const auto signs = Base::word(in, 18 + run);
 #pragma GCC unroll 4
@@ -283,8 +273,6 @@ struct WeightsIQ3_S : GridWeights<V, PanelIQ3_S, 8> {
 
   template <class Scratch>
   static void scales(const PanelIQ3_S& in, Scratch& out) {
-    Base::prefetch_words(in, 16, 18);
-    V::prefetch(in.words[26]);
     for (int g = 0; g < 2; ++g) {
       Base::template store_odd<kOffset>(Base::spread_nibbles(Base::word(in, 26), 16 * g), g, out);
     }
@@ -315,7 +303,7 @@ struct GridWeights1 : GridWeights<V, P, kRuns> {
   static void unpack_runs(const P& in, std::uint8_t (*out)[64]) {
     using Base = GridWeights<V, P, kRuns>;
     for (int run = 0; run < 8; ++run, out += 8) {
-      V::prefetch(in.words[run]);
+      fetch_part<V, sizeof in>(&in, run, 8);
       const auto low = Base::word(in, run), high = V::shift_right(Base::word(in, 8 + run / 2), run % 2 * 16);
 #pragma GCC unroll 4
       for (int g = 0; g < 4; ++g) {
@@ -337,7 +325,6 @@ struct WeightsIQ1_S : GridWeights1<V, PanelIQ1_S, 8> {
 
   template <class Scratch>
   static void scales(const PanelIQ1_S& in, Scratch& out) {
-    Base::prefetch_words(in, 8, 12);
     for (int g = 0; g < 2; ++g) {
       const auto first = Base::word(in, 8 + 2 * g), second = Base::word(in, 9 + 2 * g);
       const auto s = V::either(V::either(Base::moved(first, 12, 7), Base::moved(first, 20, 7 << 8)),
@@ -358,7 +345,6 @@ struct WeightsIQ1_M : GridWeights1<V, PanelIQ1_M, 16> {
 
   template <class Scratch>
   static void scales(const PanelIQ1_M& in, Scratch& out) {
-    Base::prefetch_words(in, 8, 14);
     for (int g = 0; g < 4; ++g) {
       Base::template store_odd<Base::kOffset>(Base::spread_threes(Base::word(in, 12 + g / 2), g % 2 * 16), g,
                                               out);

@@ -47,23 +47,22 @@ typename V::Bytes load_scales(const std::uint32_t (&lanes)[kPanelRows]) {
 
 // Two bits of quad `quad` of a quarter of a half: see PanelQ2_K.
 template <class V>
-typename V::Bytes two_bits(const std::uint8_t (&quads)[64], int quarter, bool fetch) {
-  return V::bits(load_quads<V>(quads, fetch && quarter == 0), 2 * quarter, 3);
+typename V::Bytes two_bits(const std::uint8_t (&quads)[64], int quarter) {
+  return V::bits(V::load_bytes(quads), 2 * quarter, 3);
 }
 
 template <class V>
 struct WeightsQ2_K {
   using Panel = PanelQ2_K;
-  static constexpr int kBits = 2, kRuns = 8, kQuads = 4;
+  static constexpr int kBits = 2, kGroups = 2, kRuns = 8, kQuads = 4;
   static constexpr bool kHasMinimum = true, kDirect = true;
 
-  static typename V::Bytes quad(const Panel* in, int half, int run, int v, bool fetch) {
-    return two_bits<V>(in->quads[8 * half + run % 2 * 4 + v], run / 2, fetch);
+  static typename V::Bytes quad(const Panel* in, int half, int run, int v) {
+    return two_bits<V>(in->quads[8 * half + run % 2 * 4 + v], run / 2);
   }
 
   template <class Scratch>
   static void scales(const Panel& in, Scratch& out) {
-    prefetch_range<V>(in.scales, &in + 1);
     for (int g = 0; g < 4; ++g) {
       const typename V::Bytes packed = load_scales<V>(in.scales[g]);
       widen_minima<V>(V::bits(packed, 0, 15), V::bits(packed, 4, 15), g, out);
@@ -76,19 +75,18 @@ struct WeightsQ2_K {
 template <class V>
 struct WeightsQ3_K {
   using Panel = PanelQ3_K;
-  static constexpr int kBits = 3, kRuns = 8, kQuads = 4;
+  static constexpr int kBits = 3, kGroups = 2, kRuns = 8, kQuads = 4;
   static constexpr bool kHasMinimum = false, kDirect = true;
 
-  static typename V::Bytes quad(const Panel* in, int half, int run, int v, bool fetch) {
+  static typename V::Bytes quad(const Panel* in, int half, int run, int v) {
     const int quarter = run / 2, place = run % 2 * 4 + v;
-    const typename V::Bytes high = load_quads<V>(in->high[4 * half + place % 4], fetch && run == 0);
-    return V::either(two_bits<V>(in->quads[8 * half + place], quarter, fetch),
+    const typename V::Bytes high = V::load_bytes(in->high[4 * half + place % 4]);
+    return V::either(two_bits<V>(in->quads[8 * half + place], quarter),
                      V::bits(high, quarter + place / 4 * 4 - 2, 4));
   }
 
   template <class Scratch>
   static void scales(const Panel& in, Scratch& out) {
-    prefetch_range<V>(in.scales, &in + 1);
     const typename V::Bytes top = load_scales<V>(in.scales[2]);
     for (int g = 0; g < 4; ++g) {
       const typename V::Bytes low = V::bits(load_scales<V>(in.scales[g % 2]), g / 2 * 4, 15);
@@ -103,12 +101,11 @@ struct WeightsQ3_K {
 template <class V, class P>
 struct RunPairs {
   using Panel = P;
-  static constexpr int kRuns = 2, kQuads = 8;
+  static constexpr int kGroups = 4, kRuns = 2, kQuads = 8;
   static constexpr bool kHasMinimum = true, kDirect = true;
 
   template <class Scratch>
   static void scales(const Panel& in, Scratch& out) {
-    prefetch_range<V>(in.scales, &in + 1);
     for (int g = 0; g < 2; ++g) {
       widen_minima<V>(load_scales<V>(in.scales[g]), load_scales<V>(in.mins[g]), g, out);
     }
@@ -121,8 +118,8 @@ template <class V>
 struct WeightsQ4_K : RunPairs<V, PanelQ4_K> {
   static constexpr int kBits = 4;
 
-  static typename V::Bytes quad(const PanelQ4_K* in, int pair, int run, int v, bool fetch) {
-    return nibble<V>(in->quads[8 * pair + v], run == 1, fetch);
+  static typename V::Bytes quad(const PanelQ4_K* in, int pair, int run, int v) {
+    return nibble<V>(in->quads[8 * pair + v], run == 1);
   }
 };
 
@@ -130,25 +127,25 @@ template <class V>
 struct WeightsQ5_K : RunPairs<V, PanelQ5_K> {
   static constexpr int kBits = 5;
 
-  static typename V::Bytes quad(const PanelQ5_K* in, int pair, int run, int v, bool fetch) {
-    const typename V::Bytes high = load_quads<V>(in->high[2 * pair + v / 4], fetch && run == 0 && v % 4 == 0);
-    return V::either(nibble<V>(in->quads[8 * pair + v], run == 1, fetch),
-                     V::bits(high, 2 * (v % 4) + run - 4, 16));
+  static typename V::Bytes quad(const PanelQ5_K* in, int pair, int run, int v) {
+    const typename V::Bytes high = V::load_bytes(in->high[2 * pair + v / 4]);
+    return V::either(nibble<V>(in->quads[8 * pair + v], run == 1), V::bits(high, 2 * (v % 4) + run - 4, 16));
   }
 };
 
 template <class V>
 struct WeightsQ6_K {
   using Panel = PanelQ6_K;
-  static constexpr int kBits = 6, kRuns = 8, kQuads = 4;
+  static constexpr bool kCentered = true;
+  static constexpr int kBits = 6, kGroups = 2, kRuns = 8, kQuads = 4;
   static constexpr bool kHasMinimum = false, kDirect = true;
 
   // Quads 0 to 31 of a half: four times eight, which have their upper bits together, and every other eight
   // their lower ones.
-  static typename V::Bytes quad(const Panel* in, int half, int run, int v, bool fetch) {
+  static typename V::Bytes quad(const Panel* in, int half, int run, int v) {
     const int eight = run / 2, place = run % 2 * 4 + v;
-    const auto low = load_quads<V>(in->low[half * 16 + eight % 2 * 8 + place], fetch && eight < 2);
-    const auto high = load_quads<V>(in->high[half * 8 + place], fetch && eight == 0);
+    const auto low = V::load_bytes(in->low[half * 16 + eight % 2 * 8 + place]);
+    const auto high = V::load_bytes(in->high[half * 8 + place]);
     return V::either(V::bits(low, eight / 2 * 4, 15), V::bits(high, 2 * eight - 4, 48));
   }
 
@@ -156,9 +153,9 @@ struct WeightsQ6_K {
   static void unpack(const Panel& in, std::uint8_t (*out)[64]) {
     for (int half = 0; half < 2; ++half, out += 24) {
       for (int v = 0; v < 8; ++v, ++out) {
-        const auto low0 = load_quads<V>(in.low[half * 16 + v], true);
-        const auto low1 = load_quads<V>(in.low[half * 16 + 8 + v], true);
-        const auto high = load_quads<V>(in.high[half * 8 + v], true);
+        const auto low0 = V::load_bytes(in.low[half * 16 + v]);
+        const auto low1 = V::load_bytes(in.low[half * 16 + 8 + v]);
+        const auto high = V::load_bytes(in.high[half * 8 + v]);
         V::store_bytes(out[0], V::either(V::bits(low0, 0, 15), V::bits(high, -4, 48)));
         V::store_bytes(out[8], V::either(V::bits(low1, 0, 15), V::bits(high, -2, 48)));
         V::store_bytes(out[16], V::either(V::bits(low0, 4, 15), V::bits(high, 0, 48)));
@@ -169,8 +166,14 @@ struct WeightsQ6_K {
 
   template <class Scratch>
   static void scales(const Panel& in, Scratch& out) {
-    prefetch_range<V>(in.scales, &in + 1);
-    for (int g = 0; g < 4; ++g) widen_offset<V, 32>(load_scales<V>(in.scales[g]), g, out);
+    for (int g = 0; g < 4; ++g) {
+      const typename V::Bytes scales = load_scales<V>(in.scales[g]);
+      if constexpr (trivet::kCentered<V, WeightsQ6_K>) {
+        widen_runs<V, true>(scales, out.scales + 4 * g);
+      } else {
+        widen_offset<V, kCenter>(scales, g, out);
+      }
+    }
     V::store(out.d, V::load_f16(in.d));
   }
 };
@@ -178,16 +181,15 @@ struct WeightsQ6_K {
 template <class V>
 struct WeightsIQ4_XS {
   using Panel = PanelIQ4_XS;
-  static constexpr int kBits = 8, kRuns = 1, kQuads = 8, kOffset = kOffsetIQ4;
+  static constexpr int kBits = 8, kGroups = 8, kRuns = 1, kQuads = 8, kOffset = kOffsetIQ4;
   static constexpr bool kHasMinimum = false, kDirect = true;
 
-  static typename V::Bytes quad(const Panel* in, int run, int, int v, bool fetch) {
-    return V::look_up(kTableIQ4, nibble<V>(in->quads[4 * run + v % 4], v >= 4, fetch));
+  static typename V::Bytes quad(const Panel* in, int run, int, int v) {
+    return V::look_up(kTableIQ4, nibble<V>(in->quads[4 * run + v % 4], v >= 4));
   }
 
   template <class Scratch>
   static void scales(const Panel& in, Scratch& out) {
-    prefetch_range<V>(in.scales, &in + 1);
     for (int g = 0; g < 2; ++g) {
       widen_offset<V, kExcess<V, WeightsIQ4_XS>>(load_scales<V>(in.scales[g]), g, out);
     }
@@ -204,7 +206,6 @@ struct Ternary {
 
   template <class Scratch>
   static void scales(const Panel& in, Scratch& out) {
-    V::prefetch(in.d);
     const auto one = V::load_pairs(kOne);
     for (RowPairs& scale : out.scales) V::store_pairs(scale, one);
     for (RowPairs& offset : out.mins) V::store_pairs(offset, one);
@@ -215,30 +216,30 @@ struct Ternary {
 };
 
 template <class V>
-typename V::Bytes load_word_quads(const std::uint32_t (&lanes)[kPanelRows], bool fetch) {
-  return load_quads<V>(reinterpret_cast<const std::uint8_t (&)[64]>(lanes), fetch);
+typename V::Bytes load_word_quads(const std::uint32_t (&lanes)[kPanelRows]) {
+  return V::load_bytes(reinterpret_cast<const std::uint8_t (&)[64]>(lanes));
 }
 
 template <class V>
 struct WeightsTQ2_0 : Ternary<V, PanelTQ2_0> {
-  static constexpr int kRuns = 4;
+  static constexpr int kGroups = 2, kRuns = 4;
   static constexpr bool kDirect = true;
 
-  static typename V::Bytes quad(const PanelTQ2_0* in, int half, int quarter, int v, bool fetch) {
-    return two_bits<V>(reinterpret_cast<const std::uint8_t (&)[64]>(in->words[8 * half + v]), quarter, fetch);
+  static typename V::Bytes quad(const PanelTQ2_0* in, int half, int quarter, int v) {
+    return two_bits<V>(reinterpret_cast<const std::uint8_t (&)[64]>(in->words[8 * half + v]), quarter);
   }
 };
 
 template <class V>
 struct WeightsTQ1_0 : Ternary<V, PanelTQ1_0> {
-  static constexpr int kRuns = 8;
+  static constexpr int kGroups = 1, kRuns = 8;
   static constexpr bool kDirect = false;
 
   // Digits of the quads of words[from, from + count), the highest first; those of a digit follow each other.
   template <int kDigits>
   static std::uint8_t (*digits(const PanelTQ1_0& in, int from, int count, std::uint8_t (*out)[64]))[64] {
     for (int w = 0; w < count; ++w) {
-      typename V::Bytes bytes = load_word_quads<V>(in.words[from + w], true);
+      typename V::Bytes bytes = load_word_quads<V>(in.words[from + w]);
       for (int n = 0; n < kDigits; ++n) {
         // byte * 3 / 256 is the number of these that it reaches.
         const typename V::Bytes digit = V::add_bytes(V::at_least(bytes, 86), V::at_least(bytes, 171));
@@ -250,6 +251,7 @@ struct WeightsTQ1_0 : Ternary<V, PanelTQ1_0> {
   }
 
   static void unpack(const PanelTQ1_0& in, std::uint8_t (*out)[64]) {
+    fetch_part<V, sizeof in>(&in, 0, 1);
     out = digits<5>(in, 0, 8, out);
     out = digits<5>(in, 8, 4, out);
     digits<4>(in, 12, 1, out);

@@ -185,7 +185,7 @@ def host_share(engine: Engine, batch: int, context: int, target: bool, steps: in
     with decoding(engine, batch, context, 2 * steps):
         took = step_seconds(engine, batch, steps)
         spans = traced(lambda: step_seconds(engine, batch, steps))
-    share = max(0.0, 1 - union([span for _, span in spans]) / 1e6 / steps / took)
+    share = max(0.0, 1 - sum(time for _, time in covered(spans)) / 1e6 / steps / took)
     name = f"host {batch} x {context}"
     reached = ((1 - share) / 0.95, 1.0) if target else (None, None)
     yield Row(name, f"{share:.1%} of {took * 1e3:.2f} ms", "5 %", *reached)
@@ -219,18 +219,16 @@ def traced(call: Callable[[], object]) -> list[tuple[str, Span]]:
 
 
 def kernel_times(spans: list[tuple[str, Span]], steps: int, most: int = 8) -> str:
-    """Of a step, the longest first."""
+    """Of a step, the longest first. A kernel that waits for the one before counts from the end of that."""
     times: Counter[str] = Counter()
-    for name, (start, end) in spans:
-        short = name.removeprefix("void ").split("<")[0].split("(")[0].split("::")[-1]
-        times[short] += end - start
+    for name, took in covered(spans):
+        times[name.removeprefix("void ").split("<")[0].split("(")[0].split("::")[-1]] += took
     return ", ".join(f"{name} {time / steps / 1e3:.3f} ms" for name, time in times.most_common(most))
 
 
-def union(spans: list[Span]) -> float:
-    """The time that any of these spans covers."""
-    covered, until = 0.0, float("-inf")
-    for start, end in sorted(spans):
-        covered += max(0.0, end - max(start, until))
+def covered(spans: list[tuple[str, Span]]) -> Iterator[tuple[str, float]]:
+    """What each span adds to those that began before it."""
+    until = float("-inf")
+    for name, (start, end) in sorted(spans, key=lambda span: span[1]):
+        yield name, max(0.0, end - max(start, until))
         until = max(until, end)
-    return covered

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from bench.gpu_model import Limits, seconds
+from bench.gpu_shapes import random_blocks
 from bench.gpu_table import Row, check
 from trivet import _native
 from trivet.runtime.cuda.kernels.gated import gated_linear, interleaved, usable
@@ -26,23 +27,7 @@ from trivet.weights.formats import Format
 ROWS = (1, 2, 7, 16, 17, 33, 64, 65, 128, 129, 256, 257, 513, 1100)
 """Of activations: on both sides of every change of tiles and of ways through linear.py."""
 
-HALVES = {Format.Q4_1: (0, 2), Format.Q5_1: (0, 2), Format.Q4_K: (0, 2), Format.Q5_K: (0, 2), Format.Q6_K: (208,)}
-"""Where a block has float16 numbers, where that is not at its beginning alone."""
-
-
 DENSE = {None: torch.bfloat16, Format.F16: torch.float16}
-
-
-def random_blocks(fmt: Format, rows: int, columns: int, seed: int = 0) -> np.ndarray:
-    """uint8 [rows, row bytes]: any integers, and scales that make weights of about 1 / sqrt(columns)."""
-    rng = np.random.default_rng(seed)
-    blocks = rng.integers(0, 256, (rows, columns // fmt.block_size, fmt.block_bytes), np.uint8)
-    if fmt is Format.MXFP4:
-        blocks[..., 0] = rng.integers(118, 122, blocks.shape[:-1])
-    for at in () if fmt is Format.MXFP4 else HALVES.get(fmt, (0,)):
-        scales = rng.standard_normal(blocks.shape[:-1]) / (fmt.block_size * columns**0.5)
-        blocks[..., at : at + 2] = scales.astype(np.float16)[..., None].view(np.uint8)
-    return blocks.reshape(rows, -1)
 
 
 def random_matrix(fmt: Format | None, rows: int, columns: int, device: str, seed: int = 0) -> Matrix:

@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 import torch
 
-from bench.gpu_shapes import SHAPES, Shape, write_model
+from bench.gpu_shapes import SHAPES, Shape, write_model, write_quantized
 from bench.gpu_table import Row, failure
 
 Rows = Iterator[Row]
@@ -165,15 +165,12 @@ def model(run: Run, numerics: str = "exact") -> Rows:
 
 
 def quantized(run: Run) -> Rows:
-    """The same weights in Q4_K_M; quantising them is not timed."""
-    from trivet.convert import as_gguf
+    """The same shape in Q4_K_M."""
     from trivet.weights import open_checkpoint
-    from trivet.weights.export import export
 
     target = run.folder / "q4_k_m.gguf"
     if not target.exists():
-        export(as_gguf(open_checkpoint(run.folder)), target.with_suffix(".part"), "Q4_K_M")
-        target.with_suffix(".part").rename(target)
+        write_quantized(run.folder, target, "Q4_K_M")
     embedding = open_checkpoint(target).tensors["token_embd.weight"].num_bytes
     return whole(run, target, "exact", target.stat().st_size - embedding)
 

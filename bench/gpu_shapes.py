@@ -1,19 +1,27 @@
-"""Models of a well-known shape with random weights, written as Hugging Face folders by PyTorch."""
+"""Models of a well-known shape with random weights: Hugging Face folders, and GGUF files like them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
+
+from trivet.convert import as_gguf
+from trivet.models.config import ModelConfig
+from trivet.weights import open_checkpoint
+from trivet.weights.formats import Format
+from trivet.weights.gguf_writer import GGUFWriter
+from trivet.weights.mixes import MIXES, choose_formats
 
 SHARD_BYTES = 4 << 30
 
@@ -119,3 +127,40 @@ def write_model(shape: Shape, folder: Path, device: str) -> None:
     tokenizer.pre_tokenizer, tokenizer.decoder = ByteLevel(add_prefix_space=False), ByteLevelDecoder()
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "config.json").write_text(json.dumps(shape.config()))  # The last: where it is, the model is whole.
+
+
+HALVES = {Format.Q4_1: (0, 2), Format.Q5_1: (0, 2), Format.Q4_K: (0, 2), Format.Q5_K: (0, 2), Format.Q6_K: (208,)}
+"""Where a block has float16 numbers, where that is not at its beginning alone."""
+
+
+def random_blocks(fmt: Format, rows: int, columns: int, seed: int = 0) -> np.ndarray:
+    """uint8 [rows, row bytes]: any integers, and scales that make weights of about 1 / sqrt(columns)."""
+    rng = np.random.default_rng(seed)
+    blocks = rng.integers(0, 256, (rows, columns // fmt.block_size, fmt.block_bytes), np.uint8)
+    if fmt is Format.MXFP4:
+        blocks[..., 0] = rng.integers(118, 122, blocks.shape[:-1])
+    for at in () if fmt is Format.MXFP4 else HALVES.get(fmt, (0,)):
+        scales = rng.standard_normal(blocks.shape[:-1]) / (fmt.block_size * columns**0.5)
+        blocks[..., at : at + 2] = scales.astype(np.float16)[..., None].view(np.uint8)
+    return blocks.reshape(rows, -1)
+
+
+def write_quantized(folder: Path, path: Path, mix: str) -> None:
+    """A model like that in `folder`, of random blocks in the formats of a mix: to quantise its own weights takes
+    minutes, and speed does not depend on them."""
+    source = as_gguf(open_checkpoint(folder))
+    config = ModelConfig.from_checkpoint(source)
+    groups = config.num_heads // config.num_kv_heads
+    formats = choose_formats(source.tensors, mix, config.num_layers, 0, groups)
+    infos = [replace(info, format=formats[name]) for name, info in source.tensors.items()]
+    some: dict[tuple[Format, int], np.ndarray] = {}
+    with GGUFWriter(path, {**source.metadata, "general.file_type": MIXES[mix][1]}, infos) as writer:
+        for info in infos:
+            if info.format is Format.F32:
+                writer.write(info.name, np.ones(info.shape, np.float32))
+            else:
+                rows, columns = info.shape
+                kind = info.format, columns
+                some.setdefault(kind, random_blocks(info.format, 1024, columns))
+                for start in range(0, rows, 1024):
+                    writer.write(info.name, some[kind][: rows - start])

@@ -2,7 +2,7 @@
 
 It holds bfloat16 and float8 as integers: it multiplies those, and rounds towards zero. And it makes a Python integer of
 a scalar in a way that numpy 2.4 no longer has, so that no loop may have a computed bound. Nor
-has it NVIDIA's library and assembly.
+has it NVIDIA's library, nor other kernels to wait for.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import triton.language as tl
 from triton.language.extra.cuda import libdevice
 from triton.runtime import interpreter
 
-from trivet.runtime.cuda.kernels import bulk, device
+from trivet.runtime.cuda.kernels import device
 
 TORCH = {
     tl.float8e4nv: torch.float8_e4m3fn,
@@ -66,11 +66,6 @@ def nothing():
     """In place of what orders kernels: here each ends before the next begins."""
 
 
-@triton.jit
-def fetch(matrix, stride, rows, first_row, BN: tl.constexpr, COLUMNS: tl.constexpr):
-    """Results do not depend on it."""
-
-
 patch_lang_tensor = interpreter._patch_lang_tensor
 
 
@@ -85,4 +80,3 @@ def repair() -> None:
     interpreter._patch_lang_tensor = patch_tensor
     libdevice.byte_perm = byte_perm
     device.gdc_wait = device.gdc_launch_dependents = nothing
-    bulk.fetch = fetch

@@ -52,8 +52,3 @@ def test_nothing_is_read_or_written_before_the_kernel_before_has_ended(name: str
 @pytest.mark.parametrize("name", KERNELS)
 def test_elsewhere_kernels_follow_each_other(name: str) -> None:
     assert not any("griddepcontrol" in kernel.ptx for kernel in compiled(KERNELS[name], 80))
-
-
-def test_weights_are_on_their_way_meanwhile() -> None:
-    [kernel] = compiled(KERNELS["products"], 90)
-    assert 0 < kernel.ptx.find("cp.async.bulk.prefetch.L2") < kernel.ptx.find("griddepcontrol.wait")

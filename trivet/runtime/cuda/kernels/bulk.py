@@ -52,12 +52,6 @@ PERSISTENT = Tile(256, 128, 64, 8, 3)
 """Of a program that takes one tile after the other: the loads of the next one begin before this one is stored."""
 
 
-FETCHING_ROWS = 256
-"""Up to so many rows of x, the first weights of each program come to L2 while the kernel before it ends."""
-FETCHED = 1
-"""Of them, so many times what the pipeline's stages hold."""
-
-
 def multiplies(dtype: torch.dtype, place: torch.device) -> bool:
     """Whether this is how rows of `dtype` are multiplied with weights of the same type, where those are `aligned`."""
     return device.capability(place) // 10 == 9 and dtype in (torch.bfloat16, torch.float16)
@@ -115,21 +109,17 @@ def bulk_product(
         programs = min(device.multiprocessors(x.device), t.count(rows, tokens))
         persistent_kernel[(programs,)](*blocks, bias, target, tokens, rows, columns, ACT=act, **sizes)
     else:
-        fetched = min(FETCHED * t.stages * t.columns, columns) if tokens <= FETCHING_ROWS else 0
         bulk_kernel[(t.count(rows, tokens),)](
             *blocks,
-            weights,
             bias,
             y,
             tokens,
             rows,
             columns,
-            weights.stride(0),
             y.stride(0),
             part_columns,
             PARTS=parts,
             ACT=act,
-            FETCHED=fetched,
             **sizes,
             **device.early(x.device),
         )
@@ -147,50 +137,27 @@ def place(tile, rows, tokens, BN: tl.constexpr, BT: tl.constexpr):
     return (group * GROUP + inside % height) * BN, (inside // height) * BT
 
 
-@triton.jit
-def fetch(matrix, stride, rows, first_row, BN: tl.constexpr, COLUMNS: tl.constexpr):
-    """Asks for the first COLUMNS of BN rows of a matrix of 2-byte values to come to L2; waits for nothing."""
-    THREADS: tl.constexpr = 128
-    i = tl.arange(0, THREADS)
-    SHARE: tl.constexpr = COLUMNS // (THREADS // BN) // 8 * 8
-    row = tl.minimum(first_row + i % BN, rows - 1)
-    at = matrix + row.to(tl.int64) * stride + i // BN * SHARE
-    tl.inline_asm_elementwise(
-        "cp.async.bulk.prefetch.L2.global [$1], $2; // $0",
-        "=r,l,r",
-        [at.to(tl.int64), 2 * SHARE],
-        dtype=tl.int32,
-        is_pure=False,
-        pack=1,
-    )
-
-
 @triton.jit(do_not_specialize=["tokens"])
 def bulk_kernel(
     x,
     weights,
-    matrix,
     bias,
     y,
     tokens,
     rows,
     columns,
-    stride,
     y_stride,
     part_columns,
     PARTS: tl.constexpr,
     ACT: tl.constexpr,
-    FETCHED: tl.constexpr,
     BN: tl.constexpr,
     BT: tl.constexpr,
     BK: tl.constexpr,
     EARLY: tl.constexpr,
 ):
-    """A tile of y, from descriptors of x, in blocks [BT, BK], and of the weights (`matrix`), in blocks [BN, BK]."""
-    first_row, first_token = place(tl.program_id(0), rows, tokens, BN, BT)
-    if EARLY and FETCHED:
-        fetch(matrix, stride, rows, first_row, BN, FETCHED)
+    """A tile of y, from descriptors of x, in blocks [BT, BK], and of the weights, in blocks [BN, BK]."""
     device.await_previous(EARLY)
+    first_row, first_token = place(tl.program_id(0), rows, tokens, BN, BT)
     sums = tl.zeros((BN, BT), tl.float32)
     if PARTS == 1:
         for column in range(0, columns, BK):

@@ -8,9 +8,8 @@
 // A kernel K of a format has
 //   kColumns, kStepBytes   a step: the columns worked on at a time, and their bytes in a panel's main stream
 //   kRows                  rows of activations whose sums the registers hold
-//   weights<fetch>(step)   a source of weights that decodes them where they are used and, with `fetch`,
-//   fetches
-//                          ahead
+//   weights<fetch>(step)   a source of weights that decodes them where they are used, and with `fetch` also
+//                          fetches ahead
 //   unpack(weights, ..)    another, over scratch in the L1 cache that it fills with the decoded step
 //   tile<M>(source, ..)    acc[0, M) += the step's products of M rows
 // One block of rows takes weights from the panel if K::kDirect; several unpack them once, and fetch while

@@ -89,6 +89,7 @@ struct FloatKernel {
 
 template <class V>
 struct KernelF32 : FloatKernel<V> {
+  static constexpr bool kDirect = false;  // what unpack() gives is the panel in any case
   static constexpr int kStepBytes = KernelF32::kColumns * 64;
 
   template <bool kFetch = true>

@@ -149,21 +149,6 @@ struct WeightsQ6_K {
     return V::either(V::bits(low, eight / 2 * 4, 15), V::bits(high, 2 * eight - 4, 48));
   }
 
-  // The same, four weights together that share bits.
-  static void unpack(const Panel& in, std::uint8_t (*out)[64]) {
-    for (int half = 0; half < 2; ++half, out += 24) {
-      for (int v = 0; v < 8; ++v, ++out) {
-        const auto low0 = V::load_bytes(in.low[half * 16 + v]);
-        const auto low1 = V::load_bytes(in.low[half * 16 + 8 + v]);
-        const auto high = V::load_bytes(in.high[half * 8 + v]);
-        V::store_bytes(out[0], V::either(V::bits(low0, 0, 15), V::bits(high, -4, 48)));
-        V::store_bytes(out[8], V::either(V::bits(low1, 0, 15), V::bits(high, -2, 48)));
-        V::store_bytes(out[16], V::either(V::bits(low0, 4, 15), V::bits(high, 0, 48)));
-        V::store_bytes(out[24], V::either(V::bits(low1, 4, 15), V::bits(high, 2, 48)));
-      }
-    }
-  }
-
   template <class Scratch>
   static void scales(const Panel& in, Scratch& out) {
     for (int g = 0; g < 4; ++g) {

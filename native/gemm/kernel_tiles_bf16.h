@@ -13,6 +13,7 @@
 // A source of weights has
 //   Scratch                 memory for a chunk of a panel, in the L1 cache
 //   tiles(w, panel, ..)     the right-hand tiles of a chunk, one after another
+//   Ahead(w, panel, ..)     what is done for a chunk at each step of the one before it
 #pragma once
 
 #include "gemm/kernel_tiles.h"
@@ -24,6 +25,7 @@ namespace {
 constexpr int kTileColumns = kTileBytes / 2;
 constexpr int kTileSize = kTileRows * kTileBytes;
 constexpr int kChunkColumns = 2 * kStep;
+constexpr int kChunkTileLines = kChunkColumns / kTileColumns * kTileSize / 64;  // of a panel
 constexpr std::int64_t kSlabBytes = 1 << 20;
 constexpr std::int64_t kWholeGroup = 8;  // panels whose sums are written together, at least
 
@@ -35,9 +37,35 @@ struct alignas(64) ChunkTiles {
 struct StoredTiles {
   using Scratch = ChunkTiles;
 
+  static const std::byte* at(const Panels& w, std::int64_t panel, std::int64_t column) {
+    return w.data + panel * w.layout.bytes + column / 2 * kTileBytes;
+  }
+
+  // Fetches the chunk to the L2 cache, if its panel is before `last`.
+  struct Ahead {
+    const std::byte* panels[2];
+    int left, each;  // lines of a panel
+
+    Ahead(const Panels& w, std::int64_t panel, std::int64_t last, std::int64_t column, std::int64_t steps)
+        : panels{at(w, panel, column), at(w, panel + 1 < last ? panel + 1 : panel, column)},
+          left(panel < last ? kChunkTileLines : 0),
+          each(static_cast<int>((kChunkTileLines + steps - 1) / steps)) {}
+
+    void step() {
+      const int now = each < left ? each : left;
+      left -= now;
+      for (int i = 0; i < now; ++i) {
+        for (const std::byte*& panel : panels) {
+          __builtin_prefetch(panel, 0, 2);
+          panel += 64;
+        }
+      }
+    }
+  };
+
   [[gnu::noinline]] static const std::byte* tiles(const Panels& w, std::int64_t panel, std::int64_t column,
                                                   int count, Scratch& out) {
-    const std::byte* pairs = w.data + panel * w.layout.bytes + column / 2 * kTileBytes;
+    const std::byte* pairs = at(w, panel, column);
     if (count % kTileColumns == 0) return pairs;
     __builtin_memset(out.tile[count / kTileColumns], 0, kTileSize);
     __builtin_memcpy(out.tile, pairs, (count + 1) / 2 * kTileBytes);
@@ -57,6 +85,12 @@ struct RoundedTiles {
   static constexpr float kBias = kByte == 1 ? 0x1p15f : 0x1p7f;
 
   struct Scratch : Few::Scratch, ChunkTiles {};
+
+  // Nothing: what decodes a chunk fetches ahead.
+  struct Ahead {
+    Ahead(const Panels&, std::int64_t, std::int64_t, std::int64_t, std::int64_t) {}
+    void step() {}
+  };
 
   [[gnu::noinline]] static const std::byte* tiles(const Panels& w, std::int64_t panel, std::int64_t column,
                                                   int count, Scratch& out) {
@@ -119,45 +153,75 @@ constexpr TileConfig bf16_config(int rows) {
   return config;
 }
 
-// sums (where `first`, from 0) += the products of a chunk with one or two tiles of rows, `stride` bytes from
-// row to row. The next sums are fetched ahead.
-template <int kTiles, int kPanels>
-void multiply_chunk(const std::byte* const (&x)[2], std::size_t stride, const std::byte* const (&weights)[2],
-                    int steps, bool first, TileSums& sums) {
-  if (first) {
-    tile_zero<0>();
-    tile_zero<1>();
-    tile_zero<2>();
-    tile_zero<3>();
-  } else {
-    tile_load<0>(sums[0][0], kTileBytes);
-    if constexpr (kPanels == 2) tile_load<1>(sums[0][1], kTileBytes);
-    if constexpr (kTiles == 2) tile_load<2>(sums[1][0], kTileBytes);
-    if constexpr (kTiles == 2 && kPanels == 2) tile_load<3>(sums[1][1], kTileBytes);
-  }
-  const std::byte *x0 = x[0], *x1 = x[1], *weights0 = weights[0], *weights1 = weights[1];
-  const auto* next = reinterpret_cast<const std::byte*>(&sums + 1);
-  for (int k = 0; k < steps; ++k) {
-    constexpr int kLines = sizeof(TileSums) / 64 / (kChunkColumns / kTileColumns);
+// Whether the sums of a chunk begin with 0 or with what was put down, else with what the tiles hold; and
+// whether they are put down after it.
+struct SumsUse {
+  bool zero, load, store;
+};
+
+// The sums of pairs [begin, end) of tiles, one after another, += their products with a chunk; rows_of(pair,
+// tile) is the first row of a tile. The next sums are fetched ahead.
+//
+// An operand is loaded as soon as its last product has begun, so that the first one with the next does not
+// wait for it.
+template <int kTiles, int kPanels, class RowsOf, class Ahead>
+void multiply_chunk(const RowsOf& rows_of, std::int64_t begin, std::int64_t end, std::size_t stride,
+                    const std::byte* const (&weights)[2], int steps, SumsUse use, TileSums* sums,
+                    Ahead& ahead) {
+  if (begin == end) return;
+  const std::byte *x0 = rows_of(begin, 0), *x1 = rows_of(begin, kTiles - 1);
+  const std::byte *weights0 = weights[0], *weights1 = weights[1];
+  tile_stream<4>(x0, stride);
+  tile_load<6>(weights0, kTileBytes);
+  if constexpr (kPanels == 2) tile_load<7>(weights1, kTileBytes);
+  if constexpr (kTiles == 2) tile_stream<5>(x1, stride);
+  for (std::int64_t pair = begin; pair < end; ++pair) {
+    TileSums& of_pair = sums[pair];
+    if (use.zero) {
+      tile_zero<0>();
+      tile_zero<1>();
+      tile_zero<2>();
+      tile_zero<3>();
+    } else if (use.load) {
+      tile_load<0>(of_pair[0][0], kTileBytes);
+      if constexpr (kPanels == 2) tile_load<1>(of_pair[0][1], kTileBytes);
+      if constexpr (kTiles == 2) tile_load<2>(of_pair[1][0], kTileBytes);
+      if constexpr (kTiles == 2 && kPanels == 2) tile_load<3>(of_pair[1][1], kTileBytes);
+    }
+    const auto* next = reinterpret_cast<const std::byte*>(&of_pair + 1);
+    for (int k = 0; k < steps; ++k) {
+      constexpr int kLines = sizeof(TileSums) / 64 / (kChunkColumns / kTileColumns);
 #pragma GCC unroll 4
-    for (int i = 0; i < kLines; ++i) __builtin_prefetch(next + (k * kLines + i) * 64);
-    tile_stream<4>(x0 + k * kTileBytes, stride);
-    tile_load<6>(weights0 + k * kTileSize, kTileBytes);
-    tile_dot_bf16<0, 4, 6>();
-    if constexpr (kPanels == 2) {
-      tile_load<7>(weights1 + k * kTileSize, kTileBytes);
-      tile_dot_bf16<1, 4, 7>();
+      for (int i = 0; i < kLines; ++i, next += 64) __builtin_prefetch(next);
+      if (k + 1 < steps) {
+        x0 += kTileBytes;
+        x1 += kTileBytes;
+        weights0 += kTileSize;
+        weights1 += kTileSize;
+      } else {
+        const std::int64_t following = pair + 1 < end ? pair + 1 : pair;
+        x0 = rows_of(following, 0);
+        x1 = rows_of(following, kTiles - 1);
+        weights0 = weights[0];
+        weights1 = weights[1];
+      }
+      tile_dot_bf16<0, 4, 6>();
+      if constexpr (kPanels == 2) tile_dot_bf16<1, 4, 7>();
+      tile_stream<4>(x0, stride);
+      if constexpr (kTiles == 2) tile_dot_bf16<2, 5, 6>();
+      tile_load<6>(weights0, kTileBytes);
+      if constexpr (kTiles == 2 && kPanels == 2) tile_dot_bf16<3, 5, 7>();
+      if constexpr (kPanels == 2) tile_load<7>(weights1, kTileBytes);
+      if constexpr (kTiles == 2) tile_stream<5>(x1, stride);
+      ahead.step();
     }
-    if constexpr (kTiles == 2) {
-      tile_stream<5>(x1 + k * kTileBytes, stride);
-      tile_dot_bf16<2, 5, 6>();
-      if constexpr (kPanels == 2) tile_dot_bf16<3, 5, 7>();
+    if (use.store) {
+      tile_store<0>(of_pair[0][0], kTileBytes);
+      if constexpr (kPanels == 2) tile_store<1>(of_pair[0][1], kTileBytes);
+      if constexpr (kTiles == 2) tile_store<2>(of_pair[1][0], kTileBytes);
+      if constexpr (kTiles == 2 && kPanels == 2) tile_store<3>(of_pair[1][1], kTileBytes);
     }
   }
-  tile_store<0>(sums[0][0], kTileBytes);
-  if constexpr (kPanels == 2) tile_store<1>(sums[0][1], kTileBytes);
-  if constexpr (kTiles == 2) tile_store<2>(sums[1][0], kTileBytes);
-  if constexpr (kTiles == 2 && kPanels == 2) tile_store<3>(sums[1][1], kTileBytes);
 }
 
 // Of rows of one pass, from `first` on.
@@ -190,7 +254,7 @@ struct TilePass {
         const std::int64_t slab_end = c + slab < w.columns ? c + slab : w.columns;
         for (std::int64_t p = begin; p < stop; p += 2) {
           TileSums* sums = all + (p - begin) / 2 * pairs;
-          multiply_slab(p, p + 1 < stop, c, slab_end, sums);
+          multiply_slab(p, whole ? panel_end : stop, c, slab_end, sums);
         }
       }
       store(begin, stop, all, pairs);
@@ -198,21 +262,31 @@ struct TilePass {
   }
 
  private:
-  void multiply_slab(std::int64_t panel, bool two_panels, std::int64_t begin, std::int64_t slab_end,
+  // Of two panels, if there are as many before `last`; those after them are next.
+  void multiply_slab(std::int64_t panel, std::int64_t last, std::int64_t begin, std::int64_t slab_end,
                      TileSums* sums) const {
+    const bool two_panels = panel + 1 < last;
+    const std::int64_t tiles = (end - first + kTileRows - 1) / kTileRows;
     for (std::int64_t c = begin; c < slab_end; c += kChunkColumns) {
       const int count = slab_end - c < kChunkColumns ? static_cast<int>(slab_end - c) : kChunkColumns;
       const int steps = (count + kTileColumns - 1) / kTileColumns;
       const std::byte* weights[2] = {Source::tiles(w, panel, c, count, scratch[0]), nullptr};
       if (two_panels) weights[1] = Source::tiles(w, panel + 1, c, count, scratch[1]);
-      TileSums* of_pair = sums;
-      for (std::int64_t i = first; i < end; i += 2 * kTileRows, ++of_pair) {
-        const bool two = i + kTileRows < end;
-        const std::byte* column = x + c * 2;
-        const std::byte* rows_of[2] = {column + row(i) * stride, column + row(i + kTileRows) * stride};
-        const auto product = two ? (two_panels ? multiply_chunk<2, 2> : multiply_chunk<2, 1>)
-                                 : (two_panels ? multiply_chunk<1, 2> : multiply_chunk<1, 1>);
-        product(rows_of, stride, weights, steps, c == 0, *of_pair);
+      const auto rows_of = [this, column = x + c * 2](std::int64_t pair, int tile) {
+        return column + row(first + (2 * pair + tile) * kTileRows) * stride;
+      };
+      const bool more = c + kChunkColumns < slab_end;
+      // Few rows read weights as fast as memory gives them, which it does best in order.
+      const std::int64_t next = tiles <= 2 ? last : more ? panel : panel + 2;
+      typename Source::Ahead ahead(w, next, last, more ? c + kChunkColumns : begin, (tiles + 1) / 2 * steps);
+      // The sums of one pair stay in the tiles.
+      const SumsUse use = {c == 0, tiles > 2 || c == begin, tiles > 2 || !more};
+      if (two_panels) {
+        multiply_chunk<2, 2>(rows_of, 0, tiles / 2, stride, weights, steps, use, sums, ahead);
+        multiply_chunk<1, 2>(rows_of, tiles / 2, (tiles + 1) / 2, stride, weights, steps, use, sums, ahead);
+      } else {
+        multiply_chunk<2, 1>(rows_of, 0, tiles / 2, stride, weights, steps, use, sums, ahead);
+        multiply_chunk<1, 1>(rows_of, tiles / 2, (tiles + 1) / 2, stride, weights, steps, use, sums, ahead);
       }
     }
   }

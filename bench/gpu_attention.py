@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from bench import gpu_products
 from bench.gpu_model import Limits
 from bench.gpu_table import Row, check
 from tests.runtime.cuda import paged
+from trivet.runtime.cuda.kernels import attention as kernels
 from trivet.runtime.cuda.kernels.attention import attention
 from trivet.runtime.cuda.kernels.rope import rope_and_cache
 
@@ -109,15 +111,18 @@ def attention_check(
 
 
 def same_rows_check(device: str, shape: Heads, contexts: list[int]) -> Row:
-    """The last row of each sequence, from the prompt kernel in pieces of two lengths and from decode."""
+    """The last row of each sequence, from the prompt kernel in pieces of two lengths and from decode, as of few
+    sequences and as of many."""
     width = shape.heads * shape.head_dim
     q = [torch.randn(n, width).to(torch.bfloat16) for n in contexts]
     results = []
-    for most in (1, 2, 50):
+    for most, waves in ((1, 4), (1, 0), (2, 4), (50, 4)):
         queries = [min(most, n) for n in contexts]
         step = paged.Paged(contexts, queries, shape.kv_heads, shape.head_dim, 16, torch.bfloat16)
         rows = torch.cat([x[-n:] for x, n in zip(q, queries, strict=True)]).to(device)
-        results.append(attend(device, step, shape.heads, rows, {}, decode=most == 1)[np.cumsum(queries) - 1].cpu())
+        with mock.patch.object(kernels, "WAVES", waves):
+            y = attend(device, step, shape.heads, rows, {}, decode=most == 1)
+        results.append(y[np.cumsum(queries) - 1].cpu())
     different = sum(int((a != results[0]).any(1).sum()) for a in results[1:])
     return check(f"attention {shape}, same rows", different, 0, "{} differ")
 

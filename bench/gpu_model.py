@@ -139,13 +139,20 @@ def step_seconds(engine: Engine, batch: int, steps: int) -> float:
 
 
 def decode(
-    engine: Engine, shape: Shape, product_bytes: int, limits: Limits, batch: int, context: int, steps: int = 64
+    engine: Engine,
+    shape: Shape,
+    product_bytes: int,
+    limits: Limits,
+    batch: int,
+    context: int,
+    steps: int = 64,
+    cache_bytes: int | None = None,
 ) -> Row:
     """The bound: all matrices (`product_bytes`) and caches are read once, and each sequence is multiplied by all
-    weights."""
+    weights. `cache_bytes`: of one token, if not in bfloat16."""
     with decoding(engine, batch, context, steps) as mean:
         took = step_seconds(engine, batch, steps)
-    data = product_bytes + round(batch * mean) * shape.cache_bytes
+    data = product_bytes + round(batch * mean) * (cache_bytes or shape.cache_bytes)
     operations = 2 * batch * shape.product_weights
     bound = max(data / limits.bandwidth, operations / limits.flops)
     return Row(

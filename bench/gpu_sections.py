@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -145,14 +145,21 @@ def limits_row(limits: Any) -> Row:
     return Row("this device, measured", text)
 
 
+def ensure_model(run: Run) -> bool:
+    """Writes the model if it is not there; whether it was not."""
+    missing = not (run.folder / "config.json").exists()
+    if missing:
+        write_model(run.shape, run.folder, run.device)
+    return missing
+
+
 def first_start(run: Run) -> Rows:
     """Writes the model if it is not there, and compiles what it takes. The cache is small: others run beside."""
     from trivet.engine.config import EngineConfig
     from trivet.engine.engine import Engine
 
     began = time.perf_counter()
-    if not (run.folder / "config.json").exists():
-        write_model(run.shape, run.folder, run.device)
+    if ensure_model(run):
         yield Row("write the model", f"{time.perf_counter() - began:.1f} s")
     began = time.perf_counter()
     settings = config(run) | {"max_model_len": run.prompt, "num_blocks": -(-run.prompt // 16)}
@@ -173,6 +180,26 @@ def quantized(run: Run) -> Rows:
         write_quantized(run.folder, target, "Q4_K_M")
     embedding = open_checkpoint(target).tensors["token_embd.weight"].num_bytes
     return whole(run, target, "exact", target.stat().st_size - embedding)
+
+
+def setting(run: Run, name: str, cache_bytes: int, **settings: Any) -> Rows:
+    """Decoding with another setting than those of `model`; `cache_bytes`: of a number in the cache."""
+    from bench import gpu_agreement, gpu_model
+
+    ensure_model(run)
+    limits, shape = measured_limits(run), run.shape
+    yield limits_row(limits)
+    engine, _ = gpu_model.load(run.folder, **config(run), **settings)
+    for batch in run.batches:
+        row = gpu_model.decode(
+            *(engine, shape, 2 * shape.product_weights, limits, batch, run.context),
+            steps=2 if run.interpret else 32,
+            cache_bytes=shape.cache_bytes * cache_bytes // 2,
+        )
+        yield replace(row, name=f"{name}: {row.name}", target=None)
+    batches = (1, 2) if run.interpret else (1, 8, 64)
+    yield from gpu_agreement.company(engine, name, batches, 8, 2 if run.interpret else 16)
+    engine.close()
 
 
 def config(run: Run) -> dict[str, Any]:
@@ -219,8 +246,7 @@ def whole(run: Run, path: Path, numerics: str, product_bytes: int) -> Rows:
 def transformers(run: Run) -> Rows:
     from bench import gpu_peers
 
-    if not (run.folder / "config.json").exists():
-        write_model(run.shape, run.folder, run.device)
+    ensure_model(run)
     return gpu_peers.transformers_rows(run.folder, run.prompt, run.batches, run.context, run.device)
 
 
@@ -247,6 +273,8 @@ SECTIONS: dict[str, Callable[[Run], Rows]] = {
     "transformers": transformers,
     "vllm": vllm,
     "quantized": quantized,
+    "fp8 cache": partial(setting, name="fp8 cache", cache_bytes=1, kv_cache_dtype="fp8"),
+    "eager": partial(setting, name="eager", cache_bytes=2, enforce_eager=True),
 }
 
 

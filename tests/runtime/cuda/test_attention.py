@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -27,7 +28,8 @@ def small_tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     """So that little is enough for many tiles and splits."""
 
     def tiles_for(head_dim: int, itemsize: int, capability: int) -> Tiles:
-        launches = (Launch(rows, 4, 1, request.param) for rows in (32, 16))
+        prompt, decode, many = ((32, False), (16, False), (16, True))
+        launches = (Launch(rows, 4, 1, request.param, turned) for rows, turned in (prompt, decode, many))
         return Tiles(max(16, 1 << (head_dim - 1).bit_length()), 16, *launches)
 
     monkeypatch.setattr(module, "tiles_for", tiles_for)
@@ -152,7 +154,7 @@ def test_rows_are_the_same_however_they_come(
     assert (last_rows(everyone, LENGTHS) == expected).all()
     assert (last_rows(everyone, [7, 1, 50, 1]) == expected).all()
     assert (last_rows(everyone, [1] * len(LENGTHS), 64, seed=3, padding=40) == expected).all()
-    for name, value in (("PLACES", 5), ("PROGRAMS", 1)):
+    for name, value in (("PLACES", 5), ("PROGRAMS", 1), ("WAVES", 0)):
         with monkeypatch.context() as context:
             context.setattr(module, name, value)
             assert (last_rows(everyone, [1] * len(LENGTHS)) == expected).all(), name
@@ -178,12 +180,14 @@ def test_compiled(arch: int, heads: int, kv_heads: int, head_dim: int, options: 
     """What is compiled for bfloat16: nothing is spilled in the loops over keys; prompts and decode multiply with the
     same instructions, on which the equality of their rows rests."""
     prompt, decode, combine = compile_attention(arch, heads, kv_heads, head_dim, torch.bfloat16, options)
-    for kernel in (prompt, decode, combine):
+    with mock.patch.object(module, "WAVES", 0):
+        _, many, _ = compile_attention(arch, heads, kv_heads, head_dim, torch.bfloat16, options)
+    for kernel in (prompt, decode, many, combine):
         assert kernel.loop_spills == 0, kernel
         assert kernel.stack <= 256, kernel
         assert not kernel.serial, kernel
     assert prompt.layouts == decode.layouts
-    for kernel in (prompt, decode):
+    for kernel in (prompt, decode, many):
         assert kernel.instructions == {INSTRUCTIONS.get(arch, "mma.sync")}, kernel
         assert "cp.async.cg.shared.global [" in kernel.ptx  # 16 bytes a thread
         assert arch in (86, 120) or re.search(

@@ -66,6 +66,13 @@ def test_a_model(tmp_path: Path) -> None:
     assert (tmp_path / "model" / "config.json").exists()
 
 
+def test_settings(tmp_path: Path) -> None:
+    run("--interpret", "--only", "settings", "--folder", tmp_path / "model", "--output", tmp_path / "gpu.json")
+    results = json.loads((tmp_path / "gpu.json").read_text())["results"]
+    assert set(results) == {"fp8 cache", "eager"}
+    assert missed_rows(results) == [[], []]
+
+
 def missed_rows(results: dict[str, list[dict[str, object]]]) -> list[list[dict[str, object]]]:
     return [[row for row in rows if row["verdict"] == "MISSED"] for rows in results.values()]
 

@@ -144,7 +144,7 @@ def decode_kernel(
     SOFTCAP: tl.constexpr, WINDOW: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr,
     COLUMNS: tl.constexpr, BLOCK_SIZE: tl.constexpr, ROWS: tl.constexpr, TILE_HEADS: tl.constexpr,
     SPLIT: tl.constexpr, SHARE: tl.constexpr, KEYS: tl.constexpr, STAGES: tl.constexpr,
-    FLAT: tl.constexpr, EARLY: tl.constexpr,
+    FLAT: tl.constexpr, TURNED: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Grid: (KV_HEADS * tiles of TILE_HEADS heads, S, lanes). Each lane of a sequence takes splits that follow each
     other, as many as the others, and leaves their states; a lane that is the only one, or for whose states there is no
@@ -169,35 +169,40 @@ def decode_kernel(
     if (place < 0) & (lane > 0):
         return
     lanes = tl.where(place < 0, 1, lanes)
+    positions = tl.where(valid, context - 1, -1)
     low = 0
     if WINDOW:
         low = tl.maximum(context - WINDOW, 0)
     split, past = first_split + count * lane // lanes, first_split + count * (lane + 1) // lanes
-    top, total, values = empty_state(ROWS, COLUMNS)
+    top, total, values = empty_state(ROWS, COLUMNS, TURNED)
+    if TURNED:
+        rows = tl.trans(rows)
     step = 1
     if FLAT:
         step = tl.where(place < 0, past - split, 1)
     while split < past:
         begin, end = split * SPLIT, tl.minimum((split + step) * SPLIT, context)
-        part_top, part_total, part_values = empty_state(ROWS, COLUMNS)
+        part_top, part_total, part_values = empty_state(ROWS, COLUMNS, TURNED)
         part_top, part_total, part_values, top, total, values = attend_tiles(
-            rows, None, part_top, part_total, part_values, top, total, values, k_cache + kv_head * HEAD_DIM,
+            rows, positions, part_top, part_total, part_values, top, total, values, k_cache + kv_head * HEAD_DIM,
             v_cache + kv_head * HEAD_DIM, block_tables + s * table_stride, tl.maximum(begin, low // KEYS * KEYS), end,
             low, context, inner, factor, True, SOFTCAP, WINDOW, HEAD_DIM, KV_HEADS * HEAD_DIM, BLOCK_SIZE, SPLIT, KEYS,
-            STAGES, FLAT,
+            STAGES, FLAT, TURNED,
         )  # fmt: skip
-        top, total, values = merge(top, total, values, part_top, part_total, part_values, factor)
+        top, total, values = merge(top, total, values, part_top, part_total, part_values, factor, TURNED)
         if place >= 0:
             at = (place + split - first_split).to(tl.int64) * HEADS + heads
             tl.store(sums + 2 * at, top, mask=valid)
             tl.store(sums + 2 * at + 1, total, mask=valid)
             columns = tl.arange(0, COLUMNS)
-            tl.store(states + at[:, None] * COLUMNS + columns[None, :], values, mask=valid[:, None])
-            top, total, values = empty_state(ROWS, COLUMNS)
+            state = tl.trans(values) if TURNED else values
+            tl.store(states + at[:, None] * COLUMNS + columns[None, :], state, mask=valid[:, None])
+            top, total, values = empty_state(ROWS, COLUMNS, TURNED)
         split += step
     if place < 0:
-        values = normalized(top, total, values, factor, sinks, heads, valid)
-        store_rows(y, values, row, token, heads, valid, HEADS, HEAD_DIM)
+        state = tl.trans(values) if TURNED else values
+        state = normalized(top, total, state, factor, sinks, heads, valid)
+        store_rows(y, state, row, token, heads, valid, HEADS, HEAD_DIM)
 
 
 @triton.jit(do_not_specialize=["places", "share"])
@@ -234,6 +239,12 @@ def combine_kernel(
 PLACES = 4096
 """States that decode leaves at most, for each head: 64 MiB with 32 heads of 128 columns. Sequences past that are each
 taken by one program."""
+
+LEAST_ROWS = 16
+"""Of what is the right operand of a product: for fewer, Triton takes mma.sync, with a few other bits."""
+
+WAVES = 4
+"""Programs, in times what fills the chip, from which on they are `many` (attention_tiles.py): measured with 2 and 8."""
 
 PROGRAMS = 512
 """Programs of decode that are wanted at least: about four for each of the 132 multiprocessors of an H100."""
@@ -289,10 +300,12 @@ def attention(
             STAGES=tiles.prompt.stages, FLAT=tiles.prompt.flat, num_warps=tiles.prompt.warps,
         )  # fmt: skip
     splits = triton.cdiv(batch.max_context_len, SPLIT)
-    rows, tile_heads = tiles.decode.rows, min(group, tiles.decode.rows)
+    wave = 2 * device.multiprocessors(q.device)
+    launch = tiles.many if sequences * kv_heads >= WAVES * wave else tiles.decode
+    rows = min(launch.rows, max(LEAST_ROWS, triton.next_power_of_2(group))) if launch.turned else launch.rows
+    tile_heads = min(group, rows)
     programs = kv_heads * triton.cdiv(group, tile_heads)
     # Where one lane each just fills the chip, more would only leave states: measured, 32 sequences take 20 % less so.
-    wave = 2 * device.multiprocessors(q.device)
     share = 1 if 0.75 * wave < sequences * programs <= wave else triton.cdiv(PROGRAMS, sequences * programs)
     lanes = min(triton.cdiv(splits, SHARE), triton.cdiv(MOST_PROGRAMS, sequences * programs))
     lanes = min(splits, max(lanes, share))
@@ -302,7 +315,7 @@ def attention(
     decode_kernel[(programs, sequences, lanes)](
         q, k_cache, v_cache, y, sinks, states, sums, batch.query_starts, batch.context_lens, batch.block_tables, places,
         share, q.stride(0), table_stride, inner, factor, **shape, SHARE=SHARE, ROWS=rows, TILE_HEADS=tile_heads,
-        STAGES=tiles.decode.stages, FLAT=tiles.decode.flat, num_warps=tiles.decode.warps, **device.early(q.device),
+        STAGES=launch.stages, FLAT=launch.flat, TURNED=launch.turned, num_warps=launch.warps, **device.early(q.device),
     )  # fmt: skip
     if places:
         combine_rows = min(8, triton.next_power_of_2(heads))

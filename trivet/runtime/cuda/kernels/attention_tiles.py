@@ -29,6 +29,9 @@ class Launch:
     """One loop over the tiles of all splits, which saves filling the pipeline for each (measured on an H200: 4 to 7 %
     of the time of 64 and 256 sequences, 1 to 3 % of prompts'), but takes the sums of those before along: where
     registers suffice for that."""
+    turned: bool = False
+    """Keys are the left operand of products, of which wgmma takes 64 rows, and queries the right one, of any number: a
+    quarter of the operations where a KV head has up to 16 queries. The bits are the same."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class Tiles:
     prompt: Launch
     decode: Launch
     """Of one token: as few rows as have the instructions of `prompt`, as many warps side by side in a row."""
+    many: Launch
+    """The same, for several waves of programs."""
 
 
 def tiles_for(head_dim: int, itemsize: int, capability: int) -> Tiles:
@@ -61,19 +66,22 @@ def tiles_for(head_dim: int, itemsize: int, capability: int) -> Tiles:
     flat = for_data_centres(capability) and not has_tensor_memory(capability)
     if itemsize == 4:
         # For tests and small models: no tensor core multiplies float32 as such.
-        return Tiles(columns, 32, Launch(16, 4, 1), Launch(16, 4, 1))
+        plain = Launch(16, 4, 1)
+        return Tiles(columns, 32, plain, plain, plain)
     # An A100, H100 or B200 has 163 or 227 KiB of shared memory a multiprocessor, others 99.
     large = capability == 80 or for_data_centres(capability)
     stages = 5 if large else 3
+    turned = Launch(64, 4, stages, flat, turned=True)
     if columns <= 64:
         # 32 KiB of keys and values as above, 3 x 64 + 2 x 32 + ... = 128 registers.
-        return Tiles(columns, 128, Launch(128, 8, stages, flat), Launch(64, 4, stages, flat))
+        decode = Launch(64, 4, stages, flat)
+        return Tiles(columns, 128, Launch(128, 8, stages, flat), decode, turned if flat else decode)
     if columns == 128:
         prompt = Launch(128, 8, stages, flat)
         # mma.sync gives each warp rows of its own only in tiles that are not wider than high. With wgmma decode takes
         # 115,712 bytes: just what lets two programs share a multiprocessor.
         decode = Launch(64, 4, stages, flat) if for_data_centres(capability) else prompt
-        return Tiles(columns, 64, prompt, decode)
+        return Tiles(columns, 64, prompt, decode, turned if flat else decode)
     # 64 rows over 256 threads; 32 keys, for three tiles of them and their values to fit.
     launch = Launch(64, 8, stages if large else 2, flat)
-    return Tiles(columns, 32, launch, launch)
+    return Tiles(columns, 32, launch, launch, launch)

@@ -5,8 +5,8 @@ and of the kernel that computes it: positions are cut into splits of `SPLIT` and
 from position 0 of the sequence. Within a split a running softmax takes the tiles in ascending order; the states of the
 splits are merged in ascending order. What a row does not see has weight 0, which changes no bit. Wherever a compiler
 could contract a product and a sum in more than one way, `fma` says how. Tiles of rows differ between kernels in their
-height alone, which no element of a matrix product depends on as long as all use the same instructions: the tests
-compare those.
+height, and in which operand of their products is the left one. No element of a matrix product depends on either as long
+as all use the same instructions, which the tests compare; and a tile's weights are added as integers.
 
 A state is, for each row, the maximum of the scores (before `factor`, which turns them into powers of two), the sum of
 the weights and the weighted sum of values.
@@ -24,17 +24,33 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
-def empty_state(ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def empty_state(ROWS: tl.constexpr, COLUMNS: tl.constexpr, TURNED: tl.constexpr = False):
     top = tl.full([ROWS], LOWEST, tl.float32)
-    return top, tl.zeros([ROWS], tl.float32), tl.zeros([ROWS, COLUMNS], tl.float32)
+    values = tl.zeros([COLUMNS, ROWS] if TURNED else [ROWS, COLUMNS], tl.float32)
+    return top, tl.zeros([ROWS], tl.float32), values
 
 
 @triton.jit
-def merge(top_a, total_a, values_a, top_b, total_b, values_b, factor):
+def beside(x, TURNED: tl.constexpr):
+    """A number of each row, to go with all that is the row's in a tile."""
+    return x[None, :] if TURNED else x[:, None]
+
+
+@triton.jit
+def merge(top_a, total_a, values_a, top_b, total_b, values_b, factor, TURNED: tl.constexpr = False):
     """The state of what both saw. The empty state on either side changes nothing."""
     top = tl.maximum(top_a, top_b)
     a, b = tl.exp2((top_a - top) * factor), tl.exp2((top_b - top) * factor)
-    return top, tl.fma(total_a, a, total_b * b), tl.fma(values_a, a[:, None], values_b * b[:, None])
+    values = tl.fma(values_a, beside(a, TURNED), values_b * beside(b, TURNED))
+    return top, tl.fma(total_a, a, total_b * b), values
+
+
+@triton.jit
+def summed(weights, AXIS: tl.constexpr):
+    """Sums of up to 128 weights, each from 0 to 1, with the same bits in any order: of integers, in units of 2^-23."""
+    ONE: tl.constexpr = 0x3F800000
+    steps = (weights + 1.0).to(tl.int32, bitcast=True) - ONE
+    return tl.sum(steps, AXIS).to(tl.float32) * (1.0 / (1 << 23))
 
 
 @triton.jit
@@ -80,62 +96,65 @@ def attend_tiles(
     KEYS: tl.constexpr,
     STAGES: tl.constexpr,
     FLAT: tl.constexpr,
+    TURNED: tl.constexpr = False,
 ):
     """Adds the tiles of keys from `begin`, a multiple of KEYS, up to `end` to the state of the split at hand, which is
     merged with those before it when the next begins.
 
     One loop over all splits, so that the next tiles are always on their way; without `FLAT` only over tiles of one
-    split, whose state is left to be merged. `positions`: of the rows; None: they all
-    see the keys in [low, seen). `MASKED`: some row does not see some key; only keys in [low, seen) are then read. Else
-    the masks, which cost as much as the exponentials, are left out.
+    split, whose state is left to be merged. `positions`: of the rows; -1 sees nothing. `MASKED`: some row does not see
+    some key; only keys in [low, seen) are then read. Else the masks, which cost as much as the exponentials, are left
+    out.
+
+    `TURNED`: q is [COLUMNS, ROWS], and so are scores [KEYS, ROWS] and values.
     """
-    columns = tl.arange(0, q.shape[1])
+    ROWS: tl.constexpr = q.shape[1] if TURNED else q.shape[0]
+    COLUMNS: tl.constexpr = q.shape[0] if TURNED else q.shape[1]
+    AXIS: tl.constexpr = 0 if TURNED else 1
+    columns = tl.arange(0, COLUMNS)
     for start in tl.range(begin, end, KEYS, num_stages=STAGES):
         keys = start + tl.arange(0, KEYS)
-        if MASKED:
-            present = (keys >= low) & (keys < seen)
-            block = tl.load(table + keys // BLOCK_SIZE, mask=present, other=0)
-        else:
-            block = tl.load(table + keys // BLOCK_SIZE)
+        # Others are read in place of keys that no row sees, as masks of loads take registers and time.
+        read = tl.minimum(tl.maximum(keys, low), seen - 1) if MASKED else keys
+        block = tl.load(table + read // BLOCK_SIZE)
         # A tile may span several blocks: each of its keys has an address of its own. Rows are contiguous, so that
         # threads still load 16 bytes each.
-        token = block.to(tl.int64) * BLOCK_SIZE + keys % BLOCK_SIZE
+        token = block.to(tl.int64) * BLOCK_SIZE + read % BLOCK_SIZE
         at = token[:, None] * TOKEN_STRIDE + columns[None, :]
-        if MASKED:
-            inside = present[:, None] & (columns < HEAD_DIM)[None, :]
-            k = tl.load(k_cache + at, mask=inside, other=0.0)
-            v = tl.load(v_cache + at, mask=inside, other=0.0)
-        elif q.shape[1] > HEAD_DIM:
+        if COLUMNS > HEAD_DIM:
             inside = (columns < HEAD_DIM)[None, :]
             k = tl.load(k_cache + at, mask=inside, other=0.0)
             v = tl.load(v_cache + at, mask=inside, other=0.0)
         else:
             k = tl.load(k_cache + at)
             v = tl.load(v_cache + at)
-        scores = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision="ieee")
+        k, v = k.to(q.dtype), v.to(q.dtype)
+        scores = tl.dot(k, q) if TURNED else tl.dot(q, tl.trans(k), input_precision="ieee")
         if SOFTCAP:
             # tanh x = 1 - 2 / (e^2x + 1), in powers of two; `factor` has the cap.
             scores = 1.0 - 2.0 / (tl.exp2(scores * inner) + 1.0)
         if MASKED:
-            if positions is None:
-                visible = present[None, :]
-            else:
-                visible = keys[None, :] <= positions[:, None]
-                if WINDOW:
-                    visible &= keys[None, :] > positions[:, None] - WINDOW
+            key, position = beside(keys, not TURNED), beside(positions, TURNED)
+            visible = key <= position
+            if WINDOW:
+                visible &= key > position - WINDOW
             scores = tl.where(visible, scores, float("-inf"))
         # Here the last tile's product has come, too.
         if FLAT:  # noqa: SIM102 - of the two only this is known to the compiler
             if start % SPLIT == 0:
                 merged_top, merged_total, merged_values = merge(
-                    merged_top, merged_total, merged_values, top, total, values, factor
+                    merged_top, merged_total, merged_values, top, total, values, factor, TURNED
                 )
-                top, total, values = empty_state(q.shape[0], q.shape[1])
-        next_top = tl.maximum(top, tl.max(scores, 1))
-        weights = tl.exp2(tl.fma(scores, factor, (-next_top * factor)[:, None]))
+                top, total, values = empty_state(ROWS, COLUMNS, TURNED)
+        next_top = tl.maximum(top, tl.max(scores, AXIS))
+        weights = tl.exp2(tl.fma(scores, factor, beside(-next_top * factor, TURNED)))
         decay = tl.exp2((top - next_top) * factor)
-        total = tl.fma(total, decay, tl.sum(weights, 1))
-        values = tl.dot(weights.to(q.dtype), v.to(q.dtype), values * decay[:, None], input_precision="ieee")
+        total = tl.fma(total, decay, summed(weights, AXIS))
+        values *= beside(decay, TURNED)
+        if TURNED:
+            values = tl.dot(tl.trans(v), weights.to(q.dtype), values)
+        else:
+            values = tl.dot(weights.to(q.dtype), v, values, input_precision="ieee")
         top = next_top
     return top, total, values, merged_top, merged_total, merged_values
 

@@ -179,10 +179,10 @@ def meta(*shape: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
 def test_compiled(arch: int, heads: int, kv_heads: int, head_dim: int, options: dict) -> None:
     """What is compiled for bfloat16: nothing is spilled in the loops over keys; prompts and decode multiply with the
     same instructions, on which the equality of their rows rests."""
-    prompt, decode = compile_attention(arch, heads, kv_heads, head_dim, torch.bfloat16, options)
+    prompt, decode, combine = compile_attention(arch, heads, kv_heads, head_dim, torch.bfloat16, options)
     with mock.patch.object(module, "WAVES", 0):
-        _, many = compile_attention(arch, heads, kv_heads, head_dim, torch.bfloat16, options)
-    for kernel in (prompt, decode, many):
+        _, many, _ = compile_attention(arch, heads, kv_heads, head_dim, torch.bfloat16, options)
+    for kernel in (prompt, decode, many, combine):
         assert kernel.loop_spills == 0, kernel
         assert kernel.stack <= 256, kernel
         assert not kernel.serial, kernel
@@ -207,7 +207,7 @@ FLOAT8 = torch.float8_e4m3fn
     ],
 )
 def test_compiled_for_other_types(arch: int, dtype: torch.dtype, cache: torch.dtype) -> None:
-    prompt, decode = compile_attention(arch, 32, 8, 128, cache, {}, dtype)
+    prompt, decode, _ = compile_attention(arch, 32, 8, 128, cache, {}, dtype)
     assert prompt.layouts == decode.layouts and prompt.instructions == decode.instructions
     assert len(prompt.instructions) == (dtype != torch.float32), "no tensor core multiplies float32 as such"
 

@@ -38,17 +38,15 @@ KERNELS: dict[str, Callable[[], object]] = {
         write_cache(ROWS[:, :256], ROWS[:, 256:], NUMBERS, *CACHE),
     ),
 }
-INPUTS = {"decode_kernel": 3, "rope_kernel": 6, "rope_and_cache_kernel": 7}
-"""Loads of a step's inputs and of constants, which no kernel writes."""
+ACCESSES = r"(ld|st|red|atom)\.global|cp\.async\.(ca|cg|bulk\.tensor)"
 
 
 @pytest.mark.parametrize("name", KERNELS)
-def test_what_kernels_write_is_neither_read_nor_written_before_the_kernel_before_has_ended(name: str) -> None:
+def test_nothing_is_read_or_written_before_the_kernel_before_has_ended(name: str) -> None:
     for kernel in compiled(KERNELS[name], 90):
-        before, after = kernel.ptx.split("griddepcontrol.wait", 1)
-        assert not re.search(r"(st|red|atom)\.global|cp\.async", before), kernel
-        assert len(re.findall(r"ld\.global", before)) == INPUTS.get(kernel.name, 0), kernel
-        assert re.search(r"(st|cp\.async\.bulk\.tensor\.\dd)\.global", after), kernel
+        first = re.search(ACCESSES, kernel.ptx)
+        assert first
+        assert 0 < kernel.ptx.find("griddepcontrol.wait") < first.start(), kernel
 
 
 @pytest.mark.parametrize("name", KERNELS)

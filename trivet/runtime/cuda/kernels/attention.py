@@ -2,13 +2,12 @@
 
 Prompts in pieces (several tokens a sequence) go through `prompt_kernel` in the manner of FlashAttention 2: a program
 has a tile of rows (tokens and the query heads of one KV head) and walks over the keys that they see. Sequences with one
-token go through `decode_kernel`, whose programs each take some splits of one sequence's keys; that which is done last
-merges them, in the order in which `prompt_kernel` does. See online_softmax.py for what makes that exact.
+token go through `decode_kernel`, whose programs each take some splits of one sequence's keys, and `combine_kernel`,
+which merges those in the order in which `prompt_kernel` does. See online_softmax.py for what makes that exact.
 """
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Protocol
 
 import torch
@@ -138,46 +137,23 @@ def place_of(
     return tl.where(place + count <= places, place, -1)
 
 
-@triton.jit(noinline=True)
-def combine(
-    y, sinks, states, sums, row, head, heads, place, count, factor,
-    HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, COLUMNS: tl.constexpr, TILE_HEADS: tl.constexpr,
-):  # fmt: skip
-    """The results of the heads head, head + 1, ... of a row from the states that its `count` splits left at `place`."""
-    ROWS: tl.constexpr = triton.next_power_of_2(TILE_HEADS)
-    of_tile, columns = tl.arange(0, ROWS), tl.arange(0, COLUMNS)
-    valid = of_tile < tl.minimum(heads, TILE_HEADS)
-    top, total, values = empty_state(ROWS, COLUMNS)
-    for start in range(0, count, 8):
-        for i in tl.static_range(8):  # Loads of all eight are on their way at once.
-            at = (place + start + i).to(tl.int64) * HEADS + head + of_tile
-            there = valid & (start + i < count)
-            top, total, values = merge(
-                top, total, values,
-                tl.load(sums + 2 * at, mask=there, other=LOWEST), tl.load(sums + 2 * at + 1, mask=there, other=0.0),
-                tl.load(states + at[:, None] * COLUMNS + columns[None, :], mask=there[:, None], other=0.0), factor,
-            )  # fmt: skip
-    values = normalized(top, total, values, factor, sinks, head + of_tile, valid)
-    store_rows(y, values, row, tl.zeros_like(of_tile), head + of_tile, valid, HEADS, HEAD_DIM)
-
-
 @triton.jit(do_not_specialize=["table_stride", "places", "share"])
 def decode_kernel(
-    q, k_cache, v_cache, y, sinks, states, sums, arrivals, query_starts, context_lens, block_tables, places, share,
-    q_stride, table_stride, inner, factor,
+    q, k_cache, v_cache, y, sinks, states, sums, query_starts, context_lens, block_tables, places, share, q_stride,
+    table_stride, inner, factor,
     SOFTCAP: tl.constexpr, WINDOW: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr,
     COLUMNS: tl.constexpr, BLOCK_SIZE: tl.constexpr, ROWS: tl.constexpr, TILE_HEADS: tl.constexpr,
     SPLIT: tl.constexpr, SHARE: tl.constexpr, KEYS: tl.constexpr, STAGES: tl.constexpr,
     FLAT: tl.constexpr, TURNED: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Grid: (KV_HEADS * tiles of TILE_HEADS heads, S, lanes). Each lane of a sequence takes splits that follow each
-    other, as many as the others, and leaves their states; the last to do so merges them. A lane that is the only one,
-    or for whose states there is no place, leaves none. `arrivals`, how many have come, are 0 between launches."""
+    other, as many as the others, and leaves their states; a lane that is the only one, or for whose states there is no
+    place, finishes."""
+    device.await_previous(EARLY)
     GROUP: tl.constexpr = HEADS // KV_HEADS
     HEAD_TILES: tl.constexpr = (GROUP + TILE_HEADS - 1) // TILE_HEADS
     s, lane = tl.program_id(1), tl.program_id(2)
     row, next_row, context = tl.load(query_starts + s), tl.load(query_starts + s + 1), tl.load(context_lens + s)
-    device.await_previous(EARLY)
     first_split, count = splits_of(context, WINDOW, SPLIT)
     lanes = tl.maximum(lanes_of(count, tl.num_programs(2), share, SHARE), 1)
     if (next_row - row != 1) | (lane >= lanes):
@@ -227,15 +203,37 @@ def decode_kernel(
         state = tl.trans(values) if TURNED else values
         state = normalized(top, total, state, factor, sinks, heads, valid)
         store_rows(y, state, row, token, heads, valid, HEADS, HEAD_DIM)
-    else:
-        arrived = arrivals + place * tl.num_programs(0) + tl.program_id(0)
-        tl.debug_barrier()  # What this program's threads have stored is there for whoever sees it arrive.
-        if tl.atomic_add(arrived, 1, sem="acq_rel") == lanes - 1:
-            tl.store(arrived, 0)
-            combine(
-                y, sinks, states, sums, row, head, GROUP - head_tile * TILE_HEADS, place, count, factor, HEADS,
-                HEAD_DIM, COLUMNS, TILE_HEADS,
-            )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["places", "share"])
+def combine_kernel(
+    y, sinks, states, sums, query_starts, context_lens, places, lanes, share, factor,
+    WINDOW: tl.constexpr, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr,
+    SPLIT: tl.constexpr, SHARE: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
+    """Grid: (S, tiles of ROWS heads)."""
+    device.await_previous(EARLY)
+    s = tl.program_id(0)
+    row, next_row, context = tl.load(query_starts + s), tl.load(query_starts + s + 1), tl.load(context_lens + s)
+    _, count = splits_of(context, WINDOW, SPLIT)
+    if (next_row - row != 1) | (lanes_of(count, lanes, share, SHARE) <= 1):
+        return
+    place = place_of(s, query_starts, context_lens, places, lanes, share, WINDOW, SPLIT, SHARE)
+    if place < 0:
+        return
+    heads = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    valid = heads < HEADS
+    columns = tl.arange(0, COLUMNS)
+    top, total, values = empty_state(ROWS, COLUMNS)
+    for i in tl.range(0, count, num_stages=3):
+        at = (place + i).to(tl.int64) * HEADS + heads
+        top, total, values = merge(
+            top, total, values,
+            tl.load(sums + 2 * at, mask=valid, other=LOWEST), tl.load(sums + 2 * at + 1, mask=valid, other=0.0),
+            tl.load(states + at[:, None] * COLUMNS + columns[None, :], mask=valid[:, None], other=0.0), factor,
+        )  # fmt: skip
+    values = normalized(top, total, values, factor, sinks, heads, valid)
+    store_rows(y, values, row, tl.zeros_like(heads), heads, valid, HEADS, HEAD_DIM)
 
 
 PLACES = 4096
@@ -315,15 +313,15 @@ def attention(
     states = torch.empty((places, heads, tiles.columns), dtype=torch.float32, device=q.device)
     sums = torch.empty((places, heads, 2), dtype=torch.float32, device=q.device)
     decode_kernel[(programs, sequences, lanes)](
-        q, k_cache, v_cache, y, sinks, states, sums, no_arrivals(PLACES * programs, q.device), batch.query_starts,
-        batch.context_lens, batch.block_tables, places, share, q.stride(0), table_stride, inner, factor, **shape,
-        SHARE=SHARE, ROWS=rows, TILE_HEADS=tile_heads, STAGES=launch.stages, FLAT=launch.flat, TURNED=launch.turned,
-        num_warps=launch.warps, **device.early(q.device),
+        q, k_cache, v_cache, y, sinks, states, sums, batch.query_starts, batch.context_lens, batch.block_tables, places,
+        share, q.stride(0), table_stride, inner, factor, **shape, SHARE=SHARE, ROWS=rows, TILE_HEADS=tile_heads,
+        STAGES=launch.stages, FLAT=launch.flat, TURNED=launch.turned, num_warps=launch.warps, **device.early(q.device),
     )  # fmt: skip
+    if places:
+        combine_rows = min(8, triton.next_power_of_2(heads))
+        combine_kernel[(sequences, triton.cdiv(heads, combine_rows))](
+            y, sinks, states, sums, batch.query_starts, batch.context_lens, places, lanes, share, factor, WINDOW=window,
+            HEADS=heads, HEAD_DIM=head_dim, COLUMNS=tiles.columns, ROWS=combine_rows, SPLIT=SPLIT, SHARE=SHARE,
+            num_warps=4, **device.early(q.device),
+        )  # fmt: skip
     return y
-
-
-@cache
-def no_arrivals(count: int, place: torch.device) -> torch.Tensor:
-    """Zeros. All launches have the same: they follow each other, and leave them so."""
-    return torch.zeros(count, dtype=torch.int32, device=place)

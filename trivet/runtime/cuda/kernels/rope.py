@@ -23,10 +23,9 @@ def stored(x, TYPE: tl.constexpr):
 
 
 @triton.jit
-def angles(position, inv_freq, magnitude, PAIRS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Cosines and sines of all pairs. The angle is a part of a turn, found in float64: in float32 that of position
+def angles(position, inv_freq, i, PAIRS: tl.constexpr, magnitude):
+    """Cosines and sines for the pairs `i`. The angle is a part of a turn, found in float64: in float32 that of position
     100,000 would be off by 0.01."""
-    i = tl.arange(0, COLUMNS)
     frequency = tl.load(inv_freq + i, mask=i < PAIRS, other=0.0).to(tl.float64)
     turns = position.to(tl.float64) * frequency * (0.5 / 3.141592653589793)
     angle = ((turns - tl.floor(turns + 0.5)) * 6.283185307179586).to(tl.float32)
@@ -35,12 +34,13 @@ def angles(position, inv_freq, magnitude, PAIRS: tl.constexpr, COLUMNS: tl.const
 
 @triton.jit
 def rotate(
-    x, y, cos, sin, first, stop,
+    x, y, position, inv_freq, magnitude, first, stop,
     INTERLEAVED: tl.constexpr, PAIRS: tl.constexpr, HEAD_DIM: tl.constexpr, HEADS: tl.constexpr, COLUMNS: tl.constexpr,
     REST: tl.constexpr,
 ):  # fmt: skip
     """The heads first, first + 1, ... up to `stop` of the row x, into the row y."""
     head, i = first + tl.arange(0, HEADS), tl.arange(0, COLUMNS)
+    cos, sin = angles(position, inv_freq, i, PAIRS, magnitude)
     inside = (head < stop)[:, None] & (i < PAIRS)[None, :]
     if INTERLEAVED:
         both = tl.arange(0, 2 * COLUMNS)
@@ -74,11 +74,10 @@ def rope_kernel(
     COLUMNS: tl.constexpr, REST: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Grid: (T, blocks of HEADS heads)."""
-    row = tl.program_id(0).to(tl.int64)
-    cos, sin = angles(tl.load(positions + row), inv_freq, magnitude, PAIRS, COLUMNS)
     await_previous(EARLY)
+    row = tl.program_id(0).to(tl.int64)
     rotate(
-        x + row * stride, y + row * TOTAL * HEAD_DIM, cos, sin,
+        x + row * stride, y + row * TOTAL * HEAD_DIM, tl.load(positions + row), inv_freq, magnitude,
         tl.program_id(1) * HEADS, TOTAL, INTERLEAVED, PAIRS, HEAD_DIM, HEADS, COLUMNS, REST,
     )  # fmt: skip
 
@@ -91,22 +90,22 @@ def rope_and_cache_kernel(
     EARLY: tl.constexpr,
 ):  # fmt: skip
     """Grid: (T, blocks of HEADS heads of q, then of k with v)."""
-    row = tl.program_id(0).to(tl.int64)
-    slot = tl.load(slots + row).to(tl.int64)
-    cos, sin = angles(tl.load(positions + row), inv_freq, magnitude, PAIRS, COLUMNS)
     await_previous(EARLY)
+    row = tl.program_id(0).to(tl.int64)
+    position = tl.load(positions + row)
     Q_BLOCKS: tl.constexpr = (TOTAL + HEADS - 1) // HEADS
     if tl.program_id(1) < Q_BLOCKS:
         rotate(
-            q + row * q_stride, y + row * TOTAL * HEAD_DIM, cos, sin, tl.program_id(1) * HEADS,
+            q + row * q_stride, y + row * TOTAL * HEAD_DIM, position, inv_freq, magnitude, tl.program_id(1) * HEADS,
             TOTAL, INTERLEAVED, PAIRS, HEAD_DIM, HEADS, COLUMNS, REST,
         )  # fmt: skip
     else:
+        slot = tl.load(slots + row).to(tl.int64)
         if slot >= 0:
             first = (tl.program_id(1) - Q_BLOCKS) * HEADS
             at = slot * KV_HEADS * HEAD_DIM
             rotate(
-                k + row * k_stride, k_cache + at, cos, sin, first, KV_HEADS, INTERLEAVED, PAIRS,
+                k + row * k_stride, k_cache + at, position, inv_freq, magnitude, first, KV_HEADS, INTERLEAVED, PAIRS,
                 HEAD_DIM, HEADS, COLUMNS, REST,
             )  # fmt: skip
             copy(v + row * v_stride, v_cache + at, first, KV_HEADS, HEAD_DIM, HEAD_DIM, HEADS, DIM)

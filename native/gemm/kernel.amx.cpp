@@ -1,6 +1,6 @@
-// AMX beside AVX-512: see kernel_tiles.h and kernel_tiles_bf16.h. What tiles do not compute is left to the
-// kernels of AVX-512.
-#include "gemm/kernel_tiles_bf16.h"
+// AMX beside AVX-512: see kernel_tiles.h, kernel_tiles_bf16.h and kernel_tiles_bytes.h. What tiles do not
+// compute is left to the kernels of AVX-512.
+#include "gemm/kernel_tiles_bytes.h"
 
 namespace trivet {
 namespace {
@@ -18,6 +18,15 @@ void multiply_any(const Panels& w, const std::byte* x, std::size_t stride, std::
   constexpr auto multiply_few = multiply_avx512<format>;
   (m <= Avx512::kByteRows ? multiply_few : multiply_tiles<K>)(w, x, stride, m, panel_begin, panel_end, y,
                                                               ldy);
+}
+
+template <Format format, class Few>
+constexpr Kernels::Multiply rounded_kernel() {
+  if constexpr (rounds_to_bytes(format)) {
+    return multiply_tiles_bytes<Few>;
+  } else {
+    return multiply_tiles_bf16<RoundedTiles<Few>>;
+  }
 }
 
 constexpr Kernels make_amx_kernels() {
@@ -38,7 +47,7 @@ constexpr Kernels make_amx_kernels() {
 #define TRIVET_SET(name, id, values, group)                                        \
   set(Format::name, multiply_any<Format::name, TileKernel##group<Weights##name>>); \
   kernels.multiply_rounded[id] =                                                   \
-      multiply_tiles_bf16<RoundedTiles<Block##group##Kernel<Avx512, Weights##name>>>;
+      rounded_kernel<Format::name, Block##group##Kernel<Avx512, Weights##name>>();
   TRIVET_BLOCK_FORMATS(TRIVET_SET)
 #undef TRIVET_SET
   return kernels;

@@ -33,6 +33,26 @@ struct alignas(64) ChunkTiles {
   std::byte tile[kChunkColumns / kTileColumns][kTileRows][kTileBytes];
 };
 
+// Fetches so many lines of each of two panels to the L2 cache, some at each of `steps` steps.
+struct FetchPanels {
+  const std::byte* panels[2];
+  int left, each;  // lines of a panel
+
+  FetchPanels(const std::byte* first, const std::byte* second, int lines, std::int64_t steps)
+      : panels{first, second}, left(lines), each(static_cast<int>((lines + steps - 1) / steps)) {}
+
+  void step() {
+    const int now = each < left ? each : left;
+    left -= now;
+    for (int i = 0; i < now; ++i) {
+      for (const std::byte*& panel : panels) {
+        __builtin_prefetch(panel, 0, 2);
+        panel += 64;
+      }
+    }
+  }
+};
+
 // bfloat16 weights: tiles as they lie, but for the last one.
 struct StoredTiles {
   using Scratch = ChunkTiles;
@@ -41,26 +61,11 @@ struct StoredTiles {
     return w.data + panel * w.layout.bytes + column / 2 * kTileBytes;
   }
 
-  // Fetches the chunk to the L2 cache, if its panel is before `last`.
-  struct Ahead {
-    const std::byte* panels[2];
-    int left, each;  // lines of a panel
-
+  // Fetches the chunk, if its panel is before `last`.
+  struct Ahead : FetchPanels {
     Ahead(const Panels& w, std::int64_t panel, std::int64_t last, std::int64_t column, std::int64_t steps)
-        : panels{at(w, panel, column), at(w, panel + 1 < last ? panel + 1 : panel, column)},
-          left(panel < last ? kChunkTileLines : 0),
-          each(static_cast<int>((kChunkTileLines + steps - 1) / steps)) {}
-
-    void step() {
-      const int now = each < left ? each : left;
-      left -= now;
-      for (int i = 0; i < now; ++i) {
-        for (const std::byte*& panel : panels) {
-          __builtin_prefetch(panel, 0, 2);
-          panel += 64;
-        }
-      }
-    }
+        : FetchPanels(at(w, panel, column), at(w, panel + 1 < last ? panel + 1 : panel, column),
+                      panel < last ? kChunkTileLines : 0, steps) {}
   };
 
   [[gnu::noinline]] static const std::byte* tiles(const Panels& w, std::int64_t panel, std::int64_t column,
@@ -146,7 +151,7 @@ struct RoundedTiles {
 // The sums of two tiles of rows with two panels: tile of rows, panel, row, row of the panel.
 using TileSums = float[2][2][kTileRows][kPanelRows];
 
-constexpr TileConfig bf16_config(int rows) {
+constexpr TileConfig full_depth_config(int rows) {
   TileConfig config;
   for (int t = 0; t < 6; ++t) config.set(t, rows, kTileBytes);
   for (int t = 6; t < 8; ++t) config.set(t, kTileRows, kTileBytes);
@@ -224,9 +229,8 @@ void multiply_chunk(const RowsOf& rows_of, std::int64_t begin, std::int64_t end,
   }
 }
 
-// Of rows of one pass, from `first` on.
-template <class Source>
-struct TilePass {
+// The rows of one pass, from `first` on.
+struct PassRows {
   const Panels& w;
   const std::byte* x;
   std::size_t stride;
@@ -235,13 +239,39 @@ struct TilePass {
   std::int64_t first, end;
   float* y;
   std::int64_t ldy;
-  typename Source::Scratch (&scratch)[2];
 
   // Row of a tile; the last one is full, so that some of its rows are those of an earlier tile too.
   std::int64_t row(std::int64_t i) const { return i + rows <= m ? i : m - rows; }
 
+  std::int64_t tiles() const { return (end - first + kTileRows - 1) / kTileRows; }
+  std::int64_t pairs() const { return (tiles() + 1) / 2; }
+
+  // A row's sums of all panels of a group together: see kPanelGroup.
+  void store(std::int64_t begin, std::int64_t stop, const TileSums* sums) const {
+    for (std::int64_t i = first; i < end; i += kTileRows) {
+      const std::int64_t pair = (i - first) / (2 * kTileRows), tile = (i - first) / kTileRows % 2;
+      for (int r = 0; r < rows; ++r) {
+        for (std::int64_t p = begin; p < stop; ++p) {
+          const TileSums& of_panels = sums[(p - begin) / 2 * pairs() + pair];
+          store_rows(w, p, &of_panels[tile][(p - begin) % 2][r], 1, y + (row(i) + r) * ldy, ldy);
+        }
+      }
+    }
+  }
+};
+
+// Passes of nearly equal size, of at most `most` rows: a short last one would be all rounding of weights.
+inline std::int64_t rows_of_passes(std::int64_t m, std::int64_t most) {
+  const std::int64_t passes = (m + most - 1) / most, each = (m + passes - 1) / passes;
+  return (each + 2 * kTileRows - 1) / (2 * kTileRows) * (2 * kTileRows);
+}
+
+template <class Source>
+struct TilePass : PassRows {
+  typename Source::Scratch (&scratch)[2];
+
   void multiply(std::int64_t panel_begin, std::int64_t panel_end) const {
-    const std::int64_t pairs = (end - first + 2 * kTileRows - 1) / (2 * kTileRows);
+    const std::int64_t pairs = this->pairs();
     const std::int64_t fits = kSlabBytes / 2 / (end - first) / kChunkColumns * kChunkColumns;
     const std::int64_t slab = fits < kChunkColumns ? kChunkColumns : fits;
     const bool whole = slab >= w.columns;
@@ -257,7 +287,7 @@ struct TilePass {
           multiply_slab(p, whole ? panel_end : stop, c, slab_end, sums);
         }
       }
-      store(begin, stop, all, pairs);
+      store(begin, stop, all);
     }
   }
 
@@ -266,7 +296,7 @@ struct TilePass {
   void multiply_slab(std::int64_t panel, std::int64_t last, std::int64_t begin, std::int64_t slab_end,
                      TileSums* sums) const {
     const bool two_panels = panel + 1 < last;
-    const std::int64_t tiles = (end - first + kTileRows - 1) / kTileRows;
+    const std::int64_t tiles = this->tiles();
     for (std::int64_t c = begin; c < slab_end; c += kChunkColumns) {
       const int count = slab_end - c < kChunkColumns ? static_cast<int>(slab_end - c) : kChunkColumns;
       const int steps = (count + kTileColumns - 1) / kTileColumns;
@@ -290,34 +320,20 @@ struct TilePass {
       }
     }
   }
-
-  // A row's sums of all panels of a group together: see kPanelGroup.
-  void store(std::int64_t begin, std::int64_t stop, const TileSums* sums, std::int64_t pairs) const {
-    for (std::int64_t i = first; i < end; i += kTileRows) {
-      const std::int64_t pair = (i - first) / (2 * kTileRows), tile = (i - first) / kTileRows % 2;
-      for (int r = 0; r < rows; ++r) {
-        for (std::int64_t p = begin; p < stop; ++p) {
-          const TileSums& of_panels = sums[(p - begin) / 2 * pairs + pair];
-          store_rows(w, p, &of_panels[tile][(p - begin) % 2][r], 1, y + (row(i) + r) * ldy, ldy);
-        }
-      }
-    }
-  }
 };
 
 template <class Source>
 void multiply_tiles_bf16(const Panels& w, const std::byte* x, std::size_t stride, std::int64_t m,
                          std::int64_t panel_begin, std::int64_t panel_end, float* y, std::int64_t ldy) {
   const int rows = m < kTileRows ? static_cast<int>(m) : kTileRows;
-  const TileConfig config = bf16_config(rows);
+  const TileConfig config = full_depth_config(rows);
   const Tiles configured(config);
   typename Source::Scratch scratch[2];
-  // Passes of nearly equal size: a short last one would be all rounding of weights.
-  const std::int64_t passes = (m + kTileChunk - 1) / kTileChunk, each = (m + passes - 1) / passes;
-  const std::int64_t pass = (each + 2 * kTileRows - 1) / (2 * kTileRows) * (2 * kTileRows);
+  const std::int64_t pass = rows_of_passes(m, kTileChunk);
   for (std::int64_t first = 0; first < m; first += pass) {
     const std::int64_t end = first + pass < m ? first + pass : m;
-    TilePass<Source>{w, x, stride, m, rows, first, end, y, ldy, scratch}.multiply(panel_begin, panel_end);
+    const PassRows of_pass = {w, x, stride, m, rows, first, end, y, ldy};
+    TilePass<Source>{of_pass, scratch}.multiply(panel_begin, panel_end);
   }
 }
 

@@ -49,7 +49,8 @@ Numerics numerics_of(const std::string& name) {
 ActivationFormat activation_format(Format weights, Numerics numerics, std::int64_t rows, Isa isa) {
   const bool rounded = numerics == Numerics::fast && rows > kFewRows &&
                        kernels(isa).multiply_rounded[static_cast<int>(weights)] != nullptr;
-  return rounded ? ActivationFormat::bf16 : exact_format(weights, isa);
+  if (!rounded) return exact_format(weights, isa);
+  return rounds_to_bytes(weights) ? ActivationFormat::q8_256_fast : ActivationFormat::bf16;
 }
 
 std::size_t activation_row_bytes(ActivationFormat format, std::int64_t columns) {
@@ -62,7 +63,8 @@ std::size_t activation_row_bytes(ActivationFormat format, std::int64_t columns) 
       return ((lines + 3) / 8 * 8 + 4) * 64;
     }
     case ActivationFormat::q8_32:
-    case ActivationFormat::q8_256: {
+    case ActivationFormat::q8_256:
+    case ActivationFormat::q8_256_fast: {
       const std::size_t step =
           format == ActivationFormat::q8_32 ? sizeof(ActivationStep32) : sizeof(ActivationStep256);
       return (static_cast<std::size_t>(steps(columns)) * step / 64 | 1) * 64;  // likewise
@@ -93,6 +95,7 @@ void pack_activations(ActivationFormat format, const float* x, std::int64_t ldx,
         kernels(isa).quantize_q8_32(row, columns, packed);
         break;
       case ActivationFormat::q8_256:
+      case ActivationFormat::q8_256_fast:
         kernels(isa).quantize_q8_256(row, columns, packed);
         break;
     }

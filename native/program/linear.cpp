@@ -17,7 +17,7 @@ constexpr std::int64_t kUnitWork = 32 << 10;
 // share the L2 cache with the rows.
 constexpr std::int64_t kUnitBytes = 2 << 10;
 
-// But bfloat16 rows go over the panels: they are the larger part, and all of them are read for each unit.
+// But rows of tiles go over the panels: they are the larger part, and all of them are read for each unit.
 constexpr std::int64_t kUnitPanels = 8;
 
 std::vector<Access> linear_accesses(const PackedRows& input, const std::vector<Projection>& projections) {
@@ -47,7 +47,7 @@ std::vector<ActivationFormat> activation_formats(const std::vector<Format>& weig
 std::int64_t panels_per_unit(std::int64_t panels, std::int64_t panel_bytes, std::int64_t rows,
                              ActivationFormat activation, int members) {
   const std::int64_t pass = product_pass_rows();
-  const bool rounded = activation == ActivationFormat::bf16;
+  const bool rounded = activation == ActivationFormat::bf16 || activation == ActivationFormat::q8_256_fast;
   if (rows > pass && !rounded) return std::max<std::int64_t>(1, pass * kUnitBytes / panel_bytes);
   if (members == 1) return panels;
   std::int64_t balanced = (panels + members * kUnits - 1) / (members * kUnits);

@@ -1,0 +1,338 @@
+// Products of rows of int8 by the tiles of AMX with weights of blocks of 256 columns that are rounded to int8,
+// too, where the numerics are fast: one scale for a row of weights and such a step lets a tile sum over all of
+// its depth, and a step's products are scaled but once. See kernel.h and kernel_tiles_bf16.h, whose loops these
+// are; V is Avx512.
+//
+// The products of a step are exact, and steps are added in ascending order. So a row of a product of tiles
+// depends on no other, nor on where columns are cut.
+#pragma once
+
+#include "gemm/kernel_tiles_bf16.h"
+
+namespace trivet {
+namespace {
+
+// Rows per pass: a pass rounds all weights, and these rows take as much of the L2 cache as half as many of
+// bfloat16.
+constexpr int kBytePassRows = 2 * kTileChunk;
+constexpr int kStepTiles = kStep / kTileBytes;
+constexpr int kChunkSteps = kChunkColumns / kStep;
+// Of the rows and the steps of a slab, which has 256 times as many bytes.
+constexpr std::int64_t kSlabScales = kSlabBytes / kStep;
+
+// Weights of a chunk of a panel: right-hand tiles, and what they are multiples of.
+struct alignas(64) ByteTiles {
+  std::uint8_t tile[kChunkSteps * kStepTiles][kTileRows][kTileBytes];
+  float scale[kChunkSteps][kPanelRows];
+};
+
+// What rounds a chunk.
+using RoundChunk = void (*)(const Panels& w, std::int64_t panel, std::int64_t column, int count,
+                            ByteTiles& out);
+
+// That of the weights of a Block256Kernel; with kFetch, which fetches ahead.
+template <class Few>
+struct RoundedBytes {
+  using V = Avx512;
+  using F = V::F32x16;
+  using I = V::I32x16;
+  using W = typename Few::W;
+  static constexpr float kMost = (1 << W::kBits) - 1, kMiddle = (1 << W::kBits) / 2;
+
+  template <bool kFetch>
+  [[gnu::noinline]] static void chunk(const Panels& w, std::int64_t panel, std::int64_t column, int count,
+                                      ByteTiles& out) {
+    typename Few::Scratch scratch;
+    const std::byte* packed = w.data + panel * w.layout.bytes;
+    for (int c = 0; c < count; c += kStep) {
+      Few::decode_scales(w, packed, column + c, kStep, scratch);
+      const std::byte* step = packed + (column + c) / kStep * Few::kStepBytes;
+      round_step(Few::template weights<kFetch>(step), scratch, out.scale[c / kStep],
+                 out.tile[c / kTileBytes]);
+    }
+  }
+
+ private:
+  static I bits(F a) { return _mm512_castps_si512(a); }
+
+  static I magnitude(F a) { return V::both(bits(a), V::broadcast(0x7fffffff)); }
+
+  // The integer nearest to each, modulo 2^16, in both halves of a lane.
+  static I twice_nearest(F a) { return V::twice_first(bits(V::add(a, V::broadcast(0x1.8p23f)))); }
+
+  // A weight is `scale` times the byte that stands for it, plus `minimum`; 256 times the rounded one is that
+  // in 16 bits with a factor and an offset for each row. The largest magnitude becomes 127; one that is no
+  // number makes the scale so.
+  template <bool kFetch>
+  static void round_step(const PackedQuads<V, W, kFetch>& weights, const typename Few::Scratch& scratch,
+                         float* unit, std::uint8_t (*row)[kTileBytes]) {
+    alignas(64) float lines[Few::kAllRuns][2][kPanelRows];
+    I most = V::izero();
+    for (int run = 0; run < Few::kAllRuns; ++run) {
+      F scale, minimum;
+      Few::line(scratch, run, scale, minimum);
+      V::store(lines[run][0], scale);
+      V::store(lines[run][1], minimum);
+      most = _mm512_max_epi32(most, magnitude(minimum));
+      most = _mm512_max_epi32(most, magnitude(V::fma(scale, V::broadcast(kMost), minimum)));
+    }
+    const F peak = _mm512_castsi512_ps(most);
+    V::store(unit, V::mul(peak, V::broadcast(1 / 127.0f)));
+    // The reciprocal of what is below 2^-100 would overflow.
+    const __mmask16 large = _mm512_cmp_ps_mask(peak, V::broadcast(0x1p-100f), _CMP_GE_OQ);
+    const F inverse = _mm512_maskz_mov_ps(large, _mm512_div_ps(V::broadcast(127 * 256.0f), peak));
+    for (int group = 0; group < W::kGroups; ++group) {
+#pragma GCC unroll 8
+      for (int i = 0; i < W::kRuns; ++i, row += W::kQuads) {
+        const auto& line = lines[group * W::kRuns + i];
+        round_run([&](int v) { return weights(group, i, 0, v); }, V::mul(V::load(line[0]), inverse),
+                  V::mul(V::load(line[1]), inverse), row);
+      }
+    }
+  }
+
+  template <class Quad>
+  [[gnu::always_inline]] static void round_run(const Quad& quad, F scale, F minimum,
+                                               std::uint8_t (*row)[kTileBytes]) {
+    const F magic = V::broadcast(0x1.8p23f);
+    const F rest = _mm512_sub_ps(scale, _mm512_sub_ps(V::add(scale, magic), magic));
+    const I factor = twice_nearest(scale), high = _mm512_set1_epi16(-256);
+    // Rounds to nearest, and makes up for what the factor lacks in the middle of a byte's range.
+    const I offset = twice_nearest(V::add(minimum, V::fma(rest, V::broadcast(kMiddle), V::broadcast(128.0f))));
+#pragma GCC unroll 8
+    for (int v = 0; v < W::kQuads; ++v) {
+      const V::Bytes bytes = quad(v);
+      const auto rounded = [&](I words) {
+        return _mm512_add_epi16(_mm512_mullo_epi16(words, factor), offset);
+      };
+      const I even = rounded(V::even_bytes<false>(bytes)), odd = rounded(V::odd_bytes<false>(bytes));
+      V::store_bytes(row[v], V::either(_mm512_srli_epi16(even, 8), V::both(odd, high)));
+    }
+  }
+};
+
+using TileProducts = std::int32_t[2][2][kTileRows][kPanelRows];  // as TileSums
+
+// A step of one or two tiles of rows with one or two panels: products that tiles have put down, and what they
+// are to be added to. That is done while tiles multiply the next unit.
+struct ByteUnit {
+  const TileProducts* products;
+  TileSums* sums;
+  const float* rows_scales;
+  const float* scales[2];  // of the panels
+  int rows;
+  bool first;
+};
+
+// Of `count` rows of one tile, from `begin` on.
+template <int kPanels, bool kFirst>
+[[gnu::always_inline]] inline void add_unit_rows(const ByteUnit& unit, unsigned begin, unsigned count) {
+  using V = Avx512;
+  constexpr unsigned kPanel = kTileRows * kPanelRows;  // from one panel to the next
+  const unsigned tile = begin / kTileRows, row = begin % kTileRows;
+  const std::int32_t* products = (*unit.products)[tile][0][row];
+  float* sums = (*unit.sums)[tile][0][row];
+  const float* of_row = unit.rows_scales + begin;
+  V::F32x16 of_panel[kPanels];
+  for (int n = 0; n < kPanels; ++n) of_panel[n] = V::load(unit.scales[n]);
+#pragma GCC unroll 4
+  for (unsigned i = 0; i < count; ++i) {
+#pragma GCC unroll 2
+    for (int n = 0; n < kPanels; ++n) {
+      float* sum = sums + n * kPanel + i * kPanelRows;
+      const auto scale = V::mul(of_panel[n], V::broadcast(of_row[i]));
+      const auto product = V::to_float(V::load_vector(products + n * kPanel + i * kPanelRows));
+      V::store(sum, kFirst ? V::mul(product, scale) : V::fma(product, scale, V::load(sum)));
+    }
+  }
+}
+
+// One of the kStepTiles parts of a unit, beside what is fetched ahead.
+template <int kPanels>
+[[gnu::noinline]] void add_unit_part(const ByteUnit& unit, int part, FetchPanels& ahead) {
+  ahead.step();
+  constexpr int kRows = 2 * kTileRows / kStepTiles;
+  const int begin = part * kRows;
+  if (begin >= unit.rows) return;
+  const int count = unit.rows - begin < kRows ? unit.rows - begin : kRows;
+  if (unit.first) {
+    add_unit_rows<kPanels, true>(unit, begin, count);
+  } else {
+    add_unit_rows<kPanels, false>(unit, begin, count);
+  }
+}
+
+// A chunk of the rows of a pass and one or two panels.
+struct ByteChunk {
+  const std::byte* x;  // the columns of row 0
+  std::size_t stride;
+  const ByteTiles (&weights)[2];
+  int steps;
+  bool first;
+  TileSums* sums;             // of each pair of tiles
+  const float* rows_scales;   // of each step, for all rows of all pairs
+  std::int64_t scales_stride;
+};
+
+// The products of pairs [begin, end) of tiles. See multiply_chunk() about loads.
+template <int kTiles, int kPanels>
+void multiply_units(const PassRows& rows, const ByteChunk& chunk, std::int64_t begin, std::int64_t end,
+                    TileProducts (&products)[2], ByteUnit& last, FetchPanels& ahead) {
+  if (begin == end) return;
+  const auto rows_at = [&](std::int64_t pair, int tile) {
+    return chunk.x + rows.row(rows.first + (2 * pair + tile) * kTileRows) * chunk.stride;
+  };
+  const std::byte *x0 = rows_at(begin, 0), *x1 = rows_at(begin, kTiles - 1);
+  const std::uint8_t *weights0 = chunk.weights[0].tile[0][0], *weights1 = chunk.weights[1].tile[0][0];
+  tile_stream<4>(x0, chunk.stride);
+  tile_load<6>(weights0, kTileBytes);
+  if constexpr (kPanels == 2) tile_load<7>(weights1, kTileBytes);
+  if constexpr (kTiles == 2) tile_stream<5>(x1, chunk.stride);
+  for (std::int64_t pair = begin; pair < end; ++pair) {
+    for (int step = 0; step < chunk.steps; ++step) {
+      tile_zero<0>();
+      tile_zero<1>();
+      tile_zero<2>();
+      tile_zero<3>();
+#pragma GCC unroll 4
+      for (int k = 0; k < kStepTiles; ++k) {
+        weights0 += kTileSize;
+        weights1 += kTileSize;
+        if (k + 1 < kStepTiles) {
+          x0 += kTileBytes;
+          x1 += kTileBytes;
+        } else if (step + 1 < chunk.steps) {
+          x0 += sizeof(ActivationStep256) - (kStepTiles - 1) * kTileBytes;
+          x1 += sizeof(ActivationStep256) - (kStepTiles - 1) * kTileBytes;
+        } else {
+          const std::int64_t following = pair + 1 < end ? pair + 1 : pair;
+          x0 = rows_at(following, 0);
+          x1 = rows_at(following, kTiles - 1);
+          weights0 = chunk.weights[0].tile[0][0];
+          weights1 = chunk.weights[1].tile[0][0];
+        }
+        tile_dot_signed<0, 4, 6>();
+        if constexpr (kPanels == 2) tile_dot_signed<1, 4, 7>();
+        tile_stream<4>(x0, chunk.stride);
+        if constexpr (kTiles == 2) tile_dot_signed<2, 5, 6>();
+        tile_load<6>(weights0, kTileBytes);
+        if constexpr (kTiles == 2 && kPanels == 2) tile_dot_signed<3, 5, 7>();
+        if constexpr (kPanels == 2) tile_load<7>(weights1, kTileBytes);
+        if constexpr (kTiles == 2) tile_stream<5>(x1, chunk.stride);
+        add_unit_part<kPanels>(last, k, ahead);
+      }
+      TileProducts& out = products[last.products == &products[0]];
+      tile_store<0>(out[0][0], kTileBytes);
+      if constexpr (kPanels == 2) tile_store<1>(out[0][1], kTileBytes);
+      if constexpr (kTiles == 2) tile_store<2>(out[1][0], kTileBytes);
+      if constexpr (kTiles == 2 && kPanels == 2) tile_store<3>(out[1][1], kTileBytes);
+      last = {&out,
+              chunk.sums + pair,
+              chunk.rows_scales + step * chunk.scales_stride + pair * 2 * kTileRows,
+              {chunk.weights[0].scale[step], chunk.weights[1].scale[step]},
+              kTiles == 2 ? 2 * kTileRows : rows.rows,
+              chunk.first && step == 0};
+    }
+  }
+}
+
+struct BytePass : PassRows {
+  RoundChunk round, round_fetching;
+
+  void multiply(std::int64_t panel_begin, std::int64_t panel_end) const {
+    const std::int64_t pairs = this->pairs(), steps = kSlabScales / (pairs * 2 * kTileRows);
+    const std::int64_t slab = steps / kChunkSteps * kChunkColumns;
+    const bool whole = slab >= w.columns;
+    const std::int64_t fit = 2 * (kProductSums / (pairs * (sizeof(TileSums) / sizeof(float))));
+    const std::int64_t group = whole && fit > kWholeGroup ? kWholeGroup : fit;
+    TileSums* all = reinterpret_cast<TileSums*>(product_sums());
+    float scales[kSlabScales];
+    for (std::int64_t begin = panel_begin; begin < panel_end; begin += group) {
+      const std::int64_t stop = begin + group < panel_end ? begin + group : panel_end;
+      for (std::int64_t c = 0; c < w.columns; c += slab) {
+        const std::int64_t slab_end = c + slab < w.columns ? c + slab : w.columns;
+        gather_scales(c, slab_end, scales);
+        for (std::int64_t p = begin; p < stop; p += 2) {
+          multiply_slab(p, whole ? panel_end : stop, c, slab_end, all + (p - begin) / 2 * pairs, scales);
+        }
+      }
+      store(begin, stop, all);
+    }
+  }
+
+ private:
+  // Those of a step one after another: there they lie far apart.
+  void gather_scales(std::int64_t begin, std::int64_t slab_end, float* out) const {
+    const std::int64_t stride = pairs() * 2 * kTileRows;
+    for (std::int64_t i = first; i < end; i += kTileRows) {
+      for (int r = 0; r < rows; ++r) {
+        const auto* steps = reinterpret_cast<const ActivationStep256*>(x + (row(i) + r) * this->stride);
+        for (std::int64_t c = begin; c < slab_end; c += kStep) {
+          out[(c - begin) / kStep * stride + i - first + r] = steps[c / kStep].scale;
+        }
+      }
+    }
+  }
+
+  // As TilePass::multiply_slab().
+  void multiply_slab(std::int64_t panel, std::int64_t last_panel, std::int64_t begin, std::int64_t slab_end,
+                     TileSums* sums, const float* scales) const {
+    const bool two_panels = panel + 1 < last_panel;
+    const std::int64_t tiles = this->tiles(), scales_stride = pairs() * 2 * kTileRows;
+    const std::size_t step_bytes = w.layout.bytes / (w.columns / kStep);
+    const auto packed = [&](std::int64_t p, std::int64_t c) {
+      return w.data + p * w.layout.bytes + c / kStep * step_bytes;
+    };
+    ByteTiles weights[2];
+    alignas(64) TileProducts products[2];
+    for (std::int64_t c = begin; c < slab_end; c += kChunkColumns) {
+      const int count = slab_end - c < kChunkColumns ? static_cast<int>(slab_end - c) : kChunkColumns;
+      // Few rows read weights as fast as memory gives them, which it does best in order.
+      const bool few = tiles <= 2;
+      (few ? round_fetching : round)(w, panel, c, count, weights[0]);
+      if (two_panels) (few ? round_fetching : round)(w, panel + 1, c, count, weights[1]);
+      const bool more = c + kChunkColumns < slab_end;
+      const std::int64_t next = more ? panel : panel + 2, column = more ? c + kChunkColumns : begin;
+      const std::int64_t other = next + 1 < last_panel ? next + 1 : next;
+      const int lines = few || next >= last_panel ? 0 : static_cast<int>(kChunkSteps * step_bytes / 64);
+      FetchPanels ahead(packed(next, column), packed(other, column), lines,
+                        pairs() * kChunkSteps * kStepTiles);
+      const ByteChunk chunk = {x + c / kStep * sizeof(ActivationStep256),
+                               stride,
+                               weights,
+                               count / kStep,
+                               c == 0,
+                               sums,
+                               scales + (c - begin) / kStep * scales_stride,
+                               scales_stride};
+      ByteUnit last = {};
+      if (two_panels) {
+        multiply_units<2, 2>(*this, chunk, 0, tiles / 2, products, last, ahead);
+        multiply_units<1, 2>(*this, chunk, tiles / 2, pairs(), products, last, ahead);
+        for (int part = 0; part < kStepTiles; ++part) add_unit_part<2>(last, part, ahead);
+      } else {
+        multiply_units<2, 1>(*this, chunk, 0, tiles / 2, products, last, ahead);
+        multiply_units<1, 1>(*this, chunk, tiles / 2, pairs(), products, last, ahead);
+        for (int part = 0; part < kStepTiles; ++part) add_unit_part<1>(last, part, ahead);
+      }
+    }
+  }
+};
+
+template <class Few>
+void multiply_tiles_bytes(const Panels& w, const std::byte* x, std::size_t stride, std::int64_t m,
+                          std::int64_t panel_begin, std::int64_t panel_end, float* y, std::int64_t ldy) {
+  const int rows = m < kTileRows ? static_cast<int>(m) : kTileRows;
+  const TileConfig config = full_depth_config(rows);
+  const Tiles configured(config);
+  const std::int64_t pass = rows_of_passes(m, kBytePassRows);
+  for (std::int64_t first = 0; first < m; first += pass) {
+    const std::int64_t end = first + pass < m ? first + pass : m;
+    const PassRows of_pass = {w, x, stride, m, rows, first, end, y, ldy};
+    BytePass{of_pass, RoundedBytes<Few>::template chunk<false>, RoundedBytes<Few>::template chunk<true>}
+        .multiply(panel_begin, panel_end);
+  }
+}
+
+}  // namespace
+}  // namespace trivet

@@ -11,9 +11,9 @@
 // than a slab, sums of as many panels as product_sums() holds wait for the next one.
 //
 // A source of weights has
-//   Scratch                 memory for a chunk of a panel, in the L1 cache
-//   tiles(w, panel, ..)     the right-hand tiles of a chunk, one after another
-//   Ahead(w, panel, ..)     what is done for a chunk at each step of the one before it
+//   Scratch                   memory for a chunk of a panel, in the L1 cache
+//   tiles<fetch>(w, ..)       the right-hand tiles of a chunk, one after another; with `fetch` also fetches ahead
+//   Ahead(w, panel, ..)       what is done for a chunk at each step of the one before it
 #pragma once
 
 #include "gemm/kernel_tiles.h"
@@ -35,16 +35,15 @@ struct alignas(64) ChunkTiles {
 
 // Fetches so many lines of each of two panels to the L2 cache, some at each of `steps` steps.
 struct FetchPanels {
-  const std::byte* panels[2];
-  int left, each;  // lines of a panel
+  const std::byte *panels[2], *end;
+  int each;  // lines of a panel
 
   FetchPanels(const std::byte* first, const std::byte* second, int lines, std::int64_t steps)
-      : panels{first, second}, left(lines), each(static_cast<int>((lines + steps - 1) / steps)) {}
+      : panels{first, second}, end(first + 64 * lines), each(static_cast<int>((lines + steps - 1) / steps)) {}
 
   void step() {
-    const int now = each < left ? each : left;
-    left -= now;
-    for (int i = 0; i < now; ++i) {
+    if (panels[0] >= end) return;
+    for (int i = 0; i < each; ++i) {
       for (const std::byte*& panel : panels) {
         __builtin_prefetch(panel, 0, 2);
         panel += 64;
@@ -68,6 +67,7 @@ struct StoredTiles {
                       panel < last ? kChunkTileLines : 0, steps) {}
   };
 
+  template <bool>
   [[gnu::noinline]] static const std::byte* tiles(const Panels& w, std::int64_t panel, std::int64_t column,
                                                   int count, Scratch& out) {
     const std::byte* pairs = at(w, panel, column);
@@ -91,26 +91,35 @@ struct RoundedTiles {
 
   struct Scratch : Few::Scratch, ChunkTiles {};
 
-  // Nothing: what decodes a chunk fetches ahead.
-  struct Ahead {
-    Ahead(const Panels&, std::int64_t, std::int64_t, std::int64_t, std::int64_t) {}
-    void step() {}
+  static const std::byte* at(const Panels& w, std::int64_t panel, std::int64_t column) {
+    return w.data + panel * w.layout.bytes + w.layout.steps + column / kStep * Few::kStepBytes;
+  }
+
+  // Fetches the chunk, if its panel is before `last`, but for scales of small blocks, which are few.
+  struct Ahead : FetchPanels {
+    static constexpr int kLines = kChunkColumns / kStep * Few::kStepBytes / 64;
+
+    Ahead(const Panels& w, std::int64_t panel, std::int64_t last, std::int64_t column, std::int64_t steps)
+        : FetchPanels(at(w, panel, column), at(w, panel + 1 < last ? panel + 1 : panel, column),
+                      panel < last ? kLines : 0, steps) {}
   };
 
+  template <bool kFetch>
   [[gnu::noinline]] static const std::byte* tiles(const Panels& w, std::int64_t panel, std::int64_t column,
                                                   int count, Scratch& out) {
     const std::byte* packed = w.data + panel * w.layout.bytes;
     for (int c = 0; c < count; c += kStep) {
       const int columns = count - c < kStep ? count - c : kStep;
       Few::decode_scales(w, packed, column + c, columns, out);
-      const std::byte* step = packed + w.layout.steps + (column + c) / kStep * Few::kStepBytes;
-      round_step(Few::weights(step), columns, out, out.tile[c / kTileColumns]);
+      round_step(Few::template weights<kFetch>(at(w, panel, column + c)), columns, out,
+                 out.tile[c / kTileColumns]);
     }
     return out.tile[0][0];
   }
 
  private:
-  static void round_step(const PackedQuads<V, W>& weights, int columns, Scratch& scratch,
+  template <bool kFetch>
+  static void round_step(const PackedQuads<V, W, kFetch>& weights, int columns, Scratch& scratch,
                          std::byte (*rows)[kTileBytes]) {
     if constexpr (requires { W::unpack(*weights.panel, scratch.quads); }) {
       Few::unpack(weights, columns, scratch);
@@ -300,14 +309,16 @@ struct TilePass : PassRows {
     for (std::int64_t c = begin; c < slab_end; c += kChunkColumns) {
       const int count = slab_end - c < kChunkColumns ? static_cast<int>(slab_end - c) : kChunkColumns;
       const int steps = (count + kTileColumns - 1) / kTileColumns;
-      const std::byte* weights[2] = {Source::tiles(w, panel, c, count, scratch[0]), nullptr};
-      if (two_panels) weights[1] = Source::tiles(w, panel + 1, c, count, scratch[1]);
+      // Few rows read weights as fast as memory gives them, which it does best in order.
+      const bool few = tiles <= 2;
+      const auto tiles_of = few ? Source::template tiles<true> : Source::template tiles<false>;
+      const std::byte* weights[2] = {tiles_of(w, panel, c, count, scratch[0]), nullptr};
+      if (two_panels) weights[1] = tiles_of(w, panel + 1, c, count, scratch[1]);
       const auto rows_of = [this, column = x + c * 2](std::int64_t pair, int tile) {
         return column + row(first + (2 * pair + tile) * kTileRows) * stride;
       };
       const bool more = c + kChunkColumns < slab_end;
-      // Few rows read weights as fast as memory gives them, which it does best in order.
-      const std::int64_t next = tiles <= 2 ? last : more ? panel : panel + 2;
+      const std::int64_t next = few ? last : more ? panel : panel + 2;
       typename Source::Ahead ahead(w, next, last, more ? c + kChunkColumns : begin, (tiles + 1) / 2 * steps);
       // The sums of one pair stay in the tiles.
       const SumsUse use = {c == 0, tiles > 2 || c == begin, tiles > 2 || !more};

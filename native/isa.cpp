@@ -84,8 +84,8 @@ std::vector<Isa> native_isas() {
 // Kernels up to here are taken without a trial.
 constexpr Isa kTrusted = Isa::avx2;
 
-// Rounding to bfloat16 is within this; see kernel_difference.
-constexpr double kAgreement = 0.01;
+// Rounding to bfloat16 and to int8 is within this; see kernel_difference.
+constexpr double kAgreement = 0.02;
 
 // Whether the kernels give what those of kTrusted give. A process of its own tries, because a virtual machine
 // may offer what it then cannot execute.

@@ -246,7 +246,7 @@ def test_an_unknown_instruction_set_fails_the_import() -> None:
 def test_kernels_of_all_instruction_sets_agree(isa: str, other: str) -> None:
     """By the trial that a start makes; where roundings differ they are seen, so that it does compare."""
     difference = _native.kernel_difference(isa, other)
-    assert difference < 0.01
+    assert difference < 0.02
     # AVX2 sums in pairs of vectors what AVX-512 sums in one; on AMX, fast numerics are not exact ones.
     same = isa == other != "amx" or {isa, other} == {"avx2", "avx512"}
     assert (difference == 0) == same

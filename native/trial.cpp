@@ -55,8 +55,9 @@ std::shared_ptr<std::byte> random_weights(Format format, const PanelLayout& layo
   return packed;
 }
 
-Floats product(const Panels& w, Format format, Numerics numerics, std::int64_t rows, Isa isa) {
-  const ActivationFormat activations = activation_format(format, numerics, rows, isa);
+Floats product(const Panels& w, Format format, Numerics numerics, Inputs inputs, std::int64_t rows,
+               Isa isa) {
+  const ActivationFormat activations = activation_format(format, numerics, rows, inputs, isa);
   const Floats x = random_floats(rows * kColumns);
   const std::size_t stride = activation_row_bytes(activations, kColumns);
   const auto packed = allocate_weights(rows * stride);
@@ -73,9 +74,11 @@ double product_difference(Format format, Isa isa, Isa other) {
   const Panels w = {weights.get(), layout, kOutputs, kColumns, 1.0f};
   double most = 0;
   for (std::int64_t rows : {1, 7, 37}) {
-    const Floats expected = product(w, format, Numerics::exact, rows, other);
+    const Floats expected = product(w, format, Numerics::exact, Inputs::usual, rows, other);
     for (Numerics numerics : {Numerics::exact, Numerics::fast}) {
-      most = std::max(most, difference(product(w, format, numerics, rows, isa), expected));
+      for (Inputs inputs : {Inputs::usual, Inputs::last}) {
+        most = std::max(most, difference(product(w, format, numerics, inputs, rows, isa), expected));
+      }
     }
   }
   return most;

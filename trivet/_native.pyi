@@ -16,7 +16,9 @@ def matmul(
 class PackedMatrix:
     bytes: int
     def __init__(self, type_id: int, data: np.ndarray, rows: int, columns: int) -> None: ...
-    def multiply(self, x: np.ndarray, threads: int = 1, numerics: str = "exact") -> np.ndarray: ...
+    def multiply(
+        self, x: np.ndarray, threads: int = 1, numerics: str = "exact", inputs: str = "usual"
+    ) -> np.ndarray: ...
 
 class Program:
     threads: int

@@ -87,7 +87,7 @@ PackedMatrix pack_matrix(int type_id, Bytes data, std::int64_t rows, std::int64_
 }
 
 nb::ndarray<nb::numpy, float> multiply(const PackedMatrix& w, Matrix x, int threads,
-                                       const std::string& numerics) {
+                                       const std::string& numerics, const std::string& inputs) {
   const std::size_t m = x.shape(0), rows = static_cast<std::size_t>(w.rows());
   if (static_cast<std::int64_t>(x.shape(1)) != w.columns() || threads < 1) {
     throw std::invalid_argument("x has " + std::to_string(x.shape(1)) + " columns, the matrix " +
@@ -95,10 +95,11 @@ nb::ndarray<nb::numpy, float> multiply(const PackedMatrix& w, Matrix x, int thre
                                 " and must be at least 1");
   }
   const Numerics kind = numerics_of(numerics);
+  const Inputs role = inputs_named(inputs);
   Floats y = allocate_floats(m * rows);
   {
     nb::gil_scoped_release release;
-    const ActivationFormat format = activation_format(w.format(), kind, static_cast<std::int64_t>(m));
+    const ActivationFormat format = activation_format(w.format(), kind, static_cast<std::int64_t>(m), role);
     const std::size_t row = activation_row_bytes(format, w.columns());
     // A multiple of 64 bytes, so that every row starts on a cache line.
     std::unique_ptr<std::byte[], void (*)(void*)> packed(
@@ -174,13 +175,15 @@ void bind_gemm(nb::module_& m) {
           },
           nb::arg("type_id"), nb::arg("data"), nb::arg("rows"), nb::arg("columns"))
       .def("multiply", &multiply, nb::arg("x"), nb::arg("threads") = 1, nb::arg("numerics") = "exact",
-           "x [m, columns] W^T -> float32 [m, rows]; `numerics` exact or fast.")
+           nb::arg("inputs") = "usual",
+           "x [m, columns] W^T -> float32 [m, rows]; `numerics` exact or fast, `inputs` usual, wide or last: see "
+           "native/gemm/matrix.h.")
       .def_prop_ro("bytes", &PackedMatrix::bytes);
   m.def(
       "matmul",
       [](int type_id, Bytes data, std::int64_t rows, std::int64_t columns, Matrix x, int threads,
          const std::string& numerics) {
-        return multiply(pack_matrix(type_id, data, rows, columns), x, threads, numerics);
+        return multiply(pack_matrix(type_id, data, rows, columns), x, threads, numerics, "usual");
       },
       nb::arg("type_id"), nb::arg("data"), nb::arg("rows"), nb::arg("columns"), nb::arg("x"),
       nb::arg("threads") = 1, nb::arg("numerics") = "exact",

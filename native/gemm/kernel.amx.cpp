@@ -20,15 +20,6 @@ void multiply_any(const Panels& w, const std::byte* x, std::size_t stride, std::
                                                               ldy);
 }
 
-template <Format format, class Few>
-constexpr Kernels::Multiply rounded_kernel() {
-  if constexpr (rounds_to_bytes(format)) {
-    return multiply_tiles_bytes<Few>;
-  } else {
-    return multiply_tiles_bf16<RoundedTiles<Few>>;
-  }
-}
-
 constexpr Kernels make_amx_kernels() {
   Kernels kernels = {
       .quantize_q8_32 = Quantize<Avx512>::q8_32,
@@ -36,6 +27,7 @@ constexpr Kernels make_amx_kernels() {
       .round_bf16 = round_bf16,
       .multiply = {},
       .multiply_rounded = {},
+      .multiply_bytes = {},
       .pass_rows = kTileChunk,
   };
   const auto set = [&](Format format, Kernels::Multiply multiply) {
@@ -47,8 +39,25 @@ constexpr Kernels make_amx_kernels() {
 #define TRIVET_SET(name, id, values, group)                                        \
   set(Format::name, multiply_any<Format::name, TileKernel##group<Weights##name>>); \
   kernels.multiply_rounded[id] =                                                   \
-      rounded_kernel<Format::name, Block##group##Kernel<Avx512, Weights##name>>();
+      multiply_tiles_bf16<RoundedTiles<Block##group##Kernel<Avx512, Weights##name>>>;
   TRIVET_BLOCK_FORMATS(TRIVET_SET)
+#undef TRIVET_SET
+  // Formats whose own error hides that of a byte with one scale for 256 columns.
+#define TRIVET_SET(name, group)                               \
+  kernels.multiply_bytes[static_cast<int>(Format::name)] = \
+      multiply_tiles_bytes<Block##group##Kernel<Avx512, Weights##name>>;
+  TRIVET_SET(Q4_0, 32)
+  TRIVET_SET(Q4_1, 32)
+  TRIVET_SET(Q5_0, 32)
+  TRIVET_SET(Q5_1, 32)
+  TRIVET_SET(IQ4_NL, 32)
+  TRIVET_SET(MXFP4, 32)
+  TRIVET_SET(Q2_K, 256)
+  TRIVET_SET(Q3_K, 256)
+  TRIVET_SET(Q4_K, 256)
+  TRIVET_SET(Q5_K, 256)
+  TRIVET_SET(Q6_K, 256)
+  TRIVET_SET(IQ4_XS, 256)
 #undef TRIVET_SET
   return kernels;
 }

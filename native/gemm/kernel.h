@@ -128,6 +128,7 @@ constexpr Kernels make_kernels() {
       .round_bf16 = nullptr,
       .multiply = {},
       .multiply_rounded = {},
+      .multiply_bytes = {},
       .pass_rows = kChunk,
   };
   const auto set = [&](Format format, Kernels::Multiply multiply) {

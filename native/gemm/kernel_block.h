@@ -5,6 +5,7 @@
 //
 //   Panel, kGroups                     the packed bytes and how many groups these are
 //   kBits, kRuns, kQuads               bits of a weight, runs of a group, quads of a run
+//   kMost                              the largest weight, if that is not the largest of so many bits
 //   quad(panel, group, run, v)         quad v of a run; all but panel and group are constants when compiling
 //   unpack(panel, quads)               or this, where decoding shares work across runs: all quads of a step
 //

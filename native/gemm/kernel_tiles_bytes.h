@@ -1,7 +1,7 @@
-// Products of rows of int8 by the tiles of AMX with weights of blocks of 256 columns that are rounded to int8,
-// too, where the numerics are fast: one scale for a row of weights and such a step lets a tile sum over all of
-// its depth, and a step's products are scaled but once. See kernel.h and kernel_tiles_bf16.h, whose loops these
-// are; V is Avx512.
+// Products of rows of int8, with a scale for 256 columns, by the tiles of AMX with weights in blocks that are
+// rounded to int8, too, where the numerics are fast: one scale for a row of weights and such a step lets a tile
+// sum over all of its depth, and a step's products are scaled but once. See kernel.h and kernel_tiles_bf16.h,
+// whose loops these are; V is Avx512.
 //
 // The products of a step are exact, and steps are added in ascending order. So a row of a product of tiles
 // depends on no other, nor on where columns are cut.
@@ -30,14 +30,19 @@ struct alignas(64) ByteTiles {
 using RoundChunk = void (*)(const Panels& w, std::int64_t panel, std::int64_t column, int count,
                             ByteTiles& out);
 
-// That of the weights of a Block256Kernel; with kFetch, which fetches ahead.
+// That of the weights of a Block32Kernel or a Block256Kernel; with kFetch, which fetches ahead.
 template <class Few>
 struct RoundedBytes {
   using V = Avx512;
   using F = V::F32x16;
   using I = V::I32x16;
   using W = typename Few::W;
-  static constexpr float kMost = (1 << W::kBits) - 1, kMiddle = (1 << W::kBits) / 2;
+  static constexpr int kRunColumns = 4 * W::kQuads;
+  static constexpr float kMost = [] {
+    if constexpr (requires { W::kMost; }) return W::kMost;
+    return (1 << W::kBits) - 1;
+  }();
+  static constexpr float kMiddle = (kMost + 1) / 2;
 
   template <bool kFetch>
   [[gnu::noinline]] static void chunk(const Panels& w, std::int64_t panel, std::int64_t column, int count,
@@ -45,9 +50,10 @@ struct RoundedBytes {
     typename Few::Scratch scratch;
     const std::byte* packed = w.data + panel * w.layout.bytes;
     for (int c = 0; c < count; c += kStep) {
-      Few::decode_scales(w, packed, column + c, kStep, scratch);
-      const std::byte* step = packed + (column + c) / kStep * Few::kStepBytes;
-      round_step(Few::template weights<kFetch>(step), scratch, out.scale[c / kStep],
+      const int columns = count - c < kStep ? count - c : kStep;
+      Few::decode_scales(w, packed, column + c, columns, scratch);
+      const std::byte* step = packed + w.layout.steps + (column + c) / kStep * Few::kStepBytes;
+      round_step(Few::template weights<kFetch>(step), columns, scratch, out.scale[c / kStep],
                  out.tile[c / kTileBytes]);
     }
   }
@@ -64,11 +70,12 @@ struct RoundedBytes {
   // in 16 bits with a factor and an offset for each row. The largest magnitude becomes 127; one that is no
   // number makes the scale so.
   template <bool kFetch>
-  static void round_step(const PackedQuads<V, W, kFetch>& weights, const typename Few::Scratch& scratch,
-                         float* unit, std::uint8_t (*row)[kTileBytes]) {
-    alignas(64) float lines[Few::kAllRuns][2][kPanelRows];
+  static void round_step(const PackedQuads<V, W, kFetch>& weights, int columns,
+                         const typename Few::Scratch& scratch, float* unit,
+                         std::uint8_t (*row)[kTileBytes]) {
+    alignas(64) float lines[kStep / kRunColumns][2][kPanelRows];
     I most = V::izero();
-    for (int run = 0; run < Few::kAllRuns; ++run) {
+    for (int run = 0; run < columns / kRunColumns; ++run) {
       F scale, minimum;
       Few::line(scratch, run, scale, minimum);
       V::store(lines[run][0], scale);
@@ -81,7 +88,7 @@ struct RoundedBytes {
     // The reciprocal of what is below 2^-100 would overflow.
     const __mmask16 large = _mm512_cmp_ps_mask(peak, V::broadcast(0x1p-100f), _CMP_GE_OQ);
     const F inverse = _mm512_maskz_mov_ps(large, _mm512_div_ps(V::broadcast(127 * 256.0f), peak));
-    for (int group = 0; group < W::kGroups; ++group) {
+    for (int group = 0; group < columns / (W::kRuns * kRunColumns); ++group) {
 #pragma GCC unroll 8
       for (int i = 0; i < W::kRuns; ++i, row += W::kQuads) {
         const auto& line = lines[group * W::kRuns + i];
@@ -89,6 +96,7 @@ struct RoundedBytes {
                   V::mul(V::load(line[1]), inverse), row);
       }
     }
+    for (int q = columns / 4; q < kStep / 4; ++q) V::store_bytes(*row++, V::izero());
   }
 
   template <class Quad>
@@ -238,6 +246,7 @@ void multiply_units(const PassRows& rows, const ByteChunk& chunk, std::int64_t b
 
 struct BytePass : PassRows {
   RoundChunk round, round_fetching;
+  std::size_t step_bytes;
 
   void multiply(std::int64_t panel_begin, std::int64_t panel_end) const {
     const std::int64_t pairs = this->pairs(), steps = kSlabScales / (pairs * 2 * kTileRows);
@@ -279,9 +288,8 @@ struct BytePass : PassRows {
                      TileSums* sums, const float* scales) const {
     const bool two_panels = panel + 1 < last_panel;
     const std::int64_t tiles = this->tiles(), scales_stride = pairs() * 2 * kTileRows;
-    const std::size_t step_bytes = w.layout.bytes / (w.columns / kStep);
     const auto packed = [&](std::int64_t p, std::int64_t c) {
-      return w.data + p * w.layout.bytes + c / kStep * step_bytes;
+      return w.data + p * w.layout.bytes + w.layout.steps + c / kStep * step_bytes;
     };
     ByteTiles weights[2];
     alignas(64) TileProducts products[2];
@@ -300,7 +308,7 @@ struct BytePass : PassRows {
       const ByteChunk chunk = {x + c / kStep * sizeof(ActivationStep256),
                                stride,
                                weights,
-                               count / kStep,
+                               (count + kStep - 1) / kStep,
                                c == 0,
                                sums,
                                scales + (c - begin) / kStep * scales_stride,
@@ -329,7 +337,8 @@ void multiply_tiles_bytes(const Panels& w, const std::byte* x, std::size_t strid
   for (std::int64_t first = 0; first < m; first += pass) {
     const std::int64_t end = first + pass < m ? first + pass : m;
     const PassRows of_pass = {w, x, stride, m, rows, first, end, y, ldy};
-    BytePass{of_pass, RoundedBytes<Few>::template chunk<false>, RoundedBytes<Few>::template chunk<true>}
+    BytePass{of_pass, RoundedBytes<Few>::template chunk<false>, RoundedBytes<Few>::template chunk<true>,
+             Few::kStepBytes}
         .multiply(panel_begin, panel_end);
   }
 }

@@ -18,8 +18,10 @@ const Kernels& kernels(Isa isa) {
 }
 
 Kernels::Multiply product_kernel(Format weights, ActivationFormat activation, Isa isa) {
-  const bool exact = activation == activation_format(weights, Numerics::exact, 1, isa);
-  return (exact ? kernels(isa).multiply : kernels(isa).multiply_rounded)[static_cast<int>(weights)];
+  const Kernels& k = kernels(isa);
+  const bool exact = activation == activation_format(weights, Numerics::exact, 1, Inputs::usual, isa);
+  const bool bytes = activation == ActivationFormat::q8_256_fast;
+  return (exact ? k.multiply : bytes ? k.multiply_bytes : k.multiply_rounded)[static_cast<int>(weights)];
 }
 
 }  // namespace trivet

@@ -34,9 +34,9 @@ struct Kernels {
   using Multiply = void (*)(const Panels& w, const std::byte* x, std::size_t stride, std::int64_t m,
                             std::int64_t panel_begin, std::int64_t panel_end, float* y, std::int64_t ldy);
   std::array<Multiply, kFormats> multiply;  // by number of the format
-  // The same of weights in blocks that are rounded: to bfloat16, of rows of round_bf16, or where
-  // rounds_to_bytes() to int8, of those of quantize_q8_256. Null where that is not faster.
-  std::array<Multiply, kFormats> multiply_rounded;
+  // The same of weights in blocks that are rounded to bfloat16, of rows of round_bf16, and to int8, of those of
+  // quantize_q8_256. Null where that is not faster, or not exact enough.
+  std::array<Multiply, kFormats> multiply_rounded, multiply_bytes;
   int pass_rows;  // rows of x that take part in one pass over the weights
 };
 
@@ -46,22 +46,6 @@ extern const Kernels kAvx512Kernels;
 extern const Kernels kAmxKernels;
 
 const Kernels& kernels(Isa isa = active_isa());
-
-// Formats whose rows are quantised in blocks of 256 columns: that costs more than to round weights in them to
-// int8 with one scale does, 0.7 % or more against 0.65 %.
-constexpr bool rounds_to_bytes(Format weights) {
-  switch (weights) {
-    case Format::Q2_K:
-    case Format::Q3_K:
-    case Format::Q4_K:
-    case Format::Q5_K:
-    case Format::Q6_K:
-    case Format::IQ4_XS:
-      return true;
-    default:
-      return false;
-  }
-}
 
 // Multiplies weights of a format with rows in one of those that activation_format() gives for it.
 Kernels::Multiply product_kernel(Format weights, ActivationFormat activation, Isa isa = active_isa());

@@ -25,8 +25,18 @@ enum class Numerics { exact, fast };
 // Throws std::invalid_argument for a name that is neither.
 Numerics numerics_of(const std::string& name);
 
+// What the rows of a product are. `wide` ones have values far larger than most beside them: products of two
+// values are such, and so is what has fewer columns than share a scale. Those of `last` ones make logits,
+// which no later layer evens out.
+enum class Inputs { usual, wide, last };
+
+// Of rows that are neither products nor the last.
+Inputs inputs_of(std::int64_t columns);
+// Throws std::invalid_argument for a name that is none.
+Inputs inputs_named(const std::string& name);
+
 // In which `rows` rows are multiplied.
-ActivationFormat activation_format(Format weights, Numerics numerics, std::int64_t rows,
+ActivationFormat activation_format(Format weights, Numerics numerics, std::int64_t rows, Inputs inputs,
                                    Isa isa = active_isa());
 
 // Bytes of one converted row, a multiple of 64.

@@ -75,8 +75,13 @@ struct Quantize {
 
   static void q8_256(const float* x, std::int64_t columns, std::byte* out) {
     auto* step = reinterpret_cast<ActivationStep256*>(out);
+    float last[kStep];
     for (; columns > 0; columns -= kStep, x += kStep, ++step) {
       *step = {};
+      if (columns < kStep) {
+        for (int i = 0; i < kStep; ++i) last[i] = i < columns ? x[i] : 0.0f;
+        x = last;
+      }
       step->scale = block<kStep>(x, step->q);
       if constexpr (requires { V::kCenteredRows; }) {
         for (int i = 0; i < kStep / 16; ++i) V::store_center(step->q + 16 * i, step->center16[i]);

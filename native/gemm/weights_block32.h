@@ -122,7 +122,7 @@ struct WeightsIQ4_NL : OneRun, HalfScale<V> {
 template <class V>
 struct WeightsMXFP4 : OneRun {
   using Panel = PanelMXFP4;
-  static constexpr int kBits = 5, kOffset = kOffsetFP4;
+  static constexpr int kBits = 5, kMost = 2 * kOffsetFP4, kOffset = kOffsetFP4;
   static constexpr int kScaleBytes = kPanelRows;
 
   static typename V::Bytes quad(const Panel* blocks, int block, int, int v) {

@@ -35,10 +35,10 @@ PackedRows::PackedRows(std::int64_t columns) : columns_(columns) {
 }
 
 std::vector<ActivationFormat> activation_formats(const std::vector<Format>& weights, Numerics numerics,
-                                                 std::int64_t rows) {
+                                                 std::int64_t rows, Inputs inputs) {
   std::vector<ActivationFormat> formats;
   for (const Format w : weights) {
-    const ActivationFormat format = activation_format(w, numerics, rows);
+    const ActivationFormat format = activation_format(w, numerics, rows, inputs);
     if (std::find(formats.begin(), formats.end(), format) == formats.end()) formats.push_back(format);
   }
   return formats;
@@ -58,14 +58,17 @@ std::int64_t panels_per_unit(std::int64_t panels, std::int64_t panel_bytes, std:
 }
 
 std::unique_ptr<Step> pack_step(const Buffer& input, Rows rows, PackedRows& packed,
-                                const std::vector<Projection>& projections, Numerics numerics) {
+                                const std::vector<Projection>& projections, Numerics numerics,
+                                Inputs inputs) {
   const Division division = by_row(rows);
   std::vector<Format> weights;
   for (const Projection& p : projections) weights.push_back(p.matrix->format());
   return std::make_unique<RowStep>(
       "pack", rows, std::vector{reads(&input, division), writes(&packed, division)},
-      [&input, &packed, weights, numerics, rows](const Batch& batch, std::int64_t begin, std::int64_t end) {
-        for (const ActivationFormat format : activation_formats(weights, numerics, batch.rows(rows))) {
+      [&input, &packed, weights, numerics, inputs, rows](const Batch& batch, std::int64_t begin,
+                                                         std::int64_t end) {
+        for (const ActivationFormat format :
+             activation_formats(weights, numerics, batch.rows(rows), inputs)) {
           pack_activations(format, input.row(0), input.stride(), begin, end, packed.columns(),
                            packed.row(format, 0));
         }
@@ -73,12 +76,13 @@ std::unique_ptr<Step> pack_step(const Buffer& input, Rows rows, PackedRows& pack
 }
 
 LinearStep::LinearStep(std::string name, Rows rows, PackedRows& input, std::vector<Projection> projections,
-                       Numerics numerics, float scale, float softcap)
+                       Numerics numerics, Inputs inputs, float scale, float softcap)
     : Step(std::move(name), linear_accesses(input, projections)),
       rows_(rows),
       input_(input),
       projections_(std::move(projections)),
       numerics_(numerics),
+      inputs_(inputs),
       scale_(scale),
       softcap_(softcap) {
   for (const Projection& p : projections_) {
@@ -90,11 +94,8 @@ LinearStep::LinearStep(std::string name, Rows rows, PackedRows& input, std::vect
 
 void LinearStep::prepare(const Batch& batch, int members) {
   const std::int64_t rows = std::max<std::int64_t>(1, batch.rows(rows_));
-  const auto format = [&](const Projection& p) {
-    return activation_format(p.matrix->format(), numerics_, rows);
-  };
-  for (const Projection& p : projections_) input_.reserve(format(p), rows);
-  unit_panels_ = panels_per_unit(panels_, panel_bytes_, rows, format(projections_.front()), members);
+  for (const Projection& p : projections_) input_.reserve(activation(p, rows), rows);
+  unit_panels_ = panels_per_unit(panels_, panel_bytes_, rows, activation(projections_.front(), rows), members);
   std::int64_t units = 0;
   for (std::size_t i = 0; i < projections_.size(); ++i) {
     units += (projections_[i].matrix->panels() + unit_panels_ - 1) / unit_panels_;
@@ -115,7 +116,7 @@ void LinearStep::run(const Batch& batch, Worker) {
     const std::size_t i = std::upper_bound(unit_ends_.begin(), unit_ends_.end(), within) - unit_ends_.begin();
     const std::int64_t panel = (within - (i == 0 ? 0 : unit_ends_[i - 1])) * unit_panels_;
     const Projection& p = projections_[i];
-    const ActivationFormat format = activation_format(p.matrix->format(), numerics_, rows);
+    const ActivationFormat format = activation(p, rows);
     multiply(p, format, {row, std::min(row + unit_rows_, rows)},
              {panel, std::min(panel + unit_panels_, p.matrix->panels())});
   }

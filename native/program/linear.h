@@ -28,7 +28,7 @@ class PackedRows {
 
 // In which `rows` rows are multiplied by weights of several formats, each once.
 std::vector<ActivationFormat> activation_formats(const std::vector<Format>& weights, Numerics numerics,
-                                                 std::int64_t rows);
+                                                 std::int64_t rows, Inputs inputs);
 
 struct Projection {
   const PackedMatrix* matrix;
@@ -38,24 +38,29 @@ struct Projection {
 
 // Converts the rows of `input` to what these products take.
 std::unique_ptr<Step> pack_step(const Buffer& input, Rows rows, PackedRows& packed,
-                                const std::vector<Projection>& projections, Numerics numerics);
+                                const std::vector<Projection>& projections, Numerics numerics,
+                                Inputs inputs);
 
 // output = input W^T + bias for several matrices; then `scale` and `softcap`, see RowKernels::softcap.
 class LinearStep final : public Step {
  public:
   LinearStep(std::string name, Rows rows, PackedRows& input, std::vector<Projection> projections,
-             Numerics numerics, float scale = 1.0f, float softcap = 0.0f);
+             Numerics numerics, Inputs inputs, float scale = 1.0f, float softcap = 0.0f);
 
   void prepare(const Batch& batch, int members) override;
   void run(const Batch& batch, Worker worker) override;
 
  private:
+  ActivationFormat activation(const Projection& projection, std::int64_t rows) const {
+    return activation_format(projection.matrix->format(), numerics_, rows, inputs_);
+  }
   void multiply(const Projection& projection, ActivationFormat format, Range rows, Range panels) const;
 
   Rows rows_;
   PackedRows& input_;
   std::vector<Projection> projections_;
   Numerics numerics_;
+  Inputs inputs_;
   float scale_, softcap_;
   std::int64_t panels_ = 0;
   std::int64_t panel_bytes_ = 0;  // of the widest matrix

@@ -115,13 +115,14 @@ std::vector<Access> expert_accesses(const MoeScratch& scratch, const PackedRows&
 class ExpertStep final : public Step {
  public:
   ExpertStep(std::string name, const MoeScratch& scratch, Rows rows, PackedRows& input,
-             std::vector<ExpertProjection> projections, Numerics numerics)
+             std::vector<ExpertProjection> projections, Numerics numerics, Inputs inputs)
       : Step(std::move(name), expert_accesses(scratch, input, projections)),
         scratch_(scratch),
         rows_(rows),
         input_(input),
         projections_(std::move(projections)),
-        numerics_(numerics) {}
+        numerics_(numerics),
+        inputs_(inputs) {}
 
   void prepare(const Batch& batch, int) override {
     const std::int64_t slots = batch.rows(rows_) * scratch_.top_k;
@@ -155,7 +156,7 @@ class ExpertStep final : public Step {
 
  private:
   ActivationFormat activation(const ExpertProjection& p, std::int64_t rows) const {
-    return activation_format(p.matrices->front().format(), numerics_, rows);
+    return activation_format(p.matrices->front().format(), numerics_, rows, inputs_);
   }
 
   const MoeScratch& scratch_;
@@ -163,6 +164,7 @@ class ExpertStep final : public Step {
   PackedRows& input_;
   std::vector<ExpertProjection> projections_;
   Numerics numerics_;
+  Inputs inputs_;
   Claims claims_;
 };
 
@@ -206,10 +208,12 @@ std::vector<std::unique_ptr<Step>> moe_steps(const MoeShape& shape, const MoeWei
   const Format gate = weights.gate->front().format(), up = weights.up->front().format(),
                down = weights.down->front().format();
   const std::vector<Projection> router = {{weights.router, &s.probabilities, {}}};
+  const Inputs raised = inputs_of(s.width), lowered = Inputs::wide;
 
   std::vector<std::unique_ptr<Step>> steps;
-  steps.push_back(pack_step(input, rows, s.router_input, router, numerics));
-  steps.push_back(std::make_unique<LinearStep>("moe.router", rows, s.router_input, router, numerics));
+  steps.push_back(pack_step(input, rows, s.router_input, router, numerics, raised));
+  steps.push_back(
+      std::make_unique<LinearStep>("moe.router", rows, s.router_input, router, numerics, raised));
   steps.push_back(std::make_unique<RowStep>(
       "moe.choose", rows,
       std::vector{reads(&s.probabilities, Division::anywhere), writes(&s.chosen, division)},
@@ -223,9 +227,9 @@ std::vector<std::unique_ptr<Step>> moe_steps(const MoeShape& shape, const MoeWei
       "moe.pack", s, rows,
       std::vector{reads(&input, Division::anywhere), reads(&s.slots, Division::anywhere),
                   writes(&s.expert_input, Division::anywhere)},
-      [weights = std::vector{gate, up}, numerics, &s, &input](std::int64_t begin, std::int64_t end) {
+      [weights = std::vector{gate, up}, numerics, raised, &s, &input](std::int64_t begin, std::int64_t end) {
         for_each_expert(s, begin, end, [&](Range slots, std::int64_t count) {
-          for (const ActivationFormat format : activation_formats(weights, numerics, count)) {
+          for (const ActivationFormat format : activation_formats(weights, numerics, count, raised)) {
             for (std::int64_t i = slots.begin; i < slots.end; ++i) {
               pack_activations(format, input.row(s.tokens[i]), 0, 0, 1, s.width,
                                s.expert_input.row(format, i));
@@ -235,24 +239,24 @@ std::vector<std::unique_ptr<Step>> moe_steps(const MoeShape& shape, const MoeWei
       }));
   steps.push_back(std::make_unique<ExpertStep>(
       "moe.gate_up", s, rows, s.expert_input,
-      std::vector<ExpertProjection>{{weights.gate, &s.gated}, {weights.up, &s.raised}}, numerics));
+      std::vector<ExpertProjection>{{weights.gate, &s.gated}, {weights.up, &s.raised}}, numerics, raised));
   steps.push_back(std::make_unique<SlotStep>(
       "moe.act_mul", s, rows,
       std::vector{writes(&s.gated, Division::anywhere), reads(&s.raised, Division::anywhere),
                   writes(&s.down_input, Division::anywhere)},
-      [act = shape.act, down, numerics, &s](std::int64_t begin, std::int64_t end) {
+      [act = shape.act, down, numerics, lowered, &s](std::int64_t begin, std::int64_t end) {
         for (std::int64_t i = begin; i < end; ++i) {
           row_kernels().act_mul(act, s.gated.row(i), s.raised.row(i), s.hidden, s.gated.row(i));
         }
         for_each_expert(s, begin, end, [&](Range slots, std::int64_t count) {
-          const ActivationFormat format = activation_format(down, numerics, count);
+          const ActivationFormat format = activation_format(down, numerics, count, lowered);
           pack_activations(format, s.gated.row(0), s.gated.stride(), slots.begin, slots.end, s.hidden,
                            s.down_input.row(format, 0));
         });
       }));
   steps.push_back(std::make_unique<ExpertStep>("moe.down", s, rows, s.down_input,
                                                std::vector<ExpertProjection>{{weights.down, &s.lowered}},
-                                               numerics));
+                                               numerics, lowered));
   steps.push_back(std::make_unique<RowStep>(
       "moe.sum", rows,
       std::vector{reads(&s.lowered, Division::anywhere), reads(&s.slots, Division::anywhere),

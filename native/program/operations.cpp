@@ -122,7 +122,7 @@ void Program::linear(int input_value, std::vector<LinearOutput> outputs) {
     for (const Projection& p : projections) need(p.output != y.buffer, "linear: two outputs share a buffer");
     projections.push_back({&w, y.buffer, std::move(out.bias)});
   }
-  append_linear("linear", x, std::move(projections));
+  append_linear("linear", x, std::move(projections), x.product ? Inputs::wide : inputs_of(x.width));
 }
 
 void Program::rope(int input_value, int output_value, int rotary_index, std::int64_t head_dim) {
@@ -184,7 +184,8 @@ void Program::attention(int q_value, int k_value, int v_value, int output_value,
 void Program::act_mul(int gate_value, int up_value, int output_value, Activation act) {
   const Value &gate = read(gate_value), &up = read(up_value);
   need(gate.width == up.width && gate.rows == up.rows, "act_mul: gate and up differ in shape");
-  const Value& y = write(output_value, gate.width, gate.rows);
+  Value& y = write(output_value, gate.width, gate.rows);
+  y.product = true;
   append_rows("act_mul", {&gate, &up}, {&y},
               [&gate = *gate.buffer, &up = *up.buffer, &y = *y.buffer, width = y.width, act](
                   const Batch&, std::int64_t begin, std::int64_t end) {
@@ -264,7 +265,7 @@ void Program::logits(int input_value, int matrix_index, float softcap, float sca
        "logits: there is no matrix " + number(matrix_index));
   const PackedMatrix& head = matrix(matrix_index, matrices_[matrix_index]->front().rows(), x.width);
   result_ = std::make_unique<Buffer>(head.rows());
-  append_linear("logits", x, {{&head, result_.get(), {}}}, scale, softcap);
+  append_linear("logits", x, {{&head, result_.get(), {}}}, Inputs::last, scale, softcap);
 }
 
 void Program::input(int output_value) {

@@ -137,11 +137,11 @@ void Program::append_rows(std::string name, const std::vector<const Value*>& inp
 }
 
 void Program::append_linear(std::string name, const Value& input, std::vector<Projection> projections,
-                            float scale, float softcap) {
+                            Inputs inputs, float scale, float softcap) {
   PackedRows& rows = packed(input.width);
-  append(pack_step(*input.buffer, input.rows, rows, projections, numerics_));
+  append(pack_step(*input.buffer, input.rows, rows, projections, numerics_, inputs));
   append(std::make_unique<LinearStep>(std::move(name), input.rows, rows, std::move(projections), numerics_,
-                                      scale, softcap));
+                                      inputs, scale, softcap));
 }
 
 PackedRows& Program::packed(std::int64_t columns) {

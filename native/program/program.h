@@ -98,6 +98,7 @@ class Program {
     std::int64_t width;
     bool defined = false;
     Rows rows = Rows::tokens;
+    bool product = false;  // of two values
   };
   struct Instruction {
     std::unique_ptr<Step> step;
@@ -121,7 +122,7 @@ class Program {
   void append(std::unique_ptr<Step> step);
   void append_rows(std::string name, const std::vector<const Value*>& inputs,
                    const std::vector<const Value*>& outputs, RowStep::Body body);
-  void append_linear(std::string name, const Value& input, std::vector<Projection> projections,
+  void append_linear(std::string name, const Value& input, std::vector<Projection> projections, Inputs inputs,
                      float scale = 1.0f, float softcap = 0.0f);
 
   ThreadTeam team_;

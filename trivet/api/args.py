@@ -130,8 +130,8 @@ class EngineArgs(VllmArgs):
     gpu_layers: compute so many of the last layers on the GPU, the others on the CPU; None is all.
     enforce_eager: on a GPU, do without CUDA graphs.
     numerics: "exact" gives a request the same tokens whatever is computed beside it; "fast" takes matrix
-        products that do not: on a GPU those of PyTorch, on a CPU AMX's of bfloat16 for quantised weights and more
-        than a few tokens. Without AMX it is the same as "exact".
+        products that do not: on a GPU those of PyTorch, on a CPU AMX's of bfloat16 and int8 for quantised weights and
+        more than a few tokens. Without AMX it is the same as "exact".
     enable_prefix_caching: reuse what is computed of prompts that begin alike; None is True.
     prefix_cache_dir: a folder that keeps what is computed of prompts for later engines with the same model; it holds
         prompts in all but plain text.

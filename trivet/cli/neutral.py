@@ -62,8 +62,9 @@ GROUPS: dict[str, list[Flag]] = {
             "--numerics",
             "numerics",
             choice("exact", "fast"),
-            "fast takes PyTorch's matrix products on a GPU, and on a CPU AMX's of bfloat16 for prompts and quantised "
-            "weights: a request's tokens then depend on what is beside it. Without AMX it is the same as exact.",
+            "fast takes PyTorch's matrix products on a GPU, and on a CPU AMX's of bfloat16 and int8 for prompts and "
+            "quantised weights: a request's tokens then depend on what is beside it. Without AMX it is the same as "
+            "exact.",
             "KIND",
         ),
         _vllm("--kv-cache-dtype"),

@@ -55,8 +55,7 @@ std::shared_ptr<std::byte> random_weights(Format format, const PanelLayout& layo
   return packed;
 }
 
-Floats product(const Panels& w, Format format, Numerics numerics, Inputs inputs, std::int64_t rows,
-               Isa isa) {
+Floats product(const Panels& w, Format format, Numerics numerics, Inputs inputs, std::int64_t rows, Isa isa) {
   const ActivationFormat activations = activation_format(format, numerics, rows, inputs, isa);
   const Floats x = random_floats(rows * kColumns);
   const std::size_t stride = activation_row_bytes(activations, kColumns);

@@ -176,7 +176,8 @@ void bind_gemm(nb::module_& m) {
           nb::arg("type_id"), nb::arg("data"), nb::arg("rows"), nb::arg("columns"))
       .def("multiply", &multiply, nb::arg("x"), nb::arg("threads") = 1, nb::arg("numerics") = "exact",
            nb::arg("inputs") = "usual",
-           "x [m, columns] W^T -> float32 [m, rows]; `numerics` exact or fast, `inputs` usual, wide or last: see "
+           "x [m, columns] W^T -> float32 [m, rows]; `numerics` exact or fast, `inputs` usual, wide or last: "
+           "see "
            "native/gemm/matrix.h.")
       .def_prop_ro("bytes", &PackedMatrix::bytes);
   m.def(

@@ -43,7 +43,7 @@ constexpr Kernels make_amx_kernels() {
   TRIVET_BLOCK_FORMATS(TRIVET_SET)
 #undef TRIVET_SET
   // Formats whose own error hides that of a byte with one scale for 256 columns.
-#define TRIVET_SET(name, group)                               \
+#define TRIVET_SET(name, group)                            \
   kernels.multiply_bytes[static_cast<int>(Format::name)] = \
       multiply_tiles_bytes<Block##group##Kernel<Avx512, Weights##name>>;
   TRIVET_SET(Q4_0, 32)

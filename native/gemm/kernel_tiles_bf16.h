@@ -11,9 +11,10 @@
 // than a slab, sums of as many panels as product_sums() holds wait for the next one.
 //
 // A source of weights has
-//   Scratch                   memory for a chunk of a panel, in the L1 cache
-//   tiles<fetch>(w, ..)       the right-hand tiles of a chunk, one after another; with `fetch` also fetches ahead
-//   Ahead(w, panel, ..)       what is done for a chunk at each step of the one before it
+//   Scratch                 memory for a chunk of a panel, in the L1 cache
+//   tiles<fetch>(w, ..)     the right-hand tiles of a chunk, one after another; with `fetch` what follows it
+//                           is fetched ahead
+//   Ahead(w, panel, ..)     what is done for a chunk at each step of the one before it
 #pragma once
 
 #include "gemm/kernel_tiles.h"

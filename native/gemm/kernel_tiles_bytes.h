@@ -1,7 +1,7 @@
 // Products of rows of int8, with a scale for 256 columns, by the tiles of AMX with weights in blocks that are
-// rounded to int8, too, where the numerics are fast: one scale for a row of weights and such a step lets a tile
-// sum over all of its depth, and a step's products are scaled but once. See kernel.h and kernel_tiles_bf16.h,
-// whose loops these are; V is Avx512.
+// rounded to int8, too, where the numerics are fast: one scale for a row of weights and such a step lets a
+// tile sum over all of its depth, and a step's products are scaled but once. See kernel.h and
+// kernel_tiles_bf16.h, whose loops these are; V is Avx512.
 //
 // The products of a step are exact, and steps are added in ascending order. So a row of a product of tiles
 // depends on no other, nor on where columns are cut.
@@ -67,12 +67,11 @@ struct RoundedBytes {
   static I twice_nearest(F a) { return V::twice_first(bits(V::add(a, V::broadcast(0x1.8p23f)))); }
 
   // A weight is `scale` times the byte that stands for it, plus `minimum`; 256 times the rounded one is that
-  // in 16 bits with a factor and an offset for each row. The largest magnitude becomes 127; one that is no
-  // number makes the scale so.
+  // in 16 bits with a factor and an offset for each row. The largest magnitude becomes 127; with one that is
+  // not finite, the scale is not either.
   template <bool kFetch>
   static void round_step(const PackedQuads<V, W, kFetch>& weights, int columns,
-                         const typename Few::Scratch& scratch, float* unit,
-                         std::uint8_t (*row)[kTileBytes]) {
+                         const typename Few::Scratch& scratch, float* unit, std::uint8_t (*row)[kTileBytes]) {
     alignas(64) float lines[kStep / kRunColumns][2][kPanelRows];
     I most = V::izero();
     for (int run = 0; run < columns / kRunColumns; ++run) {
@@ -106,7 +105,8 @@ struct RoundedBytes {
     const F rest = _mm512_sub_ps(scale, _mm512_sub_ps(V::add(scale, magic), magic));
     const I factor = twice_nearest(scale), high = _mm512_set1_epi16(-256);
     // Rounds to nearest, and makes up for what the factor lacks in the middle of a byte's range.
-    const I offset = twice_nearest(V::add(minimum, V::fma(rest, V::broadcast(kMiddle), V::broadcast(128.0f))));
+    const I offset =
+        twice_nearest(V::add(minimum, V::fma(rest, V::broadcast(kMiddle), V::broadcast(128.0f))));
 #pragma GCC unroll 8
     for (int v = 0; v < W::kQuads; ++v) {
       const V::Bytes bytes = quad(v);
@@ -177,8 +177,8 @@ struct ByteChunk {
   const ByteTiles (&weights)[2];
   int steps;
   bool first;
-  TileSums* sums;             // of each pair of tiles
-  const float* rows_scales;   // of each step, for all rows of all pairs
+  TileSums* sums;            // of each pair of tiles
+  const float* rows_scales;  // of each step, for all rows of all pairs
   std::int64_t scales_stride;
 };
 

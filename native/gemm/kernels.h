@@ -34,8 +34,8 @@ struct Kernels {
   using Multiply = void (*)(const Panels& w, const std::byte* x, std::size_t stride, std::int64_t m,
                             std::int64_t panel_begin, std::int64_t panel_end, float* y, std::int64_t ldy);
   std::array<Multiply, kFormats> multiply;  // by number of the format
-  // The same of weights in blocks that are rounded to bfloat16, of rows of round_bf16, and to int8, of those of
-  // quantize_q8_256. Null where that is not faster, or not exact enough.
+  // The same of weights in blocks that are rounded to bfloat16, of rows of round_bf16, and to int8, of those
+  // of quantize_q8_256. Null where that is not faster, or not exact enough.
   std::array<Multiply, kFormats> multiply_rounded, multiply_bytes;
   int pass_rows;  // rows of x that take part in one pass over the weights
 };

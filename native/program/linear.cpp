@@ -63,16 +63,16 @@ std::unique_ptr<Step> pack_step(const Buffer& input, Rows rows, PackedRows& pack
   const Division division = by_row(rows);
   std::vector<Format> weights;
   for (const Projection& p : projections) weights.push_back(p.matrix->format());
-  return std::make_unique<RowStep>(
-      "pack", rows, std::vector{reads(&input, division), writes(&packed, division)},
-      [&input, &packed, weights, numerics, inputs, rows](const Batch& batch, std::int64_t begin,
-                                                         std::int64_t end) {
-        for (const ActivationFormat format :
-             activation_formats(weights, numerics, batch.rows(rows), inputs)) {
-          pack_activations(format, input.row(0), input.stride(), begin, end, packed.columns(),
-                           packed.row(format, 0));
-        }
-      });
+  return std::make_unique<RowStep>("pack", rows,
+                                   std::vector{reads(&input, division), writes(&packed, division)},
+                                   [&input, &packed, weights, numerics, inputs, rows](
+                                       const Batch& batch, std::int64_t begin, std::int64_t end) {
+                                     for (const ActivationFormat format :
+                                          activation_formats(weights, numerics, batch.rows(rows), inputs)) {
+                                       pack_activations(format, input.row(0), input.stride(), begin, end,
+                                                        packed.columns(), packed.row(format, 0));
+                                     }
+                                   });
 }
 
 LinearStep::LinearStep(std::string name, Rows rows, PackedRows& input, std::vector<Projection> projections,
@@ -95,7 +95,8 @@ LinearStep::LinearStep(std::string name, Rows rows, PackedRows& input, std::vect
 void LinearStep::prepare(const Batch& batch, int members) {
   const std::int64_t rows = std::max<std::int64_t>(1, batch.rows(rows_));
   for (const Projection& p : projections_) input_.reserve(activation(p, rows), rows);
-  unit_panels_ = panels_per_unit(panels_, panel_bytes_, rows, activation(projections_.front(), rows), members);
+  unit_panels_ =
+      panels_per_unit(panels_, panel_bytes_, rows, activation(projections_.front(), rows), members);
   std::int64_t units = 0;
   for (std::size_t i = 0; i < projections_.size(); ++i) {
     units += (projections_[i].matrix->panels() + unit_panels_ - 1) / unit_panels_;

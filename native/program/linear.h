@@ -38,8 +38,7 @@ struct Projection {
 
 // Converts the rows of `input` to what these products take.
 std::unique_ptr<Step> pack_step(const Buffer& input, Rows rows, PackedRows& packed,
-                                const std::vector<Projection>& projections, Numerics numerics,
-                                Inputs inputs);
+                                const std::vector<Projection>& projections, Numerics numerics, Inputs inputs);
 
 // output = input W^T + bias for several matrices; then `scale` and `softcap`, see RowKernels::softcap.
 class LinearStep final : public Step {

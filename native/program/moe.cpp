@@ -212,8 +212,7 @@ std::vector<std::unique_ptr<Step>> moe_steps(const MoeShape& shape, const MoeWei
 
   std::vector<std::unique_ptr<Step>> steps;
   steps.push_back(pack_step(input, rows, s.router_input, router, numerics, raised));
-  steps.push_back(
-      std::make_unique<LinearStep>("moe.router", rows, s.router_input, router, numerics, raised));
+  steps.push_back(std::make_unique<LinearStep>("moe.router", rows, s.router_input, router, numerics, raised));
   steps.push_back(std::make_unique<RowStep>(
       "moe.choose", rows,
       std::vector{reads(&s.probabilities, Division::anywhere), writes(&s.chosen, division)},

@@ -260,7 +260,8 @@ struct BytePass : PassRows {
       const std::int64_t stop = begin + group < panel_end ? begin + group : panel_end;
       for (std::int64_t c = 0; c < w.columns; c += slab) {
         const std::int64_t slab_end = c + slab < w.columns ? c + slab : w.columns;
-        gather_scales(c, slab_end, scales);
+        fetch_panels(begin, panel_end, c, 1).step();
+        if (!whole || begin == panel_begin) gather_scales(c, slab_end, scales);
         for (std::int64_t p = begin; p < stop; p += 2) {
           multiply_slab(p, whole ? panel_end : stop, c, slab_end, all + (p - begin) / 2 * pairs, scales);
         }
@@ -270,6 +271,20 @@ struct BytePass : PassRows {
   }
 
  private:
+  // Few rows read weights as fast as memory gives them, which it does best in order.
+  bool few() const { return tiles() <= 2; }
+
+  // Fetches a chunk of two panels, if the first is before `last`, but for scales of small blocks, which are
+  // few.
+  FetchPanels fetch_panels(std::int64_t panel, std::int64_t last, std::int64_t column,
+                           std::int64_t times) const {
+    const auto at = [&](std::int64_t p) {
+      return w.data + p * w.layout.bytes + w.layout.steps + column / kStep * step_bytes;
+    };
+    const int lines = few() || panel >= last ? 0 : static_cast<int>(kChunkSteps * step_bytes / 64);
+    return {at(panel), at(panel + 1 < last ? panel + 1 : panel), lines, times};
+  }
+
   // Those of a step one after another: there they lie far apart.
   void gather_scales(std::int64_t begin, std::int64_t slab_end, float* out) const {
     const std::int64_t stride = pairs() * 2 * kTileRows;
@@ -288,23 +303,16 @@ struct BytePass : PassRows {
                      TileSums* sums, const float* scales) const {
     const bool two_panels = panel + 1 < last_panel;
     const std::int64_t tiles = this->tiles(), scales_stride = pairs() * 2 * kTileRows;
-    const auto packed = [&](std::int64_t p, std::int64_t c) {
-      return w.data + p * w.layout.bytes + w.layout.steps + c / kStep * step_bytes;
-    };
     ByteTiles weights[2];
     alignas(64) TileProducts products[2];
     for (std::int64_t c = begin; c < slab_end; c += kChunkColumns) {
       const int count = slab_end - c < kChunkColumns ? static_cast<int>(slab_end - c) : kChunkColumns;
-      // Few rows read weights as fast as memory gives them, which it does best in order.
-      const bool few = tiles <= 2;
-      (few ? round_fetching : round)(w, panel, c, count, weights[0]);
-      if (two_panels) (few ? round_fetching : round)(w, panel + 1, c, count, weights[1]);
+      const RoundChunk round_chunk = few() ? round_fetching : round;
+      round_chunk(w, panel, c, count, weights[0]);
+      if (two_panels) round_chunk(w, panel + 1, c, count, weights[1]);
       const bool more = c + kChunkColumns < slab_end;
-      const std::int64_t next = more ? panel : panel + 2, column = more ? c + kChunkColumns : begin;
-      const std::int64_t other = next + 1 < last_panel ? next + 1 : next;
-      const int lines = few || next >= last_panel ? 0 : static_cast<int>(kChunkSteps * step_bytes / 64);
-      FetchPanels ahead(packed(next, column), packed(other, column), lines,
-                        pairs() * kChunkSteps * kStepTiles);
+      FetchPanels ahead = fetch_panels(more ? panel : panel + 2, last_panel, more ? c + kChunkColumns : begin,
+                                       pairs() * kChunkSteps * kStepTiles);
       const ByteChunk chunk = {x + c / kStep * sizeof(ActivationStep256),
                                stride,
                                weights,

@@ -67,8 +67,8 @@ struct RoundedBytes {
   static I twice_nearest(F a) { return V::twice_first(bits(V::add(a, V::broadcast(0x1.8p23f)))); }
 
   // A weight is `scale` times the byte that stands for it, plus `minimum`; 256 times the rounded one is that
-  // in 16 bits with a factor and an offset for each row. The largest magnitude becomes 127; with one that is
-  // not finite, the scale is not either.
+  // in 16 bits with a factor and an offset for each row, which rounds as it has a half in it. The largest
+  // magnitude becomes 127; with one that is not finite, the scale is not either.
   template <bool kFetch>
   static void round_step(const PackedQuads<V, W, kFetch>& weights, int columns,
                          const typename Few::Scratch& scratch, float* unit, std::uint8_t (*row)[kTileBytes]) {
@@ -101,21 +101,42 @@ struct RoundedBytes {
   template <class Quad>
   [[gnu::always_inline]] static void round_run(const Quad& quad, F scale, F minimum,
                                                std::uint8_t (*row)[kTileBytes]) {
-    const F magic = V::broadcast(0x1.8p23f);
-    const F rest = _mm512_sub_ps(scale, _mm512_sub_ps(V::add(scale, magic), magic));
-    const I factor = twice_nearest(scale), high = _mm512_set1_epi16(-256);
-    // Rounds to nearest, and makes up for what the factor lacks in the middle of a byte's range.
-    const I offset =
-        twice_nearest(V::add(minimum, V::fma(rest, V::broadcast(kMiddle), V::broadcast(128.0f))));
+    const I high = _mm512_set1_epi16(-256);
+    if constexpr (W::kBits == 8) {
+      // Less 128 a byte fits the high half of 16 bits, and a factor of 16 bits is exact enough.
+      const F middle = V::broadcast(128.0f);
+      const I factor = twice_nearest(V::mul(scale, middle));
+      const I offset = twice_nearest(V::fma(scale, middle, V::add(minimum, middle)));
 #pragma GCC unroll 8
-    for (int v = 0; v < W::kQuads; ++v) {
-      const V::Bytes bytes = quad(v);
-      const auto rounded = [&](I words) {
-        return _mm512_add_epi16(_mm512_mullo_epi16(words, factor), offset);
-      };
-      const I even = rounded(V::even_bytes<false>(bytes)), odd = rounded(V::odd_bytes<false>(bytes));
-      V::store_bytes(row[v], V::either(_mm512_srli_epi16(even, 8), V::both(odd, high)));
+      for (int v = 0; v < W::kQuads; ++v) {
+        const V::Bytes bytes = V::exclusive(quad(v), V::splat(128));
+        const auto rounded = [&](I words) {
+          return _mm512_add_epi16(_mm512_mulhrs_epi16(words, factor), offset);
+        };
+        store_high(rounded(_mm512_slli_epi16(bytes, 8)), rounded(V::both(bytes, high)), row[v]);
+      }
+    } else {
+      const F magic = V::broadcast(0x1.8p23f);
+      const F rest = _mm512_sub_ps(scale, _mm512_sub_ps(V::add(scale, magic), magic));
+      const I factor = twice_nearest(scale);
+      // Makes up for what the factor lacks in the middle of a byte's range.
+      const I offset =
+          twice_nearest(V::add(minimum, V::fma(rest, V::broadcast(kMiddle), V::broadcast(128.0f))));
+#pragma GCC unroll 8
+      for (int v = 0; v < W::kQuads; ++v) {
+        const V::Bytes bytes = quad(v);
+        const auto rounded = [&](I words) {
+          return _mm512_add_epi16(_mm512_mullo_epi16(words, factor), offset);
+        };
+        store_high(rounded(V::even_bytes<false>(bytes)), rounded(V::odd_bytes<false>(bytes)), row[v]);
+      }
     }
+  }
+
+  // The high bytes of the 16 bits of even and of odd columns.
+  static void store_high(I even, I odd, std::uint8_t* row) {
+    const I high = _mm512_set1_epi16(-256);
+    V::store_bytes(row, V::either(_mm512_srli_epi16(even, 8), V::both(odd, high)));
   }
 };
 

@@ -71,13 +71,13 @@ def test_product(fmt: Format, inputs: str, rows: int) -> None:
 @each_block_format
 @each_kind_of_inputs
 def test_error(fmt: Format, inputs: str) -> None:
-    """0.17 % each of weights and activations; to cut off digits would be 0.33 %, and a bias. As int8, 0.5 to 0.7 %
+    """0.17 % each of weights and activations; to cut off digits would be 0.33 %, and a bias. As int8, 0.5 to 0.8 %
     each.
     """
     data, x = random_weights(fmt, 160, 1024), gaussian(64, 1024)
     exact = x.astype(np.float64) @ dequantize(fmt, data).astype(np.float64).T
     error = packed(fmt, data, 1024).multiply(x, numerics="fast", inputs=inputs) - exact
-    least, most = (0.008, 0.0105) if to_bytes(fmt, inputs) else (0.0015, 0.0028)
+    least, most = (0.008, 0.012) if to_bytes(fmt, inputs) else (0.0015, 0.0028)
     assert least < np.sqrt(np.mean(error**2) / np.mean(exact**2)) < most
 
 

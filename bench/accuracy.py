@@ -1,6 +1,6 @@
 """What quantised arithmetic costs: Trivet and llama.cpp against a float run of the same file.
 
-    python -m bench.accuracy [--formats Q4_0,Q8_0,...] [--sequences 16] [--length 256]
+    python -m bench.accuracy [--formats Q4_0,Q8_0,...] [--sequences 16] [--length 256] [--numerics fast]
 
 The built-in model and stories260k are written in each format. The reference is Trivet on the file's weights written
 out as F32, with float32 activations and cache. Reported, over all positions of texts: the mean Kullback-Leibler
@@ -42,9 +42,13 @@ MOST_DIVERGENCE, MOST_PERPLEXITY = 1.5, 0.005
 BLOCK = 16
 
 
-def trivet_logits(path: Path, tokens: np.ndarray, cache_dtype: str, threads: int) -> np.ndarray:
+def trivet_logits(
+    path: Path, tokens: np.ndarray, cache_dtype: str, threads: int, numerics: str = "exact"
+) -> np.ndarray:
     """tokens: int32 [sequences, length]; returns float32 [sequences, length, vocabulary]."""
-    runtime: Any = load_runtime(EngineConfig(model=str(path), kv_cache_dtype=cache_dtype, threads=threads))
+    runtime: Any = load_runtime(
+        EngineConfig(model=str(path), kv_cache_dtype=cache_dtype, threads=threads, numerics=numerics)
+    )
     length = tokens.shape[1]
     blocks = -(-length // BLOCK)
     runtime.allocate_cache(blocks, BLOCK)
@@ -108,7 +112,8 @@ def compare(args: argparse.Namespace, python: Path) -> Iterator[dict[str, Any]]:
             dequantise(path, exact)
             reference = log_softmax(trivet_logits(exact, tokens, "f32", args.threads))
             runs: dict[str, np.ndarray | None] = {
-                cache: trivet_logits(path, tokens, cache, args.threads) for cache in ("auto", "f16", "f32")
+                cache: trivet_logits(path, tokens, cache, args.threads, args.numerics)
+                for cache in ("auto", "f16", "f32")
             }
             runs["llama.cpp"] = llamacpp_logits(python, path, tokens, args.threads)
             found = {run: log_softmax(logits) for run, logits in runs.items() if logits is not None}
@@ -144,6 +149,7 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=16)
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--numerics", choices=["exact", "fast"], default="exact", help="of Trivet's runs")
     parser.add_argument("--environments", type=Path, default=DEFAULT_FOLDER, help="where peers are installed")
     parser.add_argument("--models-folder", type=Path, default=DEFAULT_FOLDER / "models")
     parser.add_argument("--output", type=Path, default=Path("bench/results/accuracy"), help="without an ending")
@@ -155,13 +161,14 @@ def main() -> None:
         print(one["model"], one["format"], {run: f"{value:.3g}" for run, value in one["kl"].items()}, flush=True)
     isa = _native.system_info()["isa"]
     text = (
-        f"# Accuracy of quantised arithmetic\n\n{isa}, commit {commit()}; {args.sequences} texts of {args.length} "
-        "tokens. Perplexity of the float run, and how far those of Trivet and llama.cpp are from it; then mean KL "
-        "divergence from the float run, of Trivet with its own cache type (f16 for F16 and BF16, else bf16), an f16 "
-        "and an f32 cache, and of llama.cpp (f16). ×: Trivet's over llama.cpp's; ! where it is over "
+        f"# Accuracy of quantised arithmetic\n\n{isa}, {args.numerics} numerics, commit {commit()}; "
+        f"{args.sequences} texts of {args.length} tokens. Perplexity of the float run, and how far those of Trivet and "
+        "llama.cpp are from it; then mean KL divergence from the float run, of Trivet with its own cache type (f16 "
+        "for F16 and BF16, else bf16), an f16 and an f32 cache, and of llama.cpp (f16). ×: Trivet's over "
+        "llama.cpp's; ! where it is over "
         f"{MOST_DIVERGENCE} or the perplexity is off by more than {MOST_PERPLEXITY:.1%}.\n\n{table(results)}"
     )
-    settings = {"sequences": args.sequences, "length": args.length}
+    settings = {"sequences": args.sequences, "length": args.length, "numerics": args.numerics}
     report.write(args.output, {"isa": isa, "commit": commit(), "settings": settings, "results": results}, text)
 
 

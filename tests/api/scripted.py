@@ -110,6 +110,7 @@ class ScriptedClient:
                 chunk.finish_reason, chunk.error = "error", token
             else:
                 chunk.tokens.append(token)
+                chunk.first_emitted_at = chunk.first_emitted_at or 2.0 + made
                 if params.logprobs is not None:
                     chunk.logprobs = [*(chunk.logprobs or []), logprob(token)]
                 if token in stops and made > params.min_tokens:

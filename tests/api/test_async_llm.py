@@ -248,8 +248,9 @@ async def test_prompt_logprobs(model):
     assert [next(iter(entry)) for entry in output.prompt_logprobs[1:]] == list(b"ab")
 
 
-async def test_outputs_carry_prompt_and_times(model):
-    llm, _ = await start(model, [*b"abc", EOS])
+@pytest.mark.parametrize("pace", [1, 3, 100])
+async def test_outputs_carry_prompt_and_times(model, pace):
+    llm, _ = await start(model, [*b"abc", EOS], pace=pace)
     output = await llm.complete(ask("Hi"))
     assert (output.prompt, output.prompt_token_ids, output.request_id) == ("Hi", [BOS, *b"Hi"], "r")
     times = output.metrics

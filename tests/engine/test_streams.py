@@ -27,8 +27,8 @@ def logprobs(*tokens: int) -> list[TokenLogprob]:
     [
         ([FIRST], [FIRST]),
         (
-            [FIRST, {"tokens": [2]}, {"tokens": [3], "emitted_at": 5.0}],
-            [FIRST | {"tokens": [1, 2, 3], "emitted_at": 5.0}],
+            [FIRST | {"emitted_at": 3.0}, {"tokens": [2], "emitted_at": 4.0}, {"tokens": [3], "emitted_at": 5.0}],
+            [FIRST | {"tokens": [1, 2, 3], "first_emitted_at": 3.0, "emitted_at": 5.0}],
         ),
         (
             [
@@ -43,10 +43,7 @@ def logprobs(*tokens: int) -> list[TokenLogprob]:
         ),
         ([{"tokens": [1]}, {"finish_reason": "abort"}], [{"tokens": [1], "finish_reason": "abort"}]),
         ([{"tokens": [1]}, {"tokens": [2]}, ERROR], [{"tokens": [1, 2]}, ERROR]),
-        (
-            [{"prompt_done": 4}, {"prompt_done": 8}, {"tokens": [1]}],
-            [{"prompt_done": 4}, {"prompt_done": 8}, {"tokens": [1]}],
-        ),
+        (PROGRESS, PROGRESS),
     ],
 )
 async def test_what_piled_up(sent, read):

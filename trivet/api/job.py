@@ -159,7 +159,7 @@ class Job:
             ]
         if chunk.tokens:
             if not metrics.first_token_ts:
-                metrics.first_token_ts = chunk.emitted_at
+                metrics.first_token_ts = chunk.first_emitted_at or chunk.emitted_at
                 metrics.first_token_latency = time.time() - metrics.arrival_time
             metrics.last_token_ts = chunk.emitted_at
             metrics.num_generation_tokens += len(chunk.tokens)

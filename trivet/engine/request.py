@@ -51,7 +51,8 @@ class TokenChunk(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     finish_reason: "stop" (`stop_token` is the EOS or stop id, the last of `tokens`), "length", "abort"
     (cancelled) or "error" (`error` says why). `sampler_state` goes with the tokens: see EngineRequest.
     `prompt_logprobs` (index 0 is None), `cached_tokens`, `queued_at` and `scheduled_at` come with the first chunk,
-    `preemptions` with the last. Times are `time.monotonic` seconds of the engine process.
+    `preemptions` with the last. Times are `time.monotonic` seconds of the engine process; `emitted_at` is the last
+    token's, and `first_emitted_at` the first's where there are several.
     """
 
     request_id: str
@@ -66,6 +67,7 @@ class TokenChunk(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     error: str | None = None
     queued_at: float = 0.0
     scheduled_at: float = 0.0
+    first_emitted_at: float = 0.0
     emitted_at: float = 0.0
     prompt_done: int = 0
     """Tokens of the prompt that are in the cache; 0 does not say."""
@@ -78,6 +80,7 @@ class TokenChunk(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
         self.sampler_state = following.sampler_state
         self.preemptions += following.preemptions
         self.finish_reason, self.stop_token = following.finish_reason, following.stop_token
+        self.first_emitted_at = self.first_emitted_at or self.emitted_at
         self.emitted_at = following.emitted_at
 
 

@@ -27,11 +27,12 @@ struct Parts {
 // The upper half of the bits is a part; adding kHalfPart rounds to nearest.
 constexpr std::uint32_t kHalfPart = 0x8000, kPartBits = 0xffff0000;
 
-// Of NaN and infinity, the low part is NaN, which rounding might make a number.
+// Of NaN and infinity, the low part is NaN, which rounding might make a number; with kAny, it does not.
+template <bool kAny>
 TRIVET_INLINE Parts split(Vec x) {
   const Vec high = reinterpret_cast<Vec>((reinterpret_cast<UintVec>(x) + kHalfPart) & kPartBits);
-  const Vec low = x - high;
-  return {high, low == low ? reinterpret_cast<Vec>(reinterpret_cast<UintVec>(low) + kHalfPart) : low};
+  const Vec low = x - high, rounded = reinterpret_cast<Vec>(reinterpret_cast<UintVec>(low) + kHalfPart);
+  return {high, !kAny || low == low ? rounded : low};
 }
 
 TRIVET_INLINE void store_pairs(std::byte* row, Vec first, Vec second) {
@@ -41,8 +42,9 @@ TRIVET_INLINE void store_pairs(std::byte* row, Vec first, Vec second) {
 }
 
 // A row of a tile, and of the tile of low parts after it.
+template <bool kAny = true>
 TRIVET_INLINE void store_parts(std::byte* row, Vec first, Vec second) {
-  const Parts a = split(first), b = split(second);
+  const Parts a = split<kAny>(first), b = split<kAny>(second);
   store_pairs(row, a.high, b.high);
   store_pairs(row + kPart, a.low, b.low);
 }
@@ -179,14 +181,20 @@ class TileAttention {
       if (first + kTileRows < rows_.count()) score(first + kTileRows, chunk.tiles);
       const int count = rows_.count() - first < kTileRows ? rows_.count() - first : kTileRows;
       float* values = state.values + std::int64_t{first} * rows_.dim();
+      float *scores = scores_of(first), *highest = state.highest + first;
+      alignas(64) float decay[kRowTile];
+      raise(rows_, first, chunk, scores, kTile, kPartFloats, highest, decay);
       for (int r = 0; r < count; ++r) {
-        float* scores = scores_of(first) + r * kTile;
-        const float decay = soften(rows_, first + r, chunk, scores, kPartFloats, state.highest[first + r],
-                                   lane_totals + (first + r) * kTile);
-        pack_weights(scores, r, chunk.tiles, skipped, steps);
-        if (decay == 1.0f) continue;
+        const float* of_row = scores + r * kTile;
+        float* totals = lane_totals + (first + r) * kTile;
+        if (skipped == 0 && chunk.tiles == kChunkTiles) {
+          pack_weights(kChunkTiles, 0, of_row, r, highest[r], decay[r], totals);
+        } else {
+          pack_weights(chunk.tiles, skipped, of_row, r, highest[r], decay[r], totals);
+        }
+        if (decay[r] == 1.0f) continue;
         float* row = values + std::int64_t{r} * rows_.dim();
-        for (int i = 0; i < rows_.dim(); i += kLanes) store(row + i, load(row + i) * decay);
+        for (int i = 0; i < rows_.dim(); i += kLanes) store(row + i, load(row + i) * decay[r]);
       }
       multiply_parts<Values::kParts, true>(weights_, values_, steps, columns, {values, rows_.dim(), kTile});
     }
@@ -207,7 +215,7 @@ class TileAttention {
     for (int r = 0; r < rows_.count(); ++r) {
       const float* q = rows_.query(r);
       const auto scaled = [&](int d) {
-        return d < width ? load(q + d, width - d) * rows_.call.shape.scale : Vec{};
+        return d < width ? load(q + d, width - d) * rows_.scale() : Vec{};
       };
       std::byte* row = queries_ + std::int64_t{r / kTileRows} * kTileRows * depth_ * sizeof(float) +
                        r % kTileRows * kTileBytes;
@@ -267,12 +275,17 @@ class TileAttention {
                                         depth_ / kStep, tiles, {scores_of(first), kTile, kPartFloats});
   }
 
-  // Of row r of a tile.
-  void pack_weights(const float* scores, int r, int tiles, int skipped, int steps) {
-    for (int s = 0; s < steps; ++s) {
-      const auto half = [&](int n) { return n >= 0 && n < tiles ? load(scores + n * kPartFloats) : Vec{}; };
-      store_parts(weights_ + s * 2 * kPart + r * kTileBytes, half(2 * s - skipped),
-                  half(2 * s + 1 - skipped));
+  // Of row r of a tile. A weight that is not a number need not stay so: the sum of weights does.
+  TRIVET_INLINE void pack_weights(int tiles, int skipped, const float* scores, int r, float highest,
+                                  float decay, float* lane_totals) {
+    Vec weights[kChunkTiles + 2];
+    weights[0] = weights[skipped + tiles] = Vec{};
+    soften(tiles, scores, kPartFloats, highest, decay, lane_totals,
+           [&](int n, int, Vec of_tile) { weights[skipped + n] = of_tile; });
+    std::byte* row = weights_ + r * kTileBytes;
+#pragma GCC unroll 2
+    for (int i = 0; i < skipped + tiles; i += 2, row += 2 * kPart) {
+      store_parts<false>(row, weights[i], weights[i + 1]);
     }
   }
 

@@ -168,9 +168,14 @@ class VectorAttention {
     const CacheLayer& cache = rows_.call.cache;
     with_tiles(cache.keys.type, tile_kind(cache.keys.type).keys, chunk.keys, chunk.tiles,
                [&](const auto* tiles) { score(tiles, chunk.tiles); });
-    for (int r = 0; r < rows_.count(); ++r) {
-      decay_[r] =
-          soften(rows_, r, chunk, scores_ + r * kChunk, kTile, state.highest[r], lane_totals + r * kTile);
+    for (int first = 0; first < rows_.count(); first += kRowTile) {
+      raise(rows_, first, chunk, scores_ + first * kChunk, kChunk, kTile, state.highest + first,
+            decay_ + first);
+      for (int r = first; r < first + kRowTile && r < rows_.count(); ++r) {
+        float* scores = scores_ + r * kChunk;
+        soften(chunk.tiles, scores, kTile, state.highest[r], decay_[r], lane_totals + r * kTile,
+               [scores](int n, int i, Vec weights) { store(scores + n * kTile + i, weights); });
+      }
     }
     with_tiles(cache.values.type, tile_kind(cache.values.type).values, chunk.values, chunk.tiles,
                [&](const auto* tiles) { weigh(tiles, rows_.tokens_seen(chunk), state); });
@@ -236,7 +241,7 @@ class VectorAttention {
       float* block = queries_ + std::int64_t{first} * dim;
       for (int r = 0; r < R; ++r) {
         const float* q = rows_.query(first + r);
-        for (int d = 0; d < dim; ++d) block[d * R + r] = d < width ? q[d] * rows_.call.shape.scale : 0.0f;
+        for (int d = 0; d < dim; ++d) block[d * R + r] = d < width ? q[d] * rows_.scale() : 0.0f;
       }
     });
   }

@@ -11,11 +11,15 @@ namespace {
 constexpr int kChunk = AttentionKernels::kChunk;
 constexpr int kSplit = AttentionKernels::kSplit;
 constexpr int kChunkTiles = kChunk / kTile;
+constexpr int kRowTile = AttentionKernels::kRowTile;
+
+// Exponentials are powers of two: scores, and all that is compared with them, have this factor.
+constexpr float kLog2E = 1.44269504088896341f;
 
 // Stands for -infinity where differences are taken: far below any score, yet its difference with itself is 0.
 constexpr float kLowest = -1e30f;
 
-TRIVET_INLINE float exp_negative(float x) { return exp_negative(broadcast(x))[0]; }
+TRIVET_INLINE float exp2_negative(float x) { return exp2_negative(broadcast(x))[0]; }
 
 // The tiles of up to kChunk tokens from `begin` on.
 struct Chunk {
@@ -36,6 +40,8 @@ struct QueryRows {
   int head(int r) const { return kv_head * call.shape.group() + r % call.shape.group(); }
   int token(int r) const { return r / call.shape.group(); }
   int position(int r) const { return item.position + token(r); }
+  // Of queries; a cap is that of scores without kLog2E.
+  float scale() const { return call.shape.softcap == 0.0f ? call.shape.scale * kLog2E : call.shape.scale; }
   const float* query(int r) const {
     return call.q + (item.row + token(r)) * call.ldq + std::int64_t{head(r)} * call.shape.head_dim;
   }
@@ -48,6 +54,13 @@ struct QueryRows {
   int tokens_seen(const Chunk& chunk) const {
     const int seen = item.position + item.tokens;
     return (seen < chunk.end() ? seen : chunk.end()) - chunk.begin;
+  }
+
+  // Whether every row sees all tokens of a chunk.
+  bool all_see(const Chunk& chunk) const {
+    const int window = call.shape.window;
+    return chunk.end() - 1 <= item.position &&
+           (window == 0 || chunk.begin > item.position + item.tokens - 1 - window);
   }
 };
 
@@ -64,7 +77,7 @@ TRIVET_INLINE State state_at(float* memory, int rows, int dim) {
 }
 
 TRIVET_INLINE void clear(State state, int rows, int dim) {
-  for (int r = 0; r < rows; ++r) state.highest[r] = kLowest;
+  for (int r = 0; r < AttentionKernels::padded(rows); ++r) state.highest[r] = kLowest;
   std::memset(state.total, 0, rows * sizeof(float));
   std::memset(state.values, 0, sizeof(float) * rows * dim);
 }
@@ -72,7 +85,7 @@ TRIVET_INLINE void clear(State state, int rows, int dim) {
 void merge(State into, State from, int rows, int dim) {
   for (int r = 0; r < rows; ++r) {
     const float highest = into.highest[r] > from.highest[r] ? into.highest[r] : from.highest[r];
-    const float a = exp_negative(into.highest[r] - highest), b = exp_negative(from.highest[r] - highest);
+    const float a = exp2_negative(into.highest[r] - highest), b = exp2_negative(from.highest[r] - highest);
     into.highest[r] = highest;
     into.total[r] = into.total[r] * a + from.total[r] * b;
     float* values = into.values + std::int64_t{r} * dim;
@@ -86,10 +99,10 @@ void finish(const QueryRows& rows, State state) {
   for (int r = 0; r < rows.count(); ++r) {
     float factor = 1.0f / state.total[r];
     if (rows.call.sinks != nullptr) {
-      const float sink = rows.call.sinks[rows.head(r)];
+      const float sink = rows.call.sinks[rows.head(r)] * kLog2E;
       const float highest = state.highest[r] > sink ? state.highest[r] : sink;
-      const float scaled = exp_negative(state.highest[r] - highest);
-      factor = scaled / (state.total[r] * scaled + exp_negative(sink - highest));
+      const float scaled = exp2_negative(state.highest[r] - highest);
+      factor = scaled / (state.total[r] * scaled + exp2_negative(sink - highest));
     }
     float* y = rows.result(r);
     const float* values = state.values + std::int64_t{r} * dim;
@@ -97,42 +110,67 @@ void finish(const QueryRows& rows, State state) {
   }
 }
 
-// Turns row r's scores of a chunk into weights, and returns the decay of what was summed before. Tile n's are
-// at scores + n * stride; lane_totals [kTile] has the sums of weights.
-TRIVET_INLINE float soften(const QueryRows& rows, int r, const Chunk& chunk, float* scores,
-                           std::int64_t stride, float& highest, float* lane_totals) {
+// Applies cap and mask to row r's scores of a chunk, tile n's at scores + n * stride; returns their maxima.
+TRIVET_INLINE Vec limit(const QueryRows& rows, int r, const Chunk& chunk, float* scores,
+                        std::int64_t stride) {
   const AttentionShape& shape = rows.call.shape;
   const int position = rows.position(r), lowest = shape.window == 0 ? 0 : position - shape.window + 1;
-  const bool masked = chunk.begin < lowest || chunk.end() - 1 > position;
   Vec top = broadcast(kLowest);
   for (int n = 0; n < chunk.tiles; ++n) {
     for (int i = 0; i < kTile; i += kLanes) {
       float* at = scores + n * stride + i;
       Vec score = load(at);
-      if (shape.softcap != 0.0f) score = tanh(score / shape.softcap) * shape.softcap;
-      if (masked) {
-        const IntVec key = lane_numbers() + (chunk.begin + n * kTile + i);
-        score = (key < lowest) | (key > position) ? broadcast(-__builtin_inff()) : score;
-      }
+      if (shape.softcap != 0.0f) score = tanh(score / shape.softcap) * (shape.softcap * kLog2E);
+      const IntVec key = lane_numbers() + (chunk.begin + n * kTile + i);
+      score = (key < lowest) | (key > position) ? broadcast(-__builtin_inff()) : score;
       store(at, score);
       top = max(score, top);
     }
   }
-  const float above = max(top);
-  const float next = above > highest ? above : highest;
-  const float decay = exp_negative(highest - next);
-  highest = next;
+  return top;
+}
+
+// Takes a chunk's scores of a tile of rows, from `first` on, into their maxima; decay[r] is that of what its
+// row r summed before. Scores are as for limit(), row r's at scores + r * row_stride.
+TRIVET_INLINE void raise(const QueryRows& rows, int first, const Chunk& chunk, float* scores,
+                         std::int64_t row_stride, std::int64_t stride, float* highest, float* decay) {
+  const int count = rows.count() - first < kRowTile ? rows.count() - first : kRowTile;
+  const bool plain = rows.call.shape.softcap == 0.0f && rows.all_see(chunk);
+  alignas(64) float above[kRowTile];
+  for (int r = 0; r < kRowTile; ++r) above[r] = kLowest;
+  for (int r = 0; r < count; ++r, scores += row_stride) {
+    Vec top = broadcast(kLowest);
+    if (plain) {
+      for (int n = 0; n < chunk.tiles; ++n) {
+        for (int i = 0; i < kTile; i += kLanes) top = max(load(scores + n * stride + i), top);
+      }
+    } else {
+      top = limit(rows, first + r, chunk, scores, stride);
+    }
+    above[r] = max(top);
+  }
+  for (int r = 0; r < kRowTile; r += kLanes) {
+    const Vec before = load(highest + r), now = max(load(above + r), before);
+    store(decay + r, exp2_negative(before - now));
+    store(highest + r, now);
+  }
+}
+
+// Calls put(tile, lane, weights) with what a row's scores of a chunk become; lane_totals [kTile] has the sums
+// of weights.
+template <class Put>
+TRIVET_INLINE void soften(int tiles, const float* scores, std::int64_t stride, float highest, float decay,
+                          float* lane_totals, Put&& put) {
   for (int i = 0; i < kTile; i += kLanes) {
     Vec total = load(lane_totals + i) * decay;
-    for (int n = 0; n < chunk.tiles; ++n) {
-      float* at = scores + n * stride + i;
-      const Vec weight = exp_negative(load(at) - next);
-      store(at, weight);
-      total += weight;
+#pragma GCC unroll 4
+    for (int n = 0; n < tiles; ++n) {
+      const Vec weights = exp2_negative(load(scores + n * stride + i) - highest);
+      put(n, i, weights);
+      total += weights;
     }
     store(lane_totals + i, total);
   }
-  return decay;
 }
 
 }  // namespace

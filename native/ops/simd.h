@@ -220,15 +220,19 @@ TRIVET_INLINE Vec exp(Vec x) {
   return x == x ? result : x;
 }
 
-// The same for x <= 0, with 0 below the range of normal numbers.
-TRIVET_INLINE Vec exp_negative(Vec x) {
-  constexpr float kRound = 12582912.0f;
-  const Vec clamped = max(broadcast(-88.0f), x);
-  const Vec shifted = madd(clamped, broadcast(1.44269504088896341f), broadcast(kRound));
-  const Vec n = shifted - kRound;
-  const Vec r = madd(n, broadcast(2.12194440e-4f), madd(n, broadcast(-0.693359375f), clamped));
-  const IntVec power = (reinterpret_cast<IntVec>(shifted) - (0x4b400000 - 127)) << 23;
-  return exp_polynomial(r) * reinterpret_cast<Vec>(power);
+// 2^x for x <= 0, within 2 ulp; 1 for 0, and 0 below the range of normal numbers: 2^n times the polynomial of
+// the least relative error for 2^r, |r| <= 1/2.
+TRIVET_INLINE Vec exp2_negative(Vec x) {
+  constexpr float kRound = 12582912.0f + 127.0f;  // leaves n + 127, an exponent's bits, in the low bits
+  const Vec clamped = max(broadcast(-127.0f), x);
+  const Vec shifted = clamped + kRound;
+  const Vec r = clamped - (shifted - kRound);
+  Vec p = madd(broadcast(1.32647271e-3f), r, broadcast(9.67151273e-3f));
+  p = madd(p, r, broadcast(5.55073374e-2f));
+  p = madd(p, r, broadcast(2.40222421e-1f));
+  p = madd(p, r, broadcast(6.93146978e-1f));
+  p = madd(p, r, broadcast(1.0f));
+  return p * reinterpret_cast<Vec>(reinterpret_cast<IntVec>(shifted) << 23);
 }
 
 // Cephes' tanhf.c: a polynomial near 0, else by exp.

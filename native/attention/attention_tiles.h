@@ -214,9 +214,7 @@ class TileAttention {
     const int width = rows_.call.shape.head_dim;
     for (int r = 0; r < rows_.count(); ++r) {
       const float* q = rows_.query(r);
-      const auto scaled = [&](int d) {
-        return d < width ? load(q + d, width - d) * rows_.scale() : Vec{};
-      };
+      const auto scaled = [&](int d) { return d < width ? load(q + d, width - d) * rows_.scale() : Vec{}; };
       std::byte* row = queries_ + std::int64_t{r / kTileRows} * kTileRows * depth_ * sizeof(float) +
                        r % kTileRows * kTileBytes;
       for (int d = 0; d < width; d += kStep, row += 2 * kPart) store_parts(row, scaled(d), scaled(d + kTile));

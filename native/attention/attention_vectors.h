@@ -33,40 +33,29 @@ template <int R, int N, class Tile>
 void score_block(const float* queries, const Tile* tiles, int dim, float* scores) {
   // Tiles whose keys are in registers together. A query is loaded once for all of them.
   constexpr int kTogether = kLanes == 16 ? N : 1, kVectors = kTogether * kTileVectors;
-  Vec sums[R][N * kTileVectors];
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 8
-    for (int v = 0; v < N * kTileVectors; ++v) sums[r][v] = Vec{};
-  }
-  for (int d = 0; d < dim; ++d, queries += R) {
-#pragma GCC unroll 8
-    for (int n = 0; n < N; n += kTogether) {
-      if (d * kTile % Tile::kLine == 0) {
-        for (int i = n; i < n + kTogether; ++i) tiles[i].prefetch(d * kTile);
-      }
-      Vec keys[kVectors];
-#pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) {
-        keys[v] = load(tiles[n + v / kTileVectors].at(d * kTile + v % kTileVectors * kLanes));
-      }
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
-        const Vec query = broadcast(queries[r]);
-#pragma GCC unroll 8
-        for (int v = 0; v < kVectors; ++v) {
-          Vec& sum = sums[r][n * kTileVectors + v];
-          sum = madd(query, keys[v], sum);
-          pin(sum);
-        }
-      }
+  Vec sums[R][N * kTileVectors] = {};
+  for (int line = 0; line < dim * kTile; line += Tile::kLine) {
+    unrolled<N>([&](auto n) { tiles[n].prefetch(line); });
+    for (int i = line; i < line + Tile::kLine; i += kTile, queries += R) {
+      unrolled<N / kTogether>([&](auto together) {
+        constexpr int n = together * kTogether;
+        Vec keys[kVectors];
+        unrolled<kVectors>(
+            [&](auto v) { keys[v] = load(tiles[n + v / kTileVectors].at(i + v % kTileVectors * kLanes)); });
+        unrolled<R>([&](auto r) {
+          Vec query = broadcast(queries[r]);
+          pin(query);
+          unrolled<kVectors>([&](auto v) {
+            Vec& sum = sums[r][n * kTileVectors + v];
+            sum = madd(query, keys[v], sum);
+          });
+        });
+      });
     }
   }
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 8
-    for (int v = 0; v < N * kTileVectors; ++v) store(scores + r * kChunk + v * kLanes, sums[r][v]);
-  }
+  unrolled<R>([&](auto r) {
+    unrolled<N * kTileVectors>([&](auto v) { store(scores + r * kChunk + v * kLanes, sums[r][v]); });
+  });
 }
 
 // This and weigh_columns stay functions of their own: inlined into their one caller, measured, they spill
@@ -85,27 +74,38 @@ template <int R, int C, class Tile>
 void weigh_block(const float* weights, const float* decay, const Tile* tiles, int tokens, int dim, int first,
                  float* values) {
   Vec sums[R][C];
-  for (int r = 0; r < R; ++r) {
-    for (int c = 0; c < C; ++c) {
-      sums[r][c] = load(values + std::int64_t{r} * dim + first + c * kLanes) * decay[r];
-    }
-  }
+  const auto each_sum = [&](const auto& f) {
+    unrolled<R>([&](auto r) {
+      unrolled<C>([&](auto c) { f(r, sums[r][c], values + std::int64_t{r} * dim + first + c * kLanes); });
+    });
+  };
+  each_sum([&](int r, Vec& sum, const float* value) { sum = load(value) * decay[r]; });
   for (int begin = 0; begin < tokens; begin += kTile) {
     const Tile& tile = tiles[begin / kTile];
     const int end = begin + kTile < tokens ? begin + kTile : tokens;
     for (int t = begin, i = first; t < end; ++t, i += dim) {
       for (int c = 0; c < C * kLanes; c += Tile::kLine) tile.prefetch(i + c);
-      Vec v[C];
-      for (int c = 0; c < C; ++c) v[c] = load(tile.at(i + c * kLanes));
-      for (int r = 0; r < R; ++r) {
-        const Vec weight = broadcast(weights[r * kChunk + t]);
-        for (int c = 0; c < C; ++c) sums[r][c] = madd(weight, v[c], sums[r][c]);
+      const auto value = [&](int c) { return load(tile.at(i + c * kLanes)); };
+      const auto weight = [&](int r) { return broadcast(weights[r * kChunk + t]); };
+      // The fewer of them are in registers beside the sums.
+      if constexpr (R < C) {
+        Vec w[R];
+        unrolled<R>([&](auto r) { w[r] = weight(r); });
+        unrolled<C>([&](auto c) {
+          const Vec v = value(c);
+          unrolled<R>([&](auto r) { sums[r][c] = madd(w[r], v, sums[r][c]); });
+        });
+      } else {
+        Vec v[C];
+        unrolled<C>([&](auto c) { v[c] = value(c); });
+        unrolled<R>([&](auto r) {
+          const Vec w = weight(r);
+          unrolled<C>([&](auto c) { sums[r][c] = madd(w, v[c], sums[r][c]); });
+        });
       }
     }
   }
-  for (int r = 0; r < R; ++r) {
-    for (int c = 0; c < C; ++c) store(values + std::int64_t{r} * dim + first + c * kLanes, sums[r][c]);
-  }
+  each_sum([](int, const Vec& sum, float* value) { store(value, sum); });
 }
 
 // The same for all columns from `first` on.

@@ -255,6 +255,44 @@ struct PassRows {
 
   std::int64_t tiles() const { return (end - first + kTileRows - 1) / kTileRows; }
   std::int64_t pairs() const { return (tiles() + 1) / 2; }
+  // Few rows read weights as fast as memory gives them, which it does best in order.
+  bool few() const { return tiles() <= 2; }
+
+  // For each group of panels and slab of columns [begin, end), whose rows have column_bytes each: calls
+  // start(group's first panel, begin, end), then multiply(panel, last, begin, end, sums) for every two
+  // panels, of which the second may be at `last`, past the end. Writes a group's sums at its end.
+  template <class Start, class Multiply>
+  void for_each_slab(std::int64_t panel_begin, std::int64_t panel_end, int column_bytes, const Start& start,
+                     const Multiply& multiply) const {
+    const std::int64_t pairs = this->pairs();
+    const std::int64_t slab =
+        kSlabBytes / column_bytes / (pairs * 2 * kTileRows) / kChunkColumns * kChunkColumns;
+    const bool whole = slab >= w.columns;
+    const std::int64_t fit = 2 * (kProductSums / (pairs * (sizeof(TileSums) / sizeof(float))));
+    const std::int64_t group = whole && fit > kWholeGroup ? kWholeGroup : fit;
+    TileSums* all = reinterpret_cast<TileSums*>(product_sums());
+    for (std::int64_t begin = panel_begin; begin < panel_end; begin += group) {
+      const std::int64_t stop = begin + group < panel_end ? begin + group : panel_end;
+      for (std::int64_t c = 0; c < w.columns; c += slab) {
+        const std::int64_t slab_end = c + slab < w.columns ? c + slab : w.columns;
+        start(begin, c, slab_end);
+        for (std::int64_t p = begin; p < stop; p += 2) {
+          multiply(p, whole ? panel_end : stop, c, slab_end, all + (p - begin) / 2 * pairs);
+        }
+      }
+      store(begin, stop, all);
+    }
+  }
+
+  // Calls f<tiles, panels>(begin, end) for pairs [begin, end) of tiles of rows: of two, then of one.
+  template <class F>
+  void for_each_pair(bool two_panels, const F& f) const {
+    const auto pairs_of = [&]<int kPanels> {
+      f.template operator()<2, kPanels>(0, tiles() / 2);
+      f.template operator()<1, kPanels>(tiles() / 2, pairs());
+    };
+    two_panels ? pairs_of.template operator()<2>() : pairs_of.template operator()<1>();
+  }
 
   // A row's sums of all panels of a group together: see kPanelGroup.
   void store(std::int64_t begin, std::int64_t stop, const TileSums* sums) const {
@@ -281,24 +319,9 @@ struct TilePass : PassRows {
   typename Source::Scratch (&scratch)[2];
 
   void multiply(std::int64_t panel_begin, std::int64_t panel_end) const {
-    const std::int64_t pairs = this->pairs();
-    const std::int64_t fits = kSlabBytes / 2 / (end - first) / kChunkColumns * kChunkColumns;
-    const std::int64_t slab = fits < kChunkColumns ? kChunkColumns : fits;
-    const bool whole = slab >= w.columns;
-    const std::int64_t fit = 2 * (kProductSums / (pairs * (sizeof(TileSums) / sizeof(float))));
-    const std::int64_t group = whole && fit > kWholeGroup ? kWholeGroup : fit;
-    TileSums* all = reinterpret_cast<TileSums*>(product_sums());
-    for (std::int64_t begin = panel_begin; begin < panel_end; begin += group) {
-      const std::int64_t stop = begin + group < panel_end ? begin + group : panel_end;
-      for (std::int64_t c = 0; c < w.columns; c += slab) {
-        const std::int64_t slab_end = c + slab < w.columns ? c + slab : w.columns;
-        for (std::int64_t p = begin; p < stop; p += 2) {
-          TileSums* sums = all + (p - begin) / 2 * pairs;
-          multiply_slab(p, whole ? panel_end : stop, c, slab_end, sums);
-        }
-      }
-      store(begin, stop, all);
-    }
+    for_each_slab(
+        panel_begin, panel_end, 2, [](auto...) {},
+        [this](auto... of_panels) { multiply_slab(of_panels...); });
   }
 
  private:
@@ -306,30 +329,24 @@ struct TilePass : PassRows {
   void multiply_slab(std::int64_t panel, std::int64_t last, std::int64_t begin, std::int64_t slab_end,
                      TileSums* sums) const {
     const bool two_panels = panel + 1 < last;
-    const std::int64_t tiles = this->tiles();
     for (std::int64_t c = begin; c < slab_end; c += kChunkColumns) {
       const int count = slab_end - c < kChunkColumns ? static_cast<int>(slab_end - c) : kChunkColumns;
       const int steps = (count + kTileColumns - 1) / kTileColumns;
-      // Few rows read weights as fast as memory gives them, which it does best in order.
-      const bool few = tiles <= 2;
-      const auto tiles_of = few ? Source::template tiles<true> : Source::template tiles<false>;
+      const auto tiles_of = few() ? Source::template tiles<true> : Source::template tiles<false>;
       const std::byte* weights[2] = {tiles_of(w, panel, c, count, scratch[0]), nullptr};
       if (two_panels) weights[1] = tiles_of(w, panel + 1, c, count, scratch[1]);
       const auto rows_of = [this, column = x + c * 2](std::int64_t pair, int tile) {
         return column + row(first + (2 * pair + tile) * kTileRows) * stride;
       };
       const bool more = c + kChunkColumns < slab_end;
-      const std::int64_t next = few ? last : more ? panel : panel + 2;
-      typename Source::Ahead ahead(w, next, last, more ? c + kChunkColumns : begin, (tiles + 1) / 2 * steps);
+      const std::int64_t next = few() ? last : more ? panel : panel + 2;
+      typename Source::Ahead ahead(w, next, last, more ? c + kChunkColumns : begin, pairs() * steps);
       // The sums of one pair stay in the tiles.
-      const SumsUse use = {c == 0, tiles > 2 || c == begin, tiles > 2 || !more};
-      if (two_panels) {
-        multiply_chunk<2, 2>(rows_of, 0, tiles / 2, stride, weights, steps, use, sums, ahead);
-        multiply_chunk<1, 2>(rows_of, tiles / 2, (tiles + 1) / 2, stride, weights, steps, use, sums, ahead);
-      } else {
-        multiply_chunk<2, 1>(rows_of, 0, tiles / 2, stride, weights, steps, use, sums, ahead);
-        multiply_chunk<1, 1>(rows_of, tiles / 2, (tiles + 1) / 2, stride, weights, steps, use, sums, ahead);
-      }
+      const SumsUse use = {c == 0, !few() || c == begin, !few() || !more};
+      for_each_pair(two_panels, [&]<int kTiles, int kPanels>(std::int64_t first_pair, std::int64_t end_pair) {
+        multiply_chunk<kTiles, kPanels>(rows_of, first_pair, end_pair, stride, weights, steps, use, sums,
+                                        ahead);
+      });
     }
   }
 };

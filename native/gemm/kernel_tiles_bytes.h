@@ -270,31 +270,18 @@ struct BytePass : PassRows {
   std::size_t step_bytes;
 
   void multiply(std::int64_t panel_begin, std::int64_t panel_end) const {
-    const std::int64_t pairs = this->pairs(), steps = kSlabScales / (pairs * 2 * kTileRows);
-    const std::int64_t slab = steps / kChunkSteps * kChunkColumns;
-    const bool whole = slab >= w.columns;
-    const std::int64_t fit = 2 * (kProductSums / (pairs * (sizeof(TileSums) / sizeof(float))));
-    const std::int64_t group = whole && fit > kWholeGroup ? kWholeGroup : fit;
-    TileSums* all = reinterpret_cast<TileSums*>(product_sums());
     float scales[kSlabScales];
-    for (std::int64_t begin = panel_begin; begin < panel_end; begin += group) {
-      const std::int64_t stop = begin + group < panel_end ? begin + group : panel_end;
-      for (std::int64_t c = 0; c < w.columns; c += slab) {
-        const std::int64_t slab_end = c + slab < w.columns ? c + slab : w.columns;
-        fetch_panels(begin, panel_end, c, 1).step();
-        if (!whole || begin == panel_begin) gather_scales(c, slab_end, scales);
-        for (std::int64_t p = begin; p < stop; p += 2) {
-          multiply_slab(p, whole ? panel_end : stop, c, slab_end, all + (p - begin) / 2 * pairs, scales);
-        }
-      }
-      store(begin, stop, all);
-    }
+    for_each_slab(
+        panel_begin, panel_end, 1,
+        [&](std::int64_t panel, std::int64_t begin, std::int64_t slab_end) {
+          fetch_panels(panel, panel_end, begin, 1).step();
+          const bool gathered = panel > panel_begin && begin == 0 && slab_end == w.columns;
+          if (!gathered) gather_scales(begin, slab_end, scales);
+        },
+        [&](auto... of_panels) { multiply_slab(of_panels..., scales); });
   }
 
  private:
-  // Few rows read weights as fast as memory gives them, which it does best in order.
-  bool few() const { return tiles() <= 2; }
-
   // Fetches a chunk of two panels, if the first is before `last`, but for scales of small blocks, which are
   // few.
   FetchPanels fetch_panels(std::int64_t panel, std::int64_t last, std::int64_t column,
@@ -323,7 +310,7 @@ struct BytePass : PassRows {
   void multiply_slab(std::int64_t panel, std::int64_t last_panel, std::int64_t begin, std::int64_t slab_end,
                      TileSums* sums, const float* scales) const {
     const bool two_panels = panel + 1 < last_panel;
-    const std::int64_t tiles = this->tiles(), scales_stride = pairs() * 2 * kTileRows;
+    const std::int64_t scales_stride = pairs() * 2 * kTileRows;
     ByteTiles weights[2];
     alignas(64) TileProducts products[2];
     for (std::int64_t c = begin; c < slab_end; c += kChunkColumns) {
@@ -343,15 +330,11 @@ struct BytePass : PassRows {
                                scales + (c - begin) / kStep * scales_stride,
                                scales_stride};
       ByteUnit last = {};
-      if (two_panels) {
-        multiply_units<2, 2>(*this, chunk, 0, tiles / 2, products, last, ahead);
-        multiply_units<1, 2>(*this, chunk, tiles / 2, pairs(), products, last, ahead);
-        for (int part = 0; part < kStepTiles; ++part) add_unit_part<2>(last, part, ahead);
-      } else {
-        multiply_units<2, 1>(*this, chunk, 0, tiles / 2, products, last, ahead);
-        multiply_units<1, 1>(*this, chunk, tiles / 2, pairs(), products, last, ahead);
-        for (int part = 0; part < kStepTiles; ++part) add_unit_part<1>(last, part, ahead);
-      }
+      for_each_pair(two_panels, [&]<int kTiles, int kPanels>(std::int64_t first_pair, std::int64_t end_pair) {
+        multiply_units<kTiles, kPanels>(*this, chunk, first_pair, end_pair, products, last, ahead);
+      });
+      const auto add_part = two_panels ? add_unit_part<2> : add_unit_part<1>;
+      for (int part = 0; part < kStepTiles; ++part) add_part(last, part, ahead);
     }
   }
 };

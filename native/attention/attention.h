@@ -65,9 +65,9 @@ struct AttentionKernels {
   void (*attend)(const AttentionCall& call, const AttentionItem& item, int kv_head, float* scratch,
                  float* partials);
 
-  // Merges the states of `splits` splits and writes y.
-  void (*combine)(const AttentionCall& call, const AttentionItem& item, int kv_head, const float* partials,
-                  int splits, float* scratch);
+  // Merges the states of `splits` splits, into the first of them, and writes y.
+  void (*combine)(const AttentionCall& call, const AttentionItem& item, int kv_head, float* partials,
+                  int splits);
 
   std::int64_t (*scratch_floats)(const AttentionShape& shape);
 };

@@ -39,7 +39,7 @@ void attend_split(const QueryRows& rows, Method& method, int split, State state,
   }
 }
 
-// What `attend` and `combine` share of their scratch.
+// Scratch beside a Method's.
 struct States {
   State split, merged;
   float* lane_totals;  // [rows][kTile]
@@ -62,25 +62,25 @@ void attend(const AttentionCall& call, const AttentionItem& item, int kv_head, f
   const QueryRows rows{call, item, kv_head};
   States states(scratch, rows.count(), rows.dim());
   Method method(rows, states.rest);
-  if (partials == nullptr) clear(states.merged, rows.count(), rows.dim());
   for (int split = item.split_begin; split < item.split_end; ++split) {
+    const bool first = split == item.split_begin;
+    State state = first ? states.merged : states.split;
     if (partials != nullptr) {
-      states.split = state_at(partials, rows.count(), rows.dim());
+      state = state_at(partials, rows.count(), rows.dim());
       partials += attention_partial_floats(call.shape);
     }
-    attend_split(rows, method, split, states.split, states.lane_totals);
-    if (partials == nullptr) merge(states.merged, states.split, rows.count(), rows.dim());
+    attend_split(rows, method, split, state, states.lane_totals);
+    if (partials == nullptr && !first) merge(states.merged, state, rows.count(), rows.dim());
   }
   if (partials == nullptr) finish(rows, states.merged);
 }
 
-void combine(const AttentionCall& call, const AttentionItem& item, int kv_head, const float* partials,
-             int splits, float* scratch) {
+void combine(const AttentionCall& call, const AttentionItem& item, int kv_head, float* partials, int splits) {
   const QueryRows rows{call, item, kv_head};
-  const State merged = States(scratch, rows.count(), rows.dim()).merged;
-  clear(merged, rows.count(), rows.dim());
-  for (int split = 0; split < splits; ++split, partials += attention_partial_floats(call.shape)) {
-    merge(merged, state_at(const_cast<float*>(partials), rows.count(), rows.dim()), rows.count(), rows.dim());
+  const State merged = state_at(partials, rows.count(), rows.dim());
+  for (int split = 1; split < splits; ++split) {
+    partials += attention_partial_floats(call.shape);
+    merge(merged, state_at(partials, rows.count(), rows.dim()), rows.count(), rows.dim());
   }
   finish(rows, merged);
 }

@@ -95,7 +95,7 @@ void AttentionSchedule::execute(const AttentionCall& call, std::int64_t unit, in
   std::atomic<int>& unfinished = unfinished_[std::int64_t{item.tile} * shape_.kv_heads + kv_head];
   if (unfinished.fetch_sub(1, std::memory_order_acq_rel) == 1) {
     unfinished.store(tile.pieces, std::memory_order_relaxed);
-    kernels_.combine(call, item, kv_head, states, tile.splits, scratch);
+    kernels_.combine(call, item, kv_head, states, tile.splits);
   }
 }
 

@@ -37,3 +37,26 @@ async def test_jobs():
     assert done == [0]
     await records.stop("quick")
     await records.stop("never")
+
+
+async def test_recordings():
+    records = Records(max_bytes=10)
+    records.put("a", b"a")
+    recording = records.record("a")
+    assert records.recording("a") is recording
+
+    async def read(start: int) -> list[bytes]:
+        return [event async for event in recording.follow(start)]
+
+    early = [asyncio.create_task(read(start)) for start in (0, 1, 4)]
+    for event in (b"1", b"23", b"4"):
+        recording.add(event)
+        await asyncio.sleep(0)
+    records.put("a", b"b")
+    assert records.recording("a") is recording, "stays with its body"
+    recording.end()
+    assert await asyncio.gather(*early) == [[b"1", b"23", b"4"], [b"23", b"4"], []]
+    assert await read(2) == [b"4"]
+    records.put("c", b"123456")
+    assert records.recording("a") is None and records.get("a") is None, "its events count"
+    assert records.get("c") == b"123456"

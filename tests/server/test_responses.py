@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import openai
 import pytest
 
@@ -317,8 +319,47 @@ def test_background(serve):
     assert refused.json()["error"]["message"] == "Cannot cancel a synchronous response."
 
 
+def test_streamed_in_background(serve):
+    llm = FakeLLM(delay=0.02)
+    url = serve(llm)
+
+    def replayed(response_id, **query):
+        return named_events(get(url, f"{PATH}/{response_id}", params={"stream": "true", **query}))
+
+    asked = body(background=True, stream=True)
+    events = named_events(post(url, PATH, asked))
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    names = ["created", "queued", "in_progress", "output_item.added", "content_part.added", "output_text.delta"]
+    assert [event["type"] for event in events[:6]] == [f"response.{name}" for name in names]
+    assert [event["response"]["status"] for event in events[:3]] == ["queued", "queued", "in_progress"]
+    assert events[-1]["type"] == "response.completed" and text_of(events[-1]["response"]) == ANSWER
+    response_id = events[0]["response"]["id"]
+    assert get(url, f"{PATH}/{response_id}").json() == events[-1]["response"]
+    assert replayed(response_id) == events
+    assert replayed(response_id, starting_after=3) == events[4:]
+    assert replayed(response_id, starting_after=1000) == []
+    for wrong in ("-1", "x"):
+        refused = get(url, f"{PATH}/{response_id}", params={"stream": "true", "starting_after": wrong})
+        assert refused.status_code == 400 and refused.json()["error"]["param"] == "starting_after"
+
+    with http.stream("POST", url + PATH, json=asked) as response:
+        left = json.loads(next(line for line in response.iter_lines() if line.startswith("data: "))[6:])["response"]
+    replay = replayed(left["id"])
+    assert [event["type"] for event in replay] == [event["type"] for event in events]
+    assert text_of(replay[-1]["response"]) == ANSWER
+
+    queued = post(url, PATH, body(background=True)).json()
+    assert replayed(queued["id"])[-1]["type"] == "response.completed", "followed though nobody streamed it"
+    running_id = post(url, PATH, body(background=True)).json()["id"]
+    until(lambda: get(url, f"{PATH}/{running_id}").json()["status"] == "in_progress")
+    assert post(url, f"{PATH}/{running_id}/cancel", {}).json()["status"] == "cancelled"
+    assert len(replayed(running_id)) < len(events)
+
+
 def test_failures(serve):
     url = serve(FakeLLM(fail_after=2))
+    failed = named_events(post(url, PATH, body(stream=True, background=True)))[-1]
+    assert failed["type"] == "response.failed" and failed["response"]["status"] == "failed"
     assert post(url, PATH, body()).status_code == 500
     *events, failed = named_events(post(url, PATH, body(stream=True)))
     assert [event["sequence_number"] for event in [*events, failed]] == list(range(7))
@@ -365,7 +406,6 @@ def test_failures(serve):
         ({"prompt": {"id": "p"}}, "prompt"),
         ({"structured_outputs": {"regex": "a"}}, "structured_outputs"),
         ({"background": True, "store": False}, "background"),
-        ({"background": True, "stream": True}, "stream"),
         ({"request_id": "1"}, "request_id"),
         ({"stop": ["a"] * 5}, "stop"),
         ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
@@ -387,7 +427,7 @@ def test_ids_are_used_once(url):
     asked = body(request_id="resp_once", max_output_tokens=1)
     assert post(url, PATH, asked).status_code == 200
     assert post(url, PATH, asked).json()["error"]["param"] == "request_id"
-    stored = get(url, f"{PATH}/resp_once", params={"stream": "true"})
+    stored = get(url, f"{PATH}/resp_once", params={"stream": "true", "starting_after": 3})
     assert stored.status_code == 400 and stored.json()["error"]["param"] == "stream"
     assert post(url, PATH, body(model="other")).status_code == 404
 
@@ -441,6 +481,17 @@ def test_client_background(built_in):
     assert response.status == "queued"
     until(lambda: built_in.responses.retrieve(response.id).status == "incomplete")
     assert built_in.responses.cancel(response.id).status == "incomplete"
+
+
+def test_client_comes_back(serve):
+    """A stream that was lost goes on after the last event that came."""
+    client = openai.OpenAI(base_url=serve(FakeLLM(delay=0.02)) + "/v1", api_key="none", max_retries=0)
+    with client.responses.create(model="fake", input="hi", stream=True, background=True) as stream:
+        first = [event for event, _ in zip(stream, range(7), strict=False)]
+    response_id = first[0].response.id
+    rest = list(client.responses.retrieve(response_id, stream=True, starting_after=first[-1].sequence_number))
+    deltas = [event.delta for event in [*first, *rest] if event.type == "response.output_text.delta"]
+    assert "".join(deltas) == rest[-1].response.output_text == ANSWER
 
 
 def test_client_leaves(serve):

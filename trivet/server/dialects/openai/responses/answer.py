@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from typing import Any
 
@@ -28,6 +28,7 @@ from trivet.server.dialects.openai.responses.events import (
     ItemDone,
     PartAdded,
     PartDone,
+    Queued,
     TextDelta,
     TextDone,
 )
@@ -44,6 +45,7 @@ from trivet.server.dialects.openai.responses.schemas import (
     Usage,
 )
 from trivet.server.errors import Kind, Problem, problem_of
+from trivet.server.recording import Recording
 from trivet.server.records import records_of
 from trivet.server.service import Service
 
@@ -121,10 +123,17 @@ class ResponseAnswer:
 
     async def events(self, outputs: AsyncGenerator[RequestOutput, None]) -> AsyncGenerator[bytes, None]:
         collected = Collected()
+        begun = False
         async with aclosing(outputs):
+            if self._response.background:
+                queued = self.queued()
+                yield self._event(Created(response=queued))
+                yield self._event(Queued(response=queued))
             async for output in outputs:
-                if not self._events:
-                    yield self._begin()
+                if not begun:
+                    begun = True
+                    for event in self._begin():
+                        yield event
                     yield self._event(ItemAdded(item=Item(self._item_id, "in_progress", "assistant", [])))
                     yield self._event(PartAdded(item_id=self._item_id, part=OutputText("")))
                 collected.add(output)
@@ -144,26 +153,31 @@ class ResponseAnswer:
 
     def error_event(self, problem: Problem) -> bytes:
         """The end of a stream that fails."""
-        begin = b"" if self._events else self._begin()
-        return begin + self._event(Failed(response=self.failed(problem)))
+        return b"".join(self._failure(problem))
 
-    async def in_background(self, outputs: AsyncGenerator[RequestOutput, None]) -> None:
-        """Keep in the records how far the response has come."""
-        collected = Collected()
-        begun = False
+    async def in_background(self, outputs: AsyncGenerator[RequestOutput, None], recording: Recording) -> None:
+        """Keep in the records how far the response has come, and record its events."""
         try:
-            async with aclosing(outputs):
-                async for output in outputs:
-                    if not begun:
-                        begun = True
-                        self._kept()
-                    collected.add(output)
-            self.whole(collected.whole())
+            async with aclosing(self.events(outputs)) as events:
+                async for event in events:
+                    recording.add(event)
         except Exception as error:
-            self.failed(problem_of(error))
+            for event in self._failure(problem_of(error)):
+                recording.add(event)
+        finally:
+            recording.end()
 
-    def _begin(self) -> bytes:
-        return self._event(Created(response=self._response)) + self._event(InProgress(response=self._response))
+    def _begin(self) -> Iterator[bytes]:
+        if self._response.background:
+            self._kept()
+        else:
+            yield self._event(Created(response=self._response))
+        yield self._event(InProgress(response=self._response))
+
+    def _failure(self, problem: Problem) -> Iterator[bytes]:
+        if not self._events:
+            yield from self._begin()
+        yield self._event(Failed(response=self.failed(problem)))
 
     def _kept(self, **news: Any) -> Response:
         """The response with its news."""

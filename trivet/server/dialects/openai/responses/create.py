@@ -22,7 +22,7 @@ from trivet.server.dialects.openai.requests import (
 from trivet.server.dialects.openai.responses.answer import ResponseAnswer
 from trivet.server.dialects.openai.responses.conversation import input_items, prompt_tokens
 from trivet.server.dialects.openai.responses.schemas import InputTokens, InputTokensBody, Item, ResponsesBody
-from trivet.server.dialects.openai.responses.stored import check_include, find
+from trivet.server.dialects.openai.responses.stored import check_include, find, play
 from trivet.server.dialects.openai.schemas import ChatBody
 from trivet.server.errors import Kind, Problem
 from trivet.server.fields import refuse_unsupported
@@ -39,7 +39,7 @@ SAMPLING_FIELDS = (
 
 
 async def create_response(service: Service, request: Request) -> Response:
-    """Answer an input, whole, streamed or in the background."""
+    """Answer an input, whole, streamed, in the background or both."""
     body = await read_json(request, service.options.payload_limit, ResponsesBody, strict=False)
     chat = ChatBody(messages=[], **{name: getattr(body, name) for name in (*SAMPLING_FIELDS, "model", "cache_salt")})
     check_request(service, chat)
@@ -62,8 +62,11 @@ async def create_response(service: Service, request: Request) -> Response:
     )
     answer = ResponseAnswer(service, body, response_id, items, params)
     if body.background:
-        queued = answer.queued()
-        records_of(service).start(response_id, answer.in_background(outputs))
+        queued, records = answer.queued(), records_of(service)
+        recording = records.record(response_id)
+        records.start(response_id, answer.in_background(outputs, recording))
+        if body.stream:
+            return await play(request, recording)
         return json_response(queued)
     if body.stream:
         return await sse.event_stream(request, answer.events(outputs), answer.error_event)
@@ -99,8 +102,5 @@ def check_response(service: Service, body: ResponsesBody) -> None:
     check_include(body.include or [])
     if body.background and body.store is False:
         raise Problem(Kind.INVALID, "background can only be used when `store` is true", "background")
-    if body.background and body.stream:
-        message = "background responses cannot be streamed by this server; ask for them by their id"
-        raise Problem(Kind.INVALID, message, "stream")
     if body.request_id is not None and records_of(service).get(body.request_id) is not None:
         raise Problem(Kind.INVALID, f"there is a response {body.request_id!r} already", "request_id")

@@ -16,6 +16,10 @@ class Created(Event, kw_only=True, tag="response.created"):
     response: Response
 
 
+class Queued(Event, kw_only=True, tag="response.queued"):
+    response: Response
+
+
 class InProgress(Event, kw_only=True, tag="response.in_progress"):
     response: Response
 
@@ -66,3 +70,11 @@ class Incomplete(Event, kw_only=True, tag="response.incomplete"):
 
 class Failed(Event, kw_only=True, tag="response.failed"):
     response: Response
+
+
+class Error(Event, kw_only=True, tag="error"):
+    """Ends what a reader gets, whatever becomes of the response."""
+
+    code: str
+    message: str
+    param: str | None = None

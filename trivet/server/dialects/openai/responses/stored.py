@@ -8,14 +8,18 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from trivet.server import sse
+from trivet.server.dialects.openai.responses.events import Error
 from trivet.server.dialects.openai.responses.schemas import DeletedResponse, ItemPage, StoredResponse
 from trivet.server.errors import Kind, Problem
 from trivet.server.json_response import json_response
-from trivet.server.query import page_limit
+from trivet.server.query import integer, page_limit
+from trivet.server.recording import Recording
 from trivet.server.records import records_of
 from trivet.server.service import Service
 
 DEFAULT_LIMIT, MAX_LIMIT = 20, 100
+MAX_EVENTS = 2**31 - 1
 INCLUDABLE = frozenset(
     {
         *("file_search_call.results", "web_search_call.results", "web_search_call.action.sources"),
@@ -42,13 +46,27 @@ def check_include(names: Sequence[str]) -> None:
 
 
 async def retrieve(service: Service, request: Request) -> Response:
-    """Tell a response that is kept, or how far one in the background has come."""
+    """Tell a response that is kept, or how far one in the background has come; of the latter, `stream` has the events
+    `starting_after` one of them.
+    """
     query = request.query_params
     check_include([*query.getlist("include"), *query.getlist("include[]")])
     stored = find(service, request.path_params["response_id"])
-    if query.get("stream") == "true":
-        raise Problem(Kind.INVALID, "responses that are kept cannot be streamed by this server", "stream")
-    return json_response(stored.response)
+    if query.get("stream") != "true":
+        return json_response(stored.response)
+    recording = records_of(service).recording(stored.response.id)
+    if recording is None:
+        raise Problem(Kind.INVALID, "only a response in the background can be streamed later", "stream")
+    return await play(request, recording, integer(request, "starting_after", -1, 0, MAX_EVENTS) + 1)
+
+
+async def play(request: Request, recording: Recording, start: int = 0) -> Response:
+    """Stream what is recorded of a response in the background, from one of its events on."""
+
+    def broken_off(problem: Problem) -> bytes:
+        return sse.named_event(Error(code="server_error", message=problem.message))
+
+    return await sse.event_stream(request, recording.follow(start), broken_off)
 
 
 async def cancel(service: Service, request: Request) -> Response:

@@ -39,12 +39,12 @@ void score_block(const float* queries, const Tile* tiles, int dim, float* scores
     for (int i = line; i < line + Tile::kLine; i += kTile, queries += R) {
       unrolled<N / kTogether>([&](auto together) {
         constexpr int n = together * kTogether;
+        const float* q = reloaded(queries);
         Vec keys[kVectors];
         unrolled<kVectors>(
             [&](auto v) { keys[v] = load(tiles[n + v / kTileVectors].at(i + v % kTileVectors * kLanes)); });
         unrolled<R>([&](auto r) {
-          Vec query = broadcast(queries[r]);
-          pin(query);
+          const Vec query = broadcast(q[r]);
           unrolled<kVectors>([&](auto v) {
             Vec& sum = sums[r][n * kTileVectors + v];
             sum = madd(query, keys[v], sum);

@@ -75,12 +75,13 @@ TRIVET_INLINE Vec load(const float* p) {
 
 TRIVET_INLINE void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
 
-// Keeps the compiler from moving the work on a value past this place: where sums fill the registers, what it
-// puts off or loads early pushes them out.
-TRIVET_INLINE void pin([[maybe_unused]] Vec& v) {
-#if defined(__AVX512F__) || (defined(__AVX2__) && TRIVET_LANES == 8)
-  asm("" : "+v"(v));
+// p, from which the compiler loads anew what it loaded before: where sums fill the registers, keeping it
+// would push one of them out.
+TRIVET_INLINE const float* reloaded(const float* p) {
+#if defined(__x86_64__)
+  asm volatile("" : "+r"(p));
 #endif
+  return p;
 }
 
 // a * b + c, rounded once where the instruction set can.

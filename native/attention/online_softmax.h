@@ -106,7 +106,8 @@ void finish(const QueryRows& rows, State state) {
     }
     float* y = rows.result(r);
     const float* values = state.values + std::int64_t{r} * dim;
-    for (int i = 0; i < width; i += kLanes) store(y + i, load(values + i) * factor, width - i);
+    // 0 is added so that -0 is 0, as it is where splits have been merged.
+    for (int i = 0; i < width; i += kLanes) store(y + i, load(values + i) * factor + 0.0f, width - i);
   }
 }
 

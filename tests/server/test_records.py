@@ -60,3 +60,6 @@ async def test_recordings():
     records.put("c", b"123456")
     assert records.recording("a") is None and records.get("a") is None, "its events count"
     assert records.get("c") == b"123456"
+    records.record("gone").add(b"x" * 20)
+    records.put("c", b"1")
+    assert records.recording("gone") is None and records.get("c") == b"1", "without a body it is its readers' alone"

@@ -45,8 +45,11 @@ class Records:
         return recording.size if recording else 0
 
     def record(self, key: str) -> Recording:
-        """Begin a recording of how a body that has been put is made."""
-        return self._recordings.setdefault(key, Recording())
+        """Begin a recording of how a body is made; it is kept as long as the body."""
+        recording = Recording()
+        if key in self._bodies:
+            self._recordings[key] = recording
+        return recording
 
     def recording(self, key: str) -> Recording | None:
         return self._recordings.get(key)

@@ -64,13 +64,6 @@ TRIVET_INLINE void multiply_step(const std::byte* b) {
   if constexpr (kTiles > 2) multiply_step<C + 2, kTiles - 2, kParts>(b + 2 * kParts * kPart);
 }
 
-template <int kTiles, class F>
-TRIVET_INLINE void each_tile(F&& f) {
-  [&]<int... T>(std::integer_sequence<int, T...>) {
-    (f.template operator()<T>(), ...);
-  }(std::make_integer_sequence<int, kTiles>());
-}
-
 // Where a product's sums are: rows `stride` floats apart, tiles `next`.
 struct Sums {
   float* first;
@@ -80,11 +73,11 @@ struct Sums {
 // Sums of kTiles tiles, each = a . b, or += with kAdd. a is [steps][high, low], b [steps][columns][kParts].
 template <int kTiles, int kParts, bool kAdd>
 void multiply_block(const std::byte* a, const std::byte* b, int steps, int columns, Sums sums) {
-  each_tile<kTiles>([&]<int T> {
+  unrolled<kTiles>([&](auto t) {
     if constexpr (kAdd) {
-      tile_load<T>(sums.first + T * sums.next, sums.stride * sizeof(float));
+      tile_load<t>(sums.first + t * sums.next, sums.stride * sizeof(float));
     } else {
-      tile_zero<T>();
+      tile_zero<t>();
     }
   });
   for (int s = 0; s < steps; ++s, a += 2 * kPart, b += std::int64_t{columns} * kParts * kPart) {
@@ -92,7 +85,7 @@ void multiply_block(const std::byte* a, const std::byte* b, int steps, int colum
     tile_load<5>(a + kPart, kTileBytes);
     multiply_step<0, kTiles, kParts>(b);
   }
-  each_tile<kTiles>([&]<int T> { tile_store<T>(sums.first + T * sums.next, sums.stride * sizeof(float)); });
+  unrolled<kTiles>([&](auto t) { tile_store<t>(sums.first + t * sums.next, sums.stride * sizeof(float)); });
 }
 
 template <int kParts, bool kAdd, int kTiles = 4>

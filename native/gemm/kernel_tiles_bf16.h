@@ -258,7 +258,7 @@ struct PassRows {
   // Few rows read weights as fast as memory gives them, which it does best in order.
   bool few() const { return tiles() <= 2; }
 
-  // For each group of panels and slab of columns [begin, end), whose rows have column_bytes each: calls
+  // For each group of panels and slab of columns [begin, end), of column_bytes in each row: calls
   // start(group's first panel, begin, end), then multiply(panel, last, begin, end, sums) for every two
   // panels, of which the second may be at `last`, past the end. Writes a group's sums at its end.
   template <class Start, class Multiply>

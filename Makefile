@@ -36,7 +36,7 @@ test-emulated:
 	rm -rf $(EMULATED)/package && mkdir $(EMULATED)/package
 	cp -r pyproject.toml tests trivet $(EMULATED)/package && rm -f $(EMULATED)/package/trivet/_native*.so
 	cmake --install $(EMULATED) --prefix $(EMULATED)/package
-	cd $(EMULATED)/package && for isa in avx512 amx; do \
+	cd $(EMULATED)/package && for isa in avx512 avx512_bf16 amx; do \
 	  TRIVET_ISA=$$isa python -m pytest -q tests/native || exit 1; done
 
 $(VENV)/bin/pip:

@@ -1,4 +1,4 @@
-// The intrinsics of AVX-512 F, BW, DQ, VL and VNNI.
+// The intrinsics of AVX-512 F, BW, DQ, VL, VNNI and BF16.
 //
 // With TRIVET_EMULATE (see CMakeLists.txt) SIMDe executes them on a processor that has only AVX2, and what
 // SIMDe lacks is here.
@@ -42,6 +42,14 @@ using Float32x16 = float __attribute__((vector_size(64)));
   int most = ((Int32x16)a)[0];
   for (int i = 1; i < 16; ++i) most = ((Int32x16)a)[i] > most ? ((Int32x16)a)[i] : most;
   return most;
+}
+using Bfloat16x32 = std::uint16_t __attribute__((vector_size(64)));
+#define __m512bh Bfloat16x32
+[[maybe_unused]] inline __m512 _mm512_dpbf16_ps(__m512 sum, Bfloat16x32 a, Bfloat16x32 b) {
+  const auto part = [](Bfloat16x32 pairs, int shift) {
+    return (Float32x16)((Int32x16)pairs << shift & static_cast<std::int32_t>(0xffff0000));
+  };
+  return (__m512)((Float32x16)sum + part(a, 0) * part(b, 0) + part(a, 16) * part(b, 16));
 }
 [[maybe_unused]] inline __m512 _mm512_cvtph_ps(__m256i a) {
   float values[16];

@@ -20,7 +20,7 @@
 namespace trivet {
 namespace {
 
-constexpr Isa kAll[] = {Isa::generic, Isa::avx2, Isa::avx512, Isa::amx};
+constexpr Isa kAll[] = {Isa::generic, Isa::avx2, Isa::avx512, Isa::avx512_bf16, Isa::amx};
 
 #ifdef __x86_64__
 
@@ -35,6 +35,8 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512vnni");
 }
 
+bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+
 // The registers of tiles are large, so Linux saves them only for processes that have asked for it.
 bool has_amx() {
 #if defined(__linux__) && defined(SYS_arch_prctl)
@@ -43,7 +45,7 @@ bool has_amx() {
   constexpr unsigned kTileState = 3u << 17;                                 // XCR0
   constexpr int kRequestPermission = 0x1023, kTileData = 18;                // ARCH_REQ_XCOMP_PERM
   unsigned a, b, c, d;
-  if (!has_avx512() || !__get_cpuid(1, &a, &b, &c, &d) || !(c & kOsXsave)) return false;
+  if (!has_avx512_bf16() || !__get_cpuid(1, &a, &b, &c, &d) || !(c & kOsXsave)) return false;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & (kBf16 | kTile | kInt8)) != (kBf16 | kTile | kInt8)) {
     return false;
   }
@@ -63,6 +65,8 @@ bool runs(Isa isa) {
       return has_avx2();
     case Isa::avx512:
       return has_avx512();
+    case Isa::avx512_bf16:
+      return has_avx512_bf16();
     case Isa::amx:
       return has_amx();
   }
@@ -139,7 +143,7 @@ const Choice& choice() {
 }  // namespace
 
 const char* isa_name(Isa isa) {
-  constexpr const char* kNames[] = {"generic", "avx2", "avx512", "amx"};
+  constexpr const char* kNames[] = {"generic", "avx2", "avx512", "avx512_bf16", "amx"};
   return kNames[static_cast<int>(isa)];
 }
 

@@ -5,8 +5,9 @@
 
 namespace trivet {
 
-// avx512 has F, BW, DQ, VL and VNNI; amx has tiles of int8 and bfloat16 besides.
-enum class Isa { generic, avx2, avx512, amx };
+// avx512 has F, BW, DQ, VL and VNNI; avx512_bf16 has products of bfloat16 besides, amx tiles of int8 and
+// bfloat16.
+enum class Isa { generic, avx2, avx512, avx512_bf16, amx };
 
 const char* isa_name(Isa isa);
 

@@ -101,7 +101,19 @@ static void int8_products(int thread) {
 #else
 #error "say here how this processor multiplies 8-bit numbers"
 #endif
-#if defined(__AVX512F__)
+#if defined(__AVX512BF16__)
+static const char* kFloat = "AVX-512 BF16";
+static const double kFloatProducts = 12 * 32;
+static void float_products(int thread) {
+  __m512 sum[12], a = _mm512_set1_ps(1e-3f), b = _mm512_set1_ps(0.5f);
+  for (int j = 0; j < 12; ++j) sum[j] = _mm512_setzero_ps();
+  for (int i = 0; i < kRounds; ++i) {
+    KEEP(a);
+    for (int j = 0; j < 12; ++j) sum[j] = _mm512_dpbf16_ps(sum[j], (__m512bh)a, (__m512bh)b);
+  }
+  for (int j = 0; j < 12; ++j) KEEP(sum[j]);
+}
+#elif defined(__AVX512F__)
 static const char* kFloat = "AVX-512 FMA";
 static const double kFloatProducts = 12 * 16;
 static void float_products(int thread) {

@@ -17,6 +17,7 @@ const AttentionKernels& attention_kernels([[maybe_unused]] CacheTypes types, Isa
     case Isa::avx2:
       return attention_kernels_avx2();
     case Isa::avx512:
+    case Isa::avx512_bf16:
       return attention_kernels_avx512();
     case Isa::amx:
       return attention_kernels_amx(types);

@@ -1,4 +1,4 @@
-// F32 and F16 weights times many rows, two panels at a time: the values of a row that are broadcast serve
+// Float weights times many rows, two panels at a time: the values of a row that are broadcast serve
 // both. See kernel.h and kernel_float.h; a row goes through the same operations in the same order as there.
 #pragma once
 
@@ -11,6 +11,7 @@ namespace {
 template <class V, class K>
 struct FloatPairs {
   using F = typename V::F32x16;
+  using Value = typename K::Term::Value;
   // Rows of a pass, columns of a slab, whose activations (1 MiB) stay in the L2 cache while a group of panels
   // goes over them.
   static constexpr int kPassRows = 128, kSlabColumns = 2048, kGroup = 16;
@@ -49,9 +50,10 @@ struct FloatPairs {
                      Columns& out) {
     const auto weights =
         K::weights(w.data + panel * w.layout.bytes + w.layout.steps + column / K::kColumns * K::kStepBytes);
-    for (int c = 0; c < count; c += 2) {
-      V::store(out[c][place], weights(c, 0));
-      if (c + 1 < count) V::store(out[c + 1][place], weights(c + 1, 1));
+    const int vectors = K::vectors(count);
+    for (int n = 0; n < vectors; n += 2) {
+      V::store(out[n][place], weights(n, 0));
+      if (n + 1 < vectors) V::store(out[n + 1][place], weights(n + 1, 1));
     }
   }
 
@@ -65,20 +67,19 @@ struct FloatPairs {
   template <int M>
   [[gnu::noinline]] static void tile(const Columns& columns, const std::byte* x, std::size_t stride,
                                      std::int64_t first, int count, float (*acc)[kPanelRows]) {
-    const float* rows[M];
+    const Value* rows[M];
     F sum[2][M];
 #pragma GCC unroll 8
     for (int i = 0; i < M; ++i) {
-      rows[i] = reinterpret_cast<const float*>(x + i * stride) + first;
+      rows[i] = reinterpret_cast<const Value*>(x + i * stride) + first / K::Term::kColumns;
       sum[0][i] = sum[1][i] = V::zero();
     }
-    for (int c = 0; c < count; ++c) {
-      const F w0 = V::load(columns[c][0]), w1 = V::load(columns[c][1]);
+    for (int n = 0; n < K::vectors(count); ++n) {
+      const F w0 = V::load(columns[n][0]), w1 = V::load(columns[n][1]);
 #pragma GCC unroll 8
       for (int i = 0; i < M; ++i) {
-        const F value = V::broadcast(rows[i][c]);
-        sum[0][i] = V::fma(w0, value, sum[0][i]);
-        sum[1][i] = V::fma(w1, value, sum[1][i]);
+        sum[0][i] = K::Term::add(w0, rows[i][n], sum[0][i]);
+        sum[1][i] = K::Term::add(w1, rows[i][n], sum[1][i]);
       }
     }
 #pragma GCC unroll 2

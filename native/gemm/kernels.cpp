@@ -2,6 +2,24 @@
 
 namespace trivet {
 
+namespace {
+
+#ifdef __x86_64__
+
+const Kernels& avx512_bf16_kernels() {
+  static const Kernels kernels = [] {
+    Kernels all = kAvx512Kernels;
+    all.round_bf16 = kAvx512Bf16Kernels.round;
+    all.multiply[static_cast<int>(Format::BF16)] = kAvx512Bf16Kernels.multiply;
+    return all;
+  }();
+  return kernels;
+}
+
+#endif
+
+}  // namespace
+
 const Kernels& kernels(Isa isa) {
   switch (isa) {
 #ifdef __x86_64__
@@ -9,6 +27,8 @@ const Kernels& kernels(Isa isa) {
       return kAvx2Kernels;
     case Isa::avx512:
       return kAvx512Kernels;
+    case Isa::avx512_bf16:
+      return avx512_bf16_kernels();
     case Isa::amx:
       return kAmxKernels;
 #endif

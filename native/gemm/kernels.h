@@ -45,6 +45,13 @@ extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
 extern const Kernels kAmxKernels;
 
+// What products of bfloat16 add to kAvx512Kernels.
+struct Bf16Kernels {
+  decltype(Kernels::round_bf16) round;
+  Kernels::Multiply multiply;
+};
+extern const Bf16Kernels kAvx512Bf16Kernels;
+
 const Kernels& kernels(Isa isa = active_isa());
 
 // Multiplies weights of a format with rows in one of those that activation_format() gives for it.

@@ -25,7 +25,7 @@ struct Avx512 {
   using F32x16 = __m512;
   using I32x16 = __m512i;
 
-  static void prefetch(const void* p) { __builtin_prefetch(static_cast<const std::byte*>(p) + kPrefetch); }
+  static void prefetch(const void* p) { prefetch_twice<32 << 10, 1024>(p); }
 
   static F32x16 zero() { return _mm512_setzero_ps(); }
   static F32x16 broadcast(float value) { return _mm512_set1_ps(value); }

@@ -48,7 +48,7 @@ def random_rows(m: int, columns: int, seed: int = 1) -> np.ndarray:
 
 def quantized(fmt: Format, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What the kernels make of x, and half a quantisation step for each value, as float64."""
-    if fmt is Format.BF16 and _native.system_info()["isa"] == "amx":
+    if fmt is Format.BF16 and _native.system_info()["isa"] in ("avx512_bf16", "amx"):
         bits = x.view(np.uint32)
         rounded = (bits + 0x7FFF + (bits >> 16 & 1) & 0xFFFF0000).view(np.float32).astype(np.float64)
         return rounded, np.abs(rounded) * 2.0**-8

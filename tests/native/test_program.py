@@ -38,7 +38,8 @@ def test_against_float64(formats: tuple[Format, ...], experts: int) -> None:
     tokens = random_tokens(40)
     expected = reference.run(model[0], reference.Weights(model[1]), tokens)
     error = np.abs(logits(program(model, threads=2), tokens) - expected).max() / np.ptp(expected)
-    rounded = _native.system_info()["isa"] in ("avx512_bf16", "amx") and Format.BF16 in formats  # its activations are, to bfloat16
+    # Activations of BF16 are, to bfloat16.
+    rounded = _native.system_info()["isa"] in ("avx512_bf16", "amx") and Format.BF16 in formats
     if set(formats) <= set(FLOATS) and not rounded:
         assert error < 1e-5
     elif not experts:  # with experts, rounding may choose another one

@@ -35,7 +35,9 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512vnni");
 }
 
-bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+bool has_avx512_bf16() {
+  return has_avx512() && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi");
+}
 
 // The registers of tiles are large, so Linux saves them only for processes that have asked for it.
 bool has_amx() {

@@ -5,7 +5,7 @@
 
 namespace trivet {
 
-// avx512 has F, BW, DQ, VL and VNNI; avx512_bf16 has products of bfloat16 besides, amx tiles of int8 and
+// avx512 has F, BW, DQ, VL and VNNI; avx512_bf16 has BF16 and VBMI besides, amx tiles of int8 and
 // bfloat16.
 enum class Isa { generic, avx2, avx512, avx512_bf16, amx };
 

@@ -328,9 +328,9 @@ constexpr std::uint16_t kCodesIQ1[2048] = {
     43650, 43656, 43658, 43669, 43680, 43682, 43688, 43690,
 };
 
-template <class Entry, int kCount, int kLevels>
+template <class Entry, int kCount, std::size_t kLevels>
 constexpr std::array<Entry, kCount> expand(const std::uint16_t (&codes)[kCount],
-                                           const std::uint8_t (&levels)[kLevels]) {
+                                           const std::array<std::uint8_t, kLevels>& levels) {
   constexpr int kValues = sizeof(Entry), kBits = kValues == 8 ? 2 : 3;
   std::array<Entry, kCount> entries = {};
   for (int i = 0; i < kCount; ++i) {
@@ -342,9 +342,23 @@ constexpr std::array<Entry, kCount> expand(const std::uint16_t (&codes)[kCount],
   return entries;
 }
 
-constexpr std::uint8_t kLevelsIQ1[] = {0, 8, 16}, kLevelsIQ2[] = {8, 25, 43};
-constexpr std::uint8_t kLevelsIQ3_XXS[] = {2, 6, 10, 14, 18, 22, 26, 31};
-constexpr std::uint8_t kLevelsIQ3_S[] = {1, 3, 5, 7, 9, 11, 13, 15};
+// Of entries of kValues values.
+template <int kValues, int kCount>
+constexpr GridCodes<kCount> split(const std::uint16_t (&codes)[kCount]) {
+  GridCodes<kCount> parts = {};
+  for (int i = 0; i < kCount; ++i) {
+    if (kValues == 8) {
+      parts.first[i] = static_cast<std::uint8_t>(codes[i]);
+      parts.second[i] = static_cast<std::uint8_t>(codes[i] >> 8);
+    } else {
+      for (int j = 0; j < kValues; ++j) {
+        parts.first[i] |= static_cast<std::uint8_t>((codes[i] >> 3 * j & 3) << 2 * j);
+        parts.second[i] |= static_cast<std::uint8_t>((codes[i] >> (3 * j + 2) & 1) << j);
+      }
+    }
+  }
+  return parts;
+}
 
 }  // namespace
 
@@ -356,5 +370,12 @@ constinit const std::array<std::uint64_t, 1024> kGridIQ2_S = expand<std::uint64_
 constinit const std::array<std::uint32_t, 256> kGridIQ3_XXS =
     expand<std::uint32_t>(kCodesIQ3_XXS, kLevelsIQ3_XXS);
 constinit const std::array<std::uint32_t, 512> kGridIQ3_S = expand<std::uint32_t>(kCodesIQ3_S, kLevelsIQ3_S);
+
+constinit const GridCodes<2048> kGridCodesIQ1 = split<8>(kCodesIQ1);
+constinit const GridCodes<256> kGridCodesIQ2_XXS = split<8>(kCodesIQ2_XXS);
+constinit const GridCodes<512> kGridCodesIQ2_XS = split<8>(kCodesIQ2_XS);
+constinit const GridCodes<1024> kGridCodesIQ2_S = split<8>(kCodesIQ2_S);
+constinit const GridCodes<256> kGridCodesIQ3_XXS = split<4>(kCodesIQ3_XXS);
+constinit const GridCodes<512> kGridCodesIQ3_S = split<4>(kCodesIQ3_S);
 
 }  // namespace trivet

@@ -14,6 +14,25 @@ extern const std::array<std::uint64_t, 1024> kGridIQ2_S;
 extern const std::array<std::uint32_t, 256> kGridIQ3_XXS;  // half the value
 extern const std::array<std::uint32_t, 512> kGridIQ3_S;
 
+// The levels that entries of a grid choose from.
+inline constexpr std::array<std::uint8_t, 3> kLevelsIQ1 = {0, 8, 16}, kLevelsIQ2 = {8, 25, 43};
+inline constexpr std::array<std::uint8_t, 8> kLevelsIQ3_XXS = {2, 6, 10, 14, 18, 22, 26, 31},
+                                             kLevelsIQ3_S = {1, 3, 5, 7, 9, 11, 13, 15};
+
+// The entries of a grid as numbers of levels, for look-ups of bytes: two bits for each of four values, the
+// first one lowest. `second` has those of the last four of eight values; of four values from eight levels, it
+// has the third bits.
+template <int kCount>
+struct alignas(64) GridCodes {
+  std::uint8_t first[kCount], second[kCount];
+};
+extern const GridCodes<2048> kGridCodesIQ1;
+extern const GridCodes<256> kGridCodesIQ2_XXS;
+extern const GridCodes<512> kGridCodesIQ2_XS;
+extern const GridCodes<1024> kGridCodesIQ2_S;
+extern const GridCodes<256> kGridCodesIQ3_XXS;
+extern const GridCodes<512> kGridCodesIQ3_S;
+
 // The values of IQ4_NL and IQ4_XS, and those of MXFP4 and NVFP4: twice those of a four-bit float (1 sign, 2
 // exponent, 1 mantissa bits).
 inline constexpr std::array<std::int8_t, 16> kValuesIQ4 = {-127, -104, -83, -65, -49, -35, -22, -10,

@@ -6,16 +6,17 @@ namespace trivet {
 namespace {
 
 template <Format format>
-void multiply_avx512(const Panels& w, const std::byte* x, std::size_t stride, std::int64_t m,
-                     std::int64_t panel_begin, std::int64_t panel_end, float* y, std::int64_t ldy) {
-  kAvx512Kernels.multiply[static_cast<int>(format)](w, x, stride, m, panel_begin, panel_end, y, ldy);
+void multiply_vectors(const Panels& w, const std::byte* x, std::size_t stride, std::int64_t m,
+                      std::int64_t panel_begin, std::int64_t panel_end, float* y, std::int64_t ldy) {
+  kernels(Isa::avx512_bf16)
+      .multiply[static_cast<int>(format)](w, x, stride, m, panel_begin, panel_end, y, ldy);
 }
 
 // A tile costs the same for any number of rows.
 template <Format format, class K>
 void multiply_any(const Panels& w, const std::byte* x, std::size_t stride, std::int64_t m,
                   std::int64_t panel_begin, std::int64_t panel_end, float* y, std::int64_t ldy) {
-  constexpr auto multiply_few = multiply_avx512<format>;
+  constexpr auto multiply_few = multiply_vectors<format>;
   (m <= Avx512::kByteRows ? multiply_few : multiply_tiles<K>)(w, x, stride, m, panel_begin, panel_end, y,
                                                               ldy);
 }
@@ -33,8 +34,8 @@ constexpr Kernels make_amx_kernels() {
   const auto set = [&](Format format, Kernels::Multiply multiply) {
     kernels.multiply[static_cast<int>(format)] = multiply;
   };
-  set(Format::F32, multiply_avx512<Format::F32>);
-  set(Format::F16, multiply_avx512<Format::F16>);
+  set(Format::F32, multiply_vectors<Format::F32>);
+  set(Format::F16, multiply_vectors<Format::F16>);
   set(Format::BF16, multiply_tiles_bf16<StoredTiles>);
 #define TRIVET_SET(name, id, values, group)                                        \
   set(Format::name, multiply_any<Format::name, TileKernel##group<Weights##name>>); \

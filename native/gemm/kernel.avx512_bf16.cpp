@@ -1,21 +1,32 @@
 #include "gemm/kernel_float_pairs.h"
-#include "gemm/vectors_avx512.h"
+#include "gemm/vectors_avx512_bf16.h"
+#include "gemm/weights_permuted.h"
 
 namespace trivet {
 namespace {
 
-struct Avx512Bf16 : Avx512 {
-  // sum + the products of two bfloat16 in each lane.
-  static F32x16 dot_bf16(F32x16 w, I32x16 x, F32x16 sum) {
-    return _mm512_dpbf16_ps(sum, (__m512bh)w, (__m512bh)x);
-  }
-};
+constexpr Bf16Kernels make_bf16_kernels() {
+  using V = Avx512Bf16;
+  Bf16Kernels kernels = {.round = round_bf16, .multiply = {}};
+  const auto set = [&](Format format, Kernels::Multiply multiply) {
+    kernels.multiply[static_cast<int>(format)] = multiply;
+  };
+  set(Format::BF16, multiply_floats<V, KernelBF16Pairs<V>>);
+#define TRIVET_SET(name) set(Format::name, multiply<V, Block256Kernel<V, Permuted##name>>);
+  TRIVET_SET(IQ1_S)
+  TRIVET_SET(IQ1_M)
+  TRIVET_SET(IQ2_XXS)
+  TRIVET_SET(IQ2_XS)
+  TRIVET_SET(IQ2_S)
+  TRIVET_SET(IQ3_XXS)
+  TRIVET_SET(IQ3_S)
+  TRIVET_SET(TQ1_0)
+#undef TRIVET_SET
+  return kernels;
+}
 
 }  // namespace
 
-extern const Bf16Kernels kAvx512Bf16Kernels = {
-    .round = round_bf16,
-    .multiply = multiply_floats<Avx512Bf16, KernelBF16Pairs<Avx512Bf16>>,
-};
+extern const Bf16Kernels kAvx512Bf16Kernels = make_bf16_kernels();
 
 }  // namespace trivet

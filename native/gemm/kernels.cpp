@@ -10,7 +10,10 @@ const Kernels& avx512_bf16_kernels() {
   static const Kernels kernels = [] {
     Kernels all = kAvx512Kernels;
     all.round_bf16 = kAvx512Bf16Kernels.round;
-    all.multiply[static_cast<int>(Format::BF16)] = kAvx512Bf16Kernels.multiply;
+    for (int format = 0; format < kFormats; ++format) {
+      const auto own = kAvx512Bf16Kernels.multiply[format];
+      if (own != nullptr) all.multiply[format] = own;
+    }
     return all;
   }();
   return kernels;

@@ -45,10 +45,10 @@ extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
 extern const Kernels kAmxKernels;
 
-// What products of bfloat16 add to kAvx512Kernels.
+// What avx512_bf16 has in place of kAvx512Kernels; null where it has the same.
 struct Bf16Kernels {
   decltype(Kernels::round_bf16) round;
-  Kernels::Multiply multiply;
+  decltype(Kernels::multiply) multiply;
 };
 extern const Bf16Kernels kAvx512Bf16Kernels;
 

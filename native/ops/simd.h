@@ -8,9 +8,9 @@
 
 #include <cstdint>
 #include <cstring>
-#include <utility>
 
 #include "formats/half.h"
+#include "unrolled.h"
 
 #ifndef TRIVET_LANES
 #define TRIVET_LANES 8
@@ -38,17 +38,6 @@ struct bf16 {
 struct f16 {
   std::uint16_t bits;
 };
-
-#define TRIVET_INLINE [[maybe_unused, gnu::always_inline]] inline
-
-// Calls f(0), .., f(N - 1) with constants: an array that only these index is kept in registers, whatever else
-// goes on in the loops around.
-template <int N, class F>
-TRIVET_INLINE void unrolled(F&& f) {
-  [&]<int... I>(std::integer_sequence<int, I...>) {
-    (f(std::integral_constant<int, I>()), ...);
-  }(std::make_integer_sequence<int, N>());
-}
 
 TRIVET_INLINE Vec broadcast(float x) { return x - Vec{}; }
 

@@ -20,7 +20,7 @@ struct Generic {
     std::int32_t lane[16];
   };
 
-  static void prefetch(const void* p) { __builtin_prefetch(static_cast<const std::byte*>(p) + kPrefetch); }
+  static void prefetch(const void* p) { __builtin_prefetch(static_cast<const std::byte*>(p) + 4096); }
 
   static F32x16 zero() { return {}; }
   static F32x16 broadcast(float value) {

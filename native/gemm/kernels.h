@@ -19,10 +19,6 @@ struct Panels {
   float scale;
 };
 
-// How many bytes ahead of their use weights are fetched, a line at a time among the arithmetic: a burst would
-// fill the queue of outstanding loads and stall it.
-inline constexpr int kPrefetch = 4096;
-
 struct Kernels {
   // One row of `columns` floats to ActivationStep32 or ActivationStep256.
   void (*quantize_q8_32)(const float* x, std::int64_t columns, std::byte* out);

@@ -10,19 +10,6 @@
 namespace trivet {
 namespace {
 
-#ifdef __x86_64__
-
-// To the L2 cache, which may wait for more of memory at a time than the L1 cache, then to that; so many bytes
-// ahead of p. Compilers gather prefetches that they know as such, since these depend on nothing.
-template <int kFar, int kNear>
-inline void prefetch_twice(const void* p) {
-  const auto* bytes = static_cast<const char*>(p);
-  asm volatile("prefetcht1 %0" : : "m"(bytes[kFar]));
-  asm volatile("prefetcht0 %0" : : "m"(bytes[kNear]));
-}
-
-#endif
-
 // Part `part` of `parts` of the lines that `kBytes` from `begin` on touch.
 template <class V, int kBytes>
 [[gnu::always_inline]] inline void fetch_part(const void* begin, int part, int parts) {

@@ -24,7 +24,12 @@ struct Avx2 {
     __m256i low, high;
   };
 
-  static void prefetch(const void* p) { prefetch_twice<16 << 10, 512>(p); }
+  // To the L2 cache, which may wait for more of memory at a time than the L1 cache, then to that.
+  static void prefetch(const void* p) {
+    constexpr int kFar = 16 << 10, kNear = 512;
+    __builtin_prefetch(static_cast<const std::byte*>(p) + kFar, 0, 2);
+    __builtin_prefetch(static_cast<const std::byte*>(p) + kNear);
+  }
 
   static F32x16 zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
   static F32x16 broadcast(float value) { return {_mm256_set1_ps(value), _mm256_set1_ps(value)}; }

@@ -12,31 +12,38 @@ template <class V, class K>
 struct FloatPairs {
   using F = typename V::F32x16;
   using Value = typename K::Term::Value;
-  // Rows of a pass, columns of a slab, whose activations (1 MiB) stay in the L2 cache while a group of panels
-  // goes over them.
+  // Panels of a group and columns of a slab: its weights come from memory once, for all passes of rows, whose
+  // activations (1 MiB) stay in the L2 cache while the group goes over them.
   static constexpr int kPassRows = 128, kSlabColumns = 2048, kGroup = 16;
   static_assert(kGroup * kPassRows * kPanelRows <= kProductSums && kSlabColumns % K::kColumns == 0);
 
-  using Columns = float[K::kColumns][2][kPanelRows];
+  using Weights = F32Weights<V, false>;
+  // What is converted first is fetched then, else each block of rows fetches a part of what comes next.
+  static constexpr bool kConverted = K::kDirect;
 
   static void multiply(const Panels& w, const std::byte* x, std::size_t stride, std::int64_t m,
                        std::int64_t panel_begin, std::int64_t panel_end, float* y, std::int64_t ldy) {
-    alignas(64) Columns columns;
+    typename K::Scratch scratch[2];
     auto* sums = reinterpret_cast<float (*)[kPanelRows]>(product_sums());
-    for (std::int64_t first = 0; first < m; first += kPassRows) {
-      const int rows = m - first < kPassRows ? static_cast<int>(m - first) : kPassRows;
-      for (std::int64_t begin = panel_begin; begin < panel_end; begin += kGroup) {
-        const int panels = panel_end - begin < kGroup ? static_cast<int>(panel_end - begin) : kGroup;
+    for (std::int64_t begin = panel_begin; begin < panel_end; begin += kGroup) {
+      const int panels = panel_end - begin < kGroup ? static_cast<int>(panel_end - begin) : kGroup;
+      for (std::int64_t first = 0; first < m; first += kPassRows) {
+        const int rows = m - first < kPassRows ? static_cast<int>(m - first) : kPassRows;
         clear(sums, (panels + 1) / 2 * 2 * kPassRows);
         for (std::int64_t slab = 0; slab < w.columns; slab += kSlabColumns) {
           const std::int64_t end = slab + kSlabColumns < w.columns ? slab + kSlabColumns : w.columns;
           for (int n = 0; n < panels; n += 2) {
+            const std::byte* panel = w.data + (begin + n) * w.layout.bytes + w.layout.steps;
+            // The last panel of an odd number is its own neighbour.
+            const std::size_t next = n + 1 < panels ? w.layout.bytes : 0;
             for (std::int64_t c = slab; c < end; c += K::kColumns) {
               const int count = end - c < K::kColumns ? static_cast<int>(end - c) : K::kColumns;
-              unpack(w, begin + n, c, count, 0, columns);
-              if (n + 1 < panels) unpack(w, begin + n + 1, c, count, 1, columns);
-              multiply_rows<V::kFloatRows>(columns, x + first * stride, stride, rows, c, count,
-                                           sums + n * kPassRows);
+              const std::byte* step = panel + c / K::kColumns * K::kStepBytes;
+              const Weights weights[2] = {
+                  K::unpack(K::template weights<kConverted>(step), count, scratch[0]),
+                  K::unpack(K::template weights<kConverted>(step + next), count, scratch[1])};
+              multiply_rows(weights, step, next, x + first * stride, stride, rows, c, count,
+                            sums + n * kPassRows);
             }
           }
         }
@@ -46,26 +53,36 @@ struct FloatPairs {
   }
 
  private:
-  static void unpack(const Panels& w, std::int64_t panel, std::int64_t column, int count, int place,
-                     Columns& out) {
-    const auto weights =
-        K::weights(w.data + panel * w.layout.bytes + w.layout.steps + column / K::kColumns * K::kStepBytes);
-    const int vectors = K::vectors(count);
-    for (int n = 0; n < vectors; n += 2) {
-      V::store(out[n][place], weights(n, 0));
-      if (n + 1 < vectors) V::store(out[n + 1][place], weights(n + 1, 1));
+  static void multiply_rows(const Weights (&weights)[2], const std::byte* step, std::size_t next,
+                            const std::byte* x, std::size_t stride, int rows, std::int64_t column, int count,
+                            float (*acc)[kPanelRows]) {
+    constexpr int kRows = V::kFloatRows;
+    const int blocks = (rows + kRows - 1) / kRows;
+    for (int i = 0; i < blocks; ++i) {
+      if constexpr (!kConverted) {
+        fetch_part<V, K::kStepBytes>(step, i, blocks);
+        if (next != 0) fetch_part<V, K::kStepBytes>(step + next, i, blocks);
+      }
+      block<kRows>(weights, x + i * kRows * stride, stride, rows - i * kRows, column, count, acc + i * kRows);
+    }
+  }
+
+  // At most M rows.
+  template <int M>
+  static void block(const Weights (&weights)[2], const std::byte* x, std::size_t stride, int rows,
+                    std::int64_t column, int count, float (*acc)[kPanelRows]) {
+    if (rows >= M) {
+      tile<M>(weights, x, stride, column, count, acc);
+    } else if constexpr (M > 1) {
+      block<M / 2>(weights, x, stride, rows, column, count, acc);
+      if (rows > M / 2) {
+        block<M / 2>(weights, x + M / 2 * stride, stride, rows - M / 2, column, count, acc + M / 2);
+      }
     }
   }
 
   template <int M>
-  static void multiply_rows(const Columns& columns, const std::byte* x, std::size_t stride, int rows,
-                            std::int64_t column, int count, float (*acc)[kPanelRows]) {
-    for (; rows >= M; rows -= M, x += M * stride, acc += M) tile<M>(columns, x, stride, column, count, acc);
-    if constexpr (M > 1) multiply_rows<M / 2>(columns, x, stride, rows, column, count, acc);
-  }
-
-  template <int M>
-  [[gnu::noinline]] static void tile(const Columns& columns, const std::byte* x, std::size_t stride,
+  [[gnu::noinline]] static void tile(const Weights (&weights)[2], const std::byte* x, std::size_t stride,
                                      std::int64_t first, int count, float (*acc)[kPanelRows]) {
     const Value* rows[M];
     F sum[2][M];
@@ -75,7 +92,7 @@ struct FloatPairs {
       sum[0][i] = sum[1][i] = V::zero();
     }
     for (int n = 0; n < K::vectors(count); ++n) {
-      const F w0 = V::load(columns[n][0]), w1 = V::load(columns[n][1]);
+      const F w0 = weights[0](n, 0), w1 = weights[1](n, 0);
 #pragma GCC unroll 8
       for (int i = 0; i < M; ++i) {
         sum[0][i] = K::Term::add(w0, rows[i][n], sum[0][i]);

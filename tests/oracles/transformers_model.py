@@ -1,4 +1,4 @@
-"""A model run by Hugging Face transformers in float32."""
+"""A model run by Hugging Face transformers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 class TransformersModel:
     """Raises AssertionError when the folder's tensors are not exactly the model's."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, dtype: str = "float32") -> None:
         import torch
         from transformers import AutoModelForCausalLM
         from transformers.utils.logging import disable_progress_bar
@@ -19,7 +19,7 @@ class TransformersModel:
         disable_progress_bar()
         torch.set_num_threads(1)
         self.model, info = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, output_loading_info=True, attn_implementation="eager"
+            folder, dtype=getattr(torch, dtype), output_loading_info=True, attn_implementation="eager"
         )
         assert not info["missing_keys"] and not info["unexpected_keys"], info
 

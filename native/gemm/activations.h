@@ -10,11 +10,11 @@ inline constexpr int kStep = 256;
 // q[i] * scale is the value; |q| <= 127. A block with a value that is not finite has a NaN scale and q = 0,
 // so that every product of its row is NaN. Columns past the end of the row are 0.
 
-// One scale per 32 columns, and the sum of q over every 16.
+// One scale per 32 columns, and the sums of q over the first and over the last 16 of each.
 struct alignas(64) ActivationStep32 {
   std::int8_t q[kStep];
   float scale[kStep / 32];
-  std::int16_t sum16[kStep / 16];
+  std::int16_t sum16[2][kStep / 32];
 };
 
 // Minus kCenter times the sums of the first two and of the last two of every four of 16 columns, for kernels
@@ -24,8 +24,11 @@ struct CenterSums {
   std::int16_t first, last;
 };
 
-// One scale per 256 columns. The sums of every 32 and every 16 columns are in the order in which the kernels
-// pair them: 0 2 1 3, 4 6 5 7, ... (see PanelQ4_K).
+// Where a run's sum or minimum lies: in the order in which the kernels pair them, 0 2 1 3, 4 6 5 7, ... (see
+// PanelQ4_K).
+constexpr int paired(int run) { return (run & ~3) | (run & 1) << 1 | (run & 2) >> 1; }
+
+// One scale per 256 columns; the sums of every 32 and every 16 columns, paired.
 struct alignas(64) ActivationStep256 {
   std::int8_t q[kStep];
   float scale;

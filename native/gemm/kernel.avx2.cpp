@@ -242,10 +242,6 @@ struct Avx2 {
   static void pin(__m256i& low, __m256i& high) { asm("" : "+x"(low), "+x"(high)); }
   // The same, and what is held later is computed later.
   static void hold(__m256i& low, __m256i& high) { asm volatile("" : "+x"(low), "+x"(high)); }
-  static const std::int8_t* forget(const std::int8_t* x) {
-    asm volatile("" : "+r"(x));
-    return x;
-  }
 
   // Sums are of 16 bits: a pair of products of seven bits fills one.
   static constexpr int kWeightBits = 7;

@@ -219,9 +219,8 @@ struct Generic {
   static constexpr int kWeightBits = 8;
 
   template <int M, int Quads, class Quad>
-  static void sum_bytes(const Quad& quad, int first, const std::int8_t* const (&x)[M], int column,
-                        I32x16 (&sum)[M]) {
-    for (int v = first; v < first + Quads; ++v) {
+  static void sum_bytes(const Quad& quad, const std::int8_t* const (&x)[M], int column, I32x16 (&sum)[M]) {
+    for (int v = 0; v < Quads; ++v) {
       std::uint8_t w[64];
       store_bytes(w, quad(v));
       for (int i = 0; i < M; ++i) {
@@ -233,11 +232,8 @@ struct Generic {
     }
   }
 
-  template <int M, int Quads, int Bits, class Quad>
-  static void dot_bytes(const Quad& quad, const I32x16& scale, const std::int8_t* const (&x)[M], int column,
-                        I32x16 (&total)[M]) {
-    I32x16 sum[M] = {};
-    sum_bytes<M, Quads>(quad, 0, x, column, sum);
+  template <int M, int kMost>
+  static void add_scaled(const I32x16 (&sum)[M], const I32x16& scale, I32x16 (&total)[M]) {
     for (int i = 0; i < M; ++i) {
       for (int r = 0; r < 16; ++r) total[i].lane[r] += low(scale.lane[r]) * sum[i].lane[r];
     }

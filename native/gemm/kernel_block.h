@@ -6,19 +6,22 @@
 //   Panel, kGroups                     the packed bytes and how many groups these are
 //   kBits, kRuns, kQuads               bits of a weight, runs of a group, quads of a run
 //   kMost                              the largest weight, if that is not the largest of so many bits
+//   kOffset                            how much larger than what they stand for weights are
 //   quad(panel, group, run, v)         quad v of a run; all but panel and group are constants when compiling
 //   unpack(panel, quads)               or this, where decoding shares work across runs: all quads of a step
 //
-// V::dot_bytes<M, Quads, Bits> adds scale * sum(w * x) over a run to M int32 totals, exactly. Where V's sums
-// hold no products of eight bits (V::kWeightBits), such weights are taken as signed, 128 less, in two parts:
-// their magnitudes and themselves, and V::dot_signed<M, Quads> is for these; where they do,
-// V::sum_bytes<M, Quads> adds without a scale. V::dot_centered<M, Quads>, where V has it, adds
+// Totals of scale * sum(w * x) over runs are int32, and exact. Where V's sums have 32 bits (V::kWeightBits is
+// 8), V::sum_bytes<M, Quads> adds the products of a run to M of them and V::add_scaled<M, kMost> these, times
+// its scale, to totals; no sum's magnitude is above kMost. Where they have 16, V::dot_bytes<M, Quads, Bits>
+// does both, weights of eight bits are taken as signed, 128 less, in two parts, their magnitudes and
+// themselves, for V::dot_signed<M, Quads>, and V::dot_centered<M, Quads>, where V has it, adds
 // scale * sum((w - kCenter) * x) over a run of W::kCentered weights.
 #pragma once
 
 #include "gemm/activations.h"
 #include "gemm/fetch.h"
 #include "gemm/kernels.h"
+#include "unrolled.h"
 
 namespace trivet {
 namespace {
@@ -37,8 +40,21 @@ constexpr RowPairs same_for_all(int first, int second) {
   return pairs;
 }
 
+template <class V>
+inline constexpr bool kWideSums = V::kWeightBits == 8;
+
 template <class V, class W>
 inline constexpr int kParts = W::kBits > V::kWeightBits ? 2 : 1;
+
+// The largest weight, and the largest magnitude of what one stands for.
+template <class W>
+inline constexpr int kMostStored = [] {
+  if constexpr (requires { W::kMost; }) return static_cast<int>(W::kMost);
+  return (1 << W::kBits) - 1;
+}();
+template <class W>
+inline constexpr int kMostMagnitude =
+    W::kOffset > kMostStored<W> - W::kOffset ? W::kOffset : kMostStored<W> - W::kOffset;
 
 // Whether V adds the products of W's weights, which are kCenter too large, in 16 bits over a whole run.
 template <class V, class W>
@@ -50,6 +66,10 @@ inline constexpr bool kCentered = requires {
 // How much larger than what they stand for the weights are that V multiplies.
 template <class V, class W>
 inline constexpr int kExcess = W::kOffset - (kParts<V, W> == 2 ? 128 : 0);
+
+// Whether the sums of a run begin with what takes the offset off, so that `mins` are not needed for that.
+template <class V, class W>
+inline constexpr bool kOffsetInSums = !W::kHasMinimum && (kWideSums<V> || kCentered<V, W>);
 
 // The quads of a panel, decoded where they are used; with kFetch, that fetches ahead.
 template <class V, class W, bool kFetch = true>
@@ -103,23 +123,30 @@ UnpackedQuads<V, W> unpack_quads(const PackedQuads<V, W, kFetch>& packed, int gr
   return {out};
 }
 
-// total[i] += scale * sum(w * x) over a run at `column` of M rows of int8; with kScaled false, scale is 1.
-template <class V, class W, bool kScaled, int M, class Quads>
+// total[i] += scale * sum(w * x) over a run at `column` of M rows of int8, for V without kWideSums.
+template <class V, class W, int M, class Quads>
 [[gnu::always_inline]] inline void dot_run(const Quads& quads, int group, int run, const RowPairs& scale,
                                            const std::int8_t* const (&x)[M], int column,
                                            typename V::I32x16 (&total)[M]) {
-  if constexpr (kParts<V, W> == 1) {
+  if constexpr (kCentered<V, W>) {
     const auto quad = [&](int v) { return quads(group, run, 0, v); };
-    if constexpr (!kScaled && V::kWeightBits == 8) {
-      V::template sum_bytes<M, W::kQuads>(quad, 0, x, column, total);
-    } else {
-      V::template dot_bytes<M, W::kQuads, W::kBits>(quad, V::load_pairs(scale), x, column, total);
-    }
+    V::template dot_centered<M, W::kQuads>(quad, V::load_pairs(scale), x, column, total);
+  } else if constexpr (kParts<V, W> == 1) {
+    const auto quad = [&](int v) { return quads(group, run, 0, v); };
+    V::template dot_bytes<M, W::kQuads, W::kBits>(quad, V::load_pairs(scale), x, column, total);
   } else {
     const auto magnitude = [&](int v) { return quads(group, run, 0, v); };
     const auto weight = [&](int v) { return quads(group, run, 1, v); };
     V::template dot_signed<M, W::kQuads>(magnitude, weight, V::load_pairs(scale), x, column, total);
   }
+}
+
+// p, which the compiler takes for a new pointer. It would keep what it loaded from there, and in loops an
+// address for each constant that is added: there are not so many registers.
+template <class T>
+[[gnu::always_inline]] inline T* forget(T* p) {
+  asm volatile("" : "+r"(p));
+  return p;
 }
 
 // The steps at `column` of M rows that begin `stride` bytes apart.

@@ -12,7 +12,10 @@ namespace trivet {
 namespace {
 
 // A weight is d * scale[run] * w - dmin * min[run], or d * scale[run] * (w - W::kOffset); then `mins` are
-// kOffset * scale[run] if the offset is not taken off before.
+// kOffset * scale[run], unless kOffsetInSums. With kUniform<W>, scales are 1.
+template <class W>
+inline constexpr bool kUniform = requires { requires W::kUniform; };
+
 template <class V, template <class> class Weights>
 struct Block256Kernel {
   using W = Weights<V>;
@@ -52,37 +55,86 @@ struct Block256Kernel {
   static void line(const Scratch& scratch, int run, F& scale, F& minimum) {
     const F d = V::load(scratch.d);
     scale = V::mul(d, V::to_float(V::shift_right_signed(V::load_pairs(scratch.scales[run]), 16)));
-    const I pair = V::load_pairs(scratch.mins[run / 4 * 2 + run % 2]);
-    const I min = V::shift_right_signed(run % 4 < 2 ? V::shift_left(pair, 16) : pair, 16);
-    minimum = V::fnma(V::to_float(min), W::kHasMinimum ? V::load(scratch.dmin) : d, V::zero());
+    if constexpr (W::kHasMinimum) {
+      const I pair = V::load_pairs(scratch.mins[run / 4 * 2 + run % 2]);
+      const I min = V::shift_right_signed(run % 4 < 2 ? V::shift_left(pair, 16) : pair, 16);
+      minimum = V::fnma(V::to_float(min), V::load(scratch.dmin), V::zero());
+    } else {
+      minimum = V::mul(scale, V::broadcast(static_cast<float>(-W::kOffset)));
+    }
   }
+
+  // What the sums of a row's runs, paired, begin with: minus the offset of the weights times the sums of x.
+  using Starts = std::int32_t[kAllRuns];
 
   template <int M, class Quads>
   [[gnu::noinline]] static void tile(const Quads& quads, const Scratch& scratch, const std::byte* x,
                                      std::size_t stride, std::int64_t first, int, float (*acc)[kPanelRows]) {
     const ActivationSteps<M, ActivationStep256> rows(x, stride, first);
     I total[M], offset[M];
-    for (int i = 0; i < M; ++i) total[i] = offset[i] = V::izero();
-    for (int group = 0; group < W::kGroups; ++group) {
 #pragma GCC unroll 8
-      for (int i = 0; i < W::kRuns; ++i) {
-        const int run = W::kRuns * group + i;
-        const int column = 4 * W::kQuads * run;
-        if constexpr (kCentered<V, W>) {
-          const auto quad = [&](int v) { return quads(group, i, 0, v); };
-          V::template dot_centered<M, W::kQuads>(quad, V::load_pairs(scratch.scales[run]), rows.q, column,
-                                                 total);
-        } else {
-          dot_run<V, W, true>(quads, group, i, scratch.scales[run], rows.q, column, total);
+    for (int i = 0; i < M; ++i) total[i] = offset[i] = V::izero();
+    if constexpr (kWideSums<V>) {
+      add_runs(quads, scratch, rows, total);
+    } else {
+      for (int group = 0; group < W::kGroups; ++group) {
+#pragma GCC unroll 8
+        for (int i = 0; i < W::kRuns; ++i) {
+          const int run = W::kRuns * group + i;
+          dot_run<V, W>(quads, group, i, scratch.scales[run], rows.q, 4 * W::kQuads * run, total);
         }
       }
     }
-    if constexpr (!kCentered<V, W>) {
+    if constexpr (!kOffsetInSums<V, W>) {
       V::template dot_words<M, kAllRuns / 2>(scratch.mins, run_sums(*rows.step[0]), stride, offset);
     }
     const F d = V::load(scratch.d), dmin = minimum_scale(scratch);
+#pragma GCC unroll 8
     for (int i = 0; i < M; ++i) {
       V::store(acc[i], add_scaled(d, dmin, rows.step[i]->scale, total[i], offset[i], V::load(acc[i])));
+    }
+  }
+
+  // total[i] += the scaled sums of all runs, where these have 32 bits.
+  template <int M, class Quads>
+  [[gnu::always_inline]] static void add_runs(const Quads& quads, const Scratch& scratch,
+                                              const ActivationSteps<M, ActivationStep256>& rows,
+                                              I (&total)[M]) {
+    Starts starts[M];
+    for (int i = 0; i < M; ++i) {
+      for (int run = 0; run < kAllRuns; ++run) starts[i][run] = -W::kOffset * run_sums(*rows.step[i])[run];
+    }
+    if constexpr (kUniform<W>) {
+#pragma GCC unroll 8
+      for (int i = 0; i < M; ++i) {
+        std::int32_t all = 0;
+        for (const std::int32_t one : starts[i]) all += one;
+        total[i] = V::broadcast(all);
+      }
+    }
+    const std::int8_t* q[M];
+#pragma GCC unroll 8
+    for (int i = 0; i < M; ++i) q[i] = rows.q[i];
+    for (int group = 0; group < W::kGroups; ++group) {
+#pragma GCC unroll 8
+      for (int r = 0; r < W::kRuns; ++r) {
+        const int run = W::kRuns * group + r, column = 4 * W::kQuads * r;
+        const auto quad = [&](int v) { return quads(group, r, 0, v); };
+        if constexpr (kUniform<W>) {
+          V::template sum_bytes<M, W::kQuads>(quad, q, column, total);
+        } else {
+          I sum[M];
+#pragma GCC unroll 8
+          for (int i = 0; i < M; ++i) {
+            sum[i] = W::kOffset == 0 ? V::izero() : V::broadcast(starts[i][paired(run)]);
+          }
+          V::template sum_bytes<M, W::kQuads>(quad, q, column, sum);
+          constexpr int kMost = 4 * W::kQuads * kMostMagnitude<W> * 127;
+          V::template add_scaled<M, kMost>(sum, V::load_pairs(scratch.scales[run]), total);
+        }
+      }
+#pragma GCC unroll 8
+      for (int i = 0; i < M; ++i) q[i] = forget(q[i] + 4 * W::kQuads * W::kRuns);
     }
   }
 

@@ -19,21 +19,18 @@ struct Block32Kernel {
   static constexpr int kRows = V::kByteRows;
   static constexpr bool kDirect = V::kDirectBytes;
   static constexpr RowPairs kOne = same_for_all(1, 1);
-  // By which the sums of the halves of a block are multiplied to take the offset off each run.
-  static constexpr int kOffset = kExcess<V, W>;
-  static constexpr RowPairs kMinusOffset[2] = {same_for_all(-kOffset, W::kRuns == 1 ? -kOffset : 0),
-                                               same_for_all(0, -kOffset)};
+  static constexpr int kBlocks = kStep / 32;
 
   struct alignas(64) Scratch {
-    float d[kStep / 32 * W::kRuns][kPanelRows];
-    float m[W::kHasMinimum ? kStep / 32 : 1][kPanelRows];
+    float d[kBlocks * W::kRuns][kPanelRows];
+    float m[W::kHasMinimum ? kBlocks : 1][kPanelRows];
     std::uint8_t quads[kParts<V, W> * kStep / 4][64];
   };
 
   static void decode_scales(const Panels&, const std::byte* panel, std::int64_t column, int count,
                             Scratch& out) {
     const std::byte* scales = panel + column / 32 * W::kScaleBytes;
-    fetch_part<V, kStep / 32 * W::kScaleBytes>(scales, 0, 1);
+    fetch_part<V, kBlocks * W::kScaleBytes>(scales, 0, 1);
     W::scales(scales, count / 32, out);
   }
 
@@ -57,41 +54,73 @@ struct Block32Kernel {
     }
   }
 
+  // Of a row's step: minus the offset of the weights times the sums of runs; or the sums of blocks, scaled.
+  struct Sums {
+    std::int32_t start[W::kRuns][kBlocks];
+    float block[W::kHasMinimum ? kBlocks : 1];
+  };
+
+  static void add_up(const ActivationStep32& step, Sums& out) {
+    const auto& [first, last] = step.sum16;
+    if constexpr (W::kHasMinimum) {
+      for (int b = 0; b < kBlocks; ++b) out.block[b] = static_cast<float>(first[b] + last[b]) * step.scale[b];
+    } else if constexpr (W::kRuns == 1) {
+      for (int b = 0; b < kBlocks; ++b) out.start[0][b] = -kExcess<V, W> * (first[b] + last[b]);
+    } else {
+      for (int b = 0; b < kBlocks; ++b) out.start[0][b] = -kExcess<V, W> * first[b];
+      for (int b = 0; b < kBlocks; ++b) out.start[1][b] = -kExcess<V, W> * last[b];
+    }
+  }
+
   template <int M, class Quads>
   [[gnu::noinline]] static void tile(const Quads& quads, const Scratch& scratch, const std::byte* x,
                                      std::size_t stride, std::int64_t first, int count,
                                      float (*acc)[kPanelRows]) {
     const ActivationSteps<M, ActivationStep32> rows(x, stride, first);
+    // Beside each other, where one index finds them all.
+    struct {
+      float scale[kBlocks];
+      Sums sums;
+    } of_row[M];
+    const std::int8_t* q[M];
     F sum[M];
-    for (int i = 0; i < M; ++i) sum[i] = V::load(acc[i]);
+#pragma GCC unroll 8
+    for (int i = 0; i < M; ++i) {
+      __builtin_memcpy(of_row[i].scale, rows.step[i]->scale, sizeof of_row[i].scale);
+      add_up(*rows.step[i], of_row[i].sums);
+      q[i] = rows.q[i];
+      sum[i] = V::load(acc[i]);
+    }
     for (int b = 0; b < count / 32; ++b) {
-      const std::int16_t* halves = rows.step[0]->sum16 + 2 * b;
 #pragma GCC unroll 2
       for (int run = 0; run < W::kRuns; ++run) {
         I total[M];
-        for (int i = 0; i < M; ++i) total[i] = V::izero();
-        const int column = 32 * b + 4 * W::kQuads * run;
-        dot_run<V, W, false>(quads, b, run, kOne, rows.q, column, total);
-        if constexpr (kOffset != 0) {
-          V::template dot_words<M, 1>(kMinusOffset + run, halves, stride, total);
+#pragma GCC unroll 8
+        for (int i = 0; i < M; ++i) {
+          total[i] = kExcess<V, W> == 0 ? V::izero() : V::broadcast(of_row[i].sums.start[run][b]);
+        }
+        const int column = 4 * W::kQuads * run;
+        if constexpr (kWideSums<V>) {
+          V::template sum_bytes<M, W::kQuads>([&](int v) { return quads(b, run, 0, v); }, q, column, total);
+        } else {
+          dot_run<V, W>(quads, b, run, kOne, q, column, total);
         }
         const F d = V::load(scratch.d[b * W::kRuns + run]);
+#pragma GCC unroll 8
         for (int i = 0; i < M; ++i) {
-          const F scale = V::mul(d, V::broadcast(rows.step[i]->scale[b]));
+          const F scale = V::mul(d, V::broadcast(of_row[i].scale[b]));
           sum[i] = V::fma(V::to_float(total[i]), scale, sum[i]);
         }
       }
       if constexpr (W::kHasMinimum) {
         const F m = V::load(scratch.m[b]);
-        I total[M];
-        for (int i = 0; i < M; ++i) total[i] = V::izero();
-        V::template dot_words<M, 1>(&kOne, halves, stride, total);
-        for (int i = 0; i < M; ++i) {
-          const F minimum = V::mul(m, V::broadcast(rows.step[i]->scale[b]));
-          sum[i] = V::fma(V::to_float(total[i]), minimum, sum[i]);
-        }
+#pragma GCC unroll 8
+        for (int i = 0; i < M; ++i) sum[i] = V::fma(m, V::broadcast(of_row[i].sums.block[b]), sum[i]);
       }
+#pragma GCC unroll 8
+      for (int i = 0; i < M; ++i) q[i] = forget(q[i] + 32);
     }
+#pragma GCC unroll 8
     for (int i = 0; i < M; ++i) V::store(acc[i], sum[i]);
   }
 };

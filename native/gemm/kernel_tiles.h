@@ -128,17 +128,15 @@ struct TileKernel32 {
     for (int r = tile.done; r < tile.rows; ++r) {
       float* acc = tile.acc[r - tile.done];
       const auto& step = tile.step<ActivationStep32>(r, column);
+      typename Few::Sums of_blocks;
+      if constexpr (W::kHasMinimum) Few::add_up(step, of_blocks);
       auto sum = V::load(acc);
 #pragma GCC unroll 4
       for (int i = 0; i < kCount; ++i) {
         const int block = (first + i) / kRuns;
         const auto scale = V::broadcast(step.scale[block]);
         sum = V::fma(V::to_float(V::load_vector(sums[i][t][r])), V::mul(d[i], scale), sum);
-        if constexpr (W::kHasMinimum) {
-          V::I32x16 total[1] = {V::izero()};
-          V::template dot_words<1, 1>(&Few::kOne, step.sum16 + 2 * block, 0, total);
-          sum = V::fma(V::to_float(total[0]), V::mul(m[i], scale), sum);
-        }
+        if constexpr (W::kHasMinimum) sum = V::fma(m[i], V::broadcast(of_blocks.block[block]), sum);
       }
       V::store(acc, sum);
     }
@@ -170,20 +168,15 @@ struct TileKernel256 {
     Few::decode_scales(w, panel, column, count, out);
     Few::unpack(Few::weights(panel + column / kStep * Few::kStepBytes), count, out);
     for (unsigned run = 0; run < Few::kAllRuns; ++run) {
-      const auto scale = V::load_pairs(out.scales[run]),
-                 pair = V::load_pairs(out.mins[run / 4 * 2 + run % 2]);
-      const auto offset = run % 4 < 2 ? V::twice_first(pair) : V::twice_second(pair);
+      const auto scale = V::load_pairs(out.scales[run]);
       auto& digits = out.digits[run * W::kQuads / kTileRows];
       const unsigned first = run * W::kQuads % kTileRows;
 #pragma GCC unroll 8
       for (int v = 0; v < W::kQuads; ++v) {
-        const auto weights = V::load_bytes(out.quads[run * W::kQuads + v]);
-        auto even = _mm512_mullo_epi16(V::even_bytes<false>(weights), scale),
-             odd = _mm512_mullo_epi16(V::odd_bytes<false>(weights), scale);
-        if constexpr (!W::kHasMinimum) {
-          even = _mm512_sub_epi16(even, offset);
-          odd = _mm512_sub_epi16(odd, offset);
-        }
+        const auto weights =
+            V::sub_bytes(V::load_bytes(out.quads[run * W::kQuads + v]), V::splat(W::kOffset));
+        const auto even = _mm512_mullo_epi16(V::even_bytes<!W::kHasMinimum>(weights), scale),
+                   odd = _mm512_mullo_epi16(V::odd_bytes<!W::kHasMinimum>(weights), scale);
         const auto low_byte = _mm512_set1_epi16(255);
         V::store_bytes(digits[0][first + v], V::either(V::both(even, low_byte), _mm512_slli_epi16(odd, 8)));
         V::store_bytes(digits[1][first + v],

@@ -60,8 +60,6 @@ struct Quantize {
     }
   }
 
-  static constexpr int paired(int i) { return (i & ~3) | (i & 1) << 1 | (i & 2) >> 1; }
-
   static void q8_32(const float* x, std::int64_t columns, std::byte* out) {
     auto* step = reinterpret_cast<ActivationStep32*>(out);
     for (; columns > 0; columns -= kStep, x += kStep, ++step) {
@@ -69,7 +67,9 @@ struct Quantize {
       for (int b = 0; b < kStep / 32 && b * 32 < columns; ++b) {
         step->scale[b] = block<32>(x + 32 * b, step->q + 32 * b);
       }
-      sums(step->q, step->sum16);
+      std::int16_t halves[kStep / 16];
+      sums(step->q, halves);
+      for (int i = 0; i < kStep / 16; ++i) step->sum16[i % 2][i / 2] = halves[i];
     }
   }
 

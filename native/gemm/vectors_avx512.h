@@ -197,38 +197,37 @@ struct Avx512 {
   // Sums are of 32 bits.
   static constexpr int kWeightBits = 8;
 
+  // sum += w times the four columns at x.
+  static void add_products(I32x16& sum, Bytes w, const std::int8_t* x) {
+#ifndef TRIVET_EMULATE
+    asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(w), "m"(*reinterpret_cast<const std::int8_t(*)[4]>(x)));
+#else
+    sum = _mm512_dpbusd_epi32(sum, w, broadcast_dword(x));
+#endif
+  }
+
   template <int M, int Quads, class Quad>
-  static void sum_bytes(const Quad& quad, int first, const std::int8_t* const (&x)[M], int column,
-                        I32x16 (&sum)[M]) {
+  static void sum_bytes(const Quad& quad, const std::int8_t* const (&x)[M], int column, I32x16 (&sum)[M]) {
 #pragma GCC unroll 8
-    for (int v = first; v < first + Quads; ++v) {
+    for (int v = 0; v < Quads; ++v) {
       const Bytes w = quad(v);
 #pragma GCC unroll 8
-      for (int i = 0; i < M; ++i)
-        sum[i] = _mm512_dpbusd_epi32(sum[i], w, broadcast_dword(x[i] + column + 4 * v));
+      for (int i = 0; i < M; ++i) add_products(sum[i], w, x[i] + column + 4 * v);
     }
   }
 
   // Of sums that fit 16 bits, the other half of a lane is their sign: multiplied with 0, one instruction
-  // scales and adds. Three are needed otherwise.
-  template <int M, int Quads, int Bits, class Quad>
-  static void dot_bytes(const Quad& quad, I32x16 scale, const std::int8_t* const (&x)[M], int column,
-                        I32x16 (&total)[M]) {
-    constexpr int kMost = 32767 / (4 * 127 * ((1 << Bits) - 1));
-    constexpr bool kShort = kMost >= 4;
-    constexpr int Chain = kShort && kMost < Quads ? 4 : Quads;
+  // scales and adds.
+  template <int M, int kMost>
+  static void add_scaled(const I32x16 (&sum)[M], I32x16 scale, I32x16 (&total)[M]) {
+    constexpr bool kShort = kMost < 1 << 15;
     const I32x16 factor =
         kShort ? _mm512_and_si512(scale, _mm512_set1_epi32(0xffff)) : _mm512_srai_epi32(scale, 16);
-#pragma GCC unroll 2
-    for (int first = 0; first < Quads; first += Chain) {
-      I32x16 sum[M];
-      for (int i = 0; i < M; ++i) sum[i] = izero();
-      sum_bytes<M, Chain>(quad, first, x, column, sum);
 #pragma GCC unroll 8
-      for (int i = 0; i < M; ++i) {
-        total[i] = kShort ? _mm512_dpwssd_epi32(total[i], sum[i], factor)
-                          : _mm512_add_epi32(total[i], _mm512_mullo_epi32(sum[i], factor));
-      }
+    for (int i = 0; i < M; ++i) {
+      total[i] = kShort ? _mm512_dpwssd_epi32(total[i], sum[i], factor)
+                        : _mm512_add_epi32(total[i], _mm512_mullo_epi32(sum[i], factor));
+      asm volatile("" : "+v"(total[i]));
     }
   }
 

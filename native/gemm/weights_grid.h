@@ -108,9 +108,9 @@ struct GridWeights {
   }
 
   // The odd scales 2s + 1, of bytes s, of runs 4g to 4g + 3; and d times `factor`.
-  template <int kOffset, class Scratch>
+  template <class W, class Scratch>
   static void store_odd(Lanes s, int g, Scratch& out) {
-    widen_offset<V, kOffset>(V::either(V::add_bytes(s, s), V::splat(1)), g, out);
+    widen_offset<V, W>(V::either(V::add_bytes(s, s), V::splat(1)), g, out);
   }
   static typename V::F32x16 scaled(const std::uint16_t (&d)[kPanelRows], float factor) {
     return V::mul(V::load_f16(d), V::broadcast(factor));
@@ -156,7 +156,7 @@ struct WeightsIQ2_XXS : GridWeights2<V, PanelIQ2_XXS, 8> {
   template <class Scratch>
   static void scales(const PanelIQ2_XXS& in, Scratch& out) {
     for (int g = 0; g < 2; ++g) {
-      Base::template store_odd<Base::kOffset>(top_nibbles<V>(in.words + 8 * g + 1, 2), g, out);
+      Base::template store_odd<WeightsIQ2_XXS>(top_nibbles<V>(in.words + 8 * g + 1, 2), g, out);
     }
     V::store(out.d, Base::scaled(in.d, Base::kFactor));
   }
@@ -166,7 +166,7 @@ struct WeightsIQ2_XXS : GridWeights2<V, PanelIQ2_XXS, 8> {
 template <class V, class W, class Scratch>
 void sixteen_scales(const typename W::Panel& in, int first, Scratch& out) {
   for (int g = 0; g < 4; ++g) {
-    W::template store_odd<W::kOffset>(W::spread_nibbles(W::word(in, first + g / 2), g % 2 * 16), g, out);
+    W::template store_odd<W>(W::spread_nibbles(W::word(in, first + g / 2), g % 2 * 16), g, out);
   }
   V::store(out.d, W::scaled(in.d, W::kFactor));
 }
@@ -242,7 +242,7 @@ struct WeightsIQ3_XXS : GridWeights<V, PanelIQ3_XXS, 8> {
   template <class Scratch>
   static void scales(const PanelIQ3_XXS& in, Scratch& out) {
     for (int g = 0; g < 2; ++g) {
-      Base::template store_odd<kOffset>(top_nibbles<V>(in.words + 16 + 4 * g, 1), g, out);
+      Base::template store_odd<WeightsIQ3_XXS>(top_nibbles<V>(in.words + 16 + 4 * g, 1), g, out);
     }
     V::store(out.d, Base::scaled(in.d, kFactor));
   }
@@ -274,7 +274,7 @@ struct WeightsIQ3_S : GridWeights<V, PanelIQ3_S, 8> {
   template <class Scratch>
   static void scales(const PanelIQ3_S& in, Scratch& out) {
     for (int g = 0; g < 2; ++g) {
-      Base::template store_odd<kOffset>(Base::spread_nibbles(Base::word(in, 26), 16 * g), g, out);
+      Base::template store_odd<WeightsIQ3_S>(Base::spread_nibbles(Base::word(in, 26), 16 * g), g, out);
     }
     V::store(out.d, Base::scaled(in.d, 1.0f));
   }
@@ -284,7 +284,7 @@ struct WeightsIQ3_S : GridWeights<V, PanelIQ3_S, 8> {
 // are between -9 and 9 eighths.
 template <class V, class P, int kRuns>
 struct GridWeights1 : GridWeights<V, P, kRuns> {
-  static constexpr int kBits = 5, kOffset = 9;
+  static constexpr int kBits = 5, kMost = 18, kOffset = 9;
   static constexpr float kFactor = 0.125f;
 
   // `negative` is 0 or 1 in each lane.
@@ -329,7 +329,7 @@ struct WeightsIQ1_S : GridWeights1<V, PanelIQ1_S, 8> {
       const auto first = Base::word(in, 8 + 2 * g), second = Base::word(in, 9 + 2 * g);
       const auto s = V::either(V::either(Base::moved(first, 12, 7), Base::moved(first, 20, 7 << 8)),
                                V::either(Base::moved(second, -4, 7 << 16), Base::moved(second, 4, 7 << 24)));
-      Base::template store_odd<Base::kOffset>(s, g, out);
+      Base::template store_odd<WeightsIQ1_S>(s, g, out);
     }
     V::store(out.d, Base::scaled(in.d, Base::kFactor));
   }
@@ -346,7 +346,7 @@ struct WeightsIQ1_M : GridWeights1<V, PanelIQ1_M, 16> {
   template <class Scratch>
   static void scales(const PanelIQ1_M& in, Scratch& out) {
     for (int g = 0; g < 4; ++g) {
-      Base::template store_odd<Base::kOffset>(Base::spread_threes(Base::word(in, 12 + g / 2), g % 2 * 16), g,
+      Base::template store_odd<WeightsIQ1_M>(Base::spread_threes(Base::word(in, 12 + g / 2), g % 2 * 16), g,
                                               out);
     }
     alignas(64) std::uint16_t d[kPanelRows];

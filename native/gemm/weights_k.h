@@ -26,11 +26,11 @@ void widen_runs(typename V::Bytes scales, RowPairs runs[4]) {
   V::store_pairs(runs[3], V::twice_second(odd));
 }
 
-// Scales of four runs, and the offsets that they make.
-template <class V, int kOffset, class Scratch>
+// Scales of four runs of W's, and the offsets that they make.
+template <class V, class W, class Scratch>
 void widen_offset(typename V::Bytes scales, int g, Scratch& out) {
   widen_runs<V, true>(scales, out.scales + 4 * g);
-  widen_pairs<V, true, kOffset>(scales, out.mins + 2 * g);
+  if constexpr (!kOffsetInSums<V, W>) widen_pairs<V, true, kExcess<V, W>>(scales, out.mins + 2 * g);
 }
 
 // Scales and minima of four runs.
@@ -54,7 +54,7 @@ typename V::Bytes two_bits(const std::uint8_t (&quads)[64], int quarter) {
 template <class V>
 struct WeightsQ2_K {
   using Panel = PanelQ2_K;
-  static constexpr int kBits = 2, kGroups = 2, kRuns = 8, kQuads = 4;
+  static constexpr int kBits = 2, kGroups = 2, kRuns = 8, kQuads = 4, kOffset = 0;
   static constexpr bool kHasMinimum = true, kDirect = true;
 
   static typename V::Bytes quad(const Panel* in, int half, int run, int v) {
@@ -75,7 +75,7 @@ struct WeightsQ2_K {
 template <class V>
 struct WeightsQ3_K {
   using Panel = PanelQ3_K;
-  static constexpr int kBits = 3, kGroups = 2, kRuns = 8, kQuads = 4;
+  static constexpr int kBits = 3, kGroups = 2, kRuns = 8, kQuads = 4, kOffset = 4;
   static constexpr bool kHasMinimum = false, kDirect = true;
 
   static typename V::Bytes quad(const Panel* in, int half, int run, int v) {
@@ -91,7 +91,7 @@ struct WeightsQ3_K {
     for (int g = 0; g < 4; ++g) {
       const typename V::Bytes low = V::bits(load_scales<V>(in.scales[g % 2]), g / 2 * 4, 15);
       const typename V::Bytes scale = V::either(low, V::bits(top, 2 * g - 4, 48));
-      widen_offset<V, 4>(V::sub_bytes(scale, V::splat(32)), g, out);
+      widen_offset<V, WeightsQ3_K>(V::sub_bytes(scale, V::splat(32)), g, out);
     }
     V::store(out.d, V::load_f16(in.d));
   }
@@ -101,7 +101,7 @@ struct WeightsQ3_K {
 template <class V, class P>
 struct RunPairs {
   using Panel = P;
-  static constexpr int kGroups = 4, kRuns = 2, kQuads = 8;
+  static constexpr int kGroups = 4, kRuns = 2, kQuads = 8, kOffset = 0;
   static constexpr bool kHasMinimum = true, kDirect = true;
 
   template <class Scratch>
@@ -137,7 +137,7 @@ template <class V>
 struct WeightsQ6_K {
   using Panel = PanelQ6_K;
   static constexpr bool kCentered = true;
-  static constexpr int kBits = 6, kGroups = 2, kRuns = 8, kQuads = 4;
+  static constexpr int kBits = 6, kGroups = 2, kRuns = 8, kQuads = 4, kOffset = kCenter;
   static constexpr bool kHasMinimum = false, kDirect = true;
 
   // Quads 0 to 31 of a half: four times eight, which have their upper bits together, and every other eight
@@ -152,12 +152,7 @@ struct WeightsQ6_K {
   template <class Scratch>
   static void scales(const Panel& in, Scratch& out) {
     for (int g = 0; g < 4; ++g) {
-      const typename V::Bytes scales = load_scales<V>(in.scales[g]);
-      if constexpr (trivet::kCentered<V, WeightsQ6_K>) {
-        widen_runs<V, true>(scales, out.scales + 4 * g);
-      } else {
-        widen_offset<V, kCenter>(scales, g, out);
-      }
+      widen_offset<V, WeightsQ6_K>(load_scales<V>(in.scales[g]), g, out);
     }
     V::store(out.d, V::load_f16(in.d));
   }
@@ -176,7 +171,7 @@ struct WeightsIQ4_XS {
   template <class Scratch>
   static void scales(const Panel& in, Scratch& out) {
     for (int g = 0; g < 2; ++g) {
-      widen_offset<V, kExcess<V, WeightsIQ4_XS>>(load_scales<V>(in.scales[g]), g, out);
+      widen_offset<V, WeightsIQ4_XS>(load_scales<V>(in.scales[g]), g, out);
     }
     V::store(out.d, V::load_f16(in.d));
   }
@@ -186,8 +181,8 @@ struct WeightsIQ4_XS {
 template <class V, class P>
 struct Ternary {
   using Panel = P;
-  static constexpr int kBits = 2, kQuads = 8;
-  static constexpr bool kHasMinimum = false;
+  static constexpr int kBits = 2, kQuads = 8, kOffset = 1;
+  static constexpr bool kHasMinimum = false, kUniform = true;
 
   template <class Scratch>
   static void scales(const Panel& in, Scratch& out) {

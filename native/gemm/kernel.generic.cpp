@@ -87,6 +87,10 @@ struct Generic {
     return v;
   }
   static I32x16 izero() { return {}; }
+  static I32x16 add(I32x16 a, const I32x16& b) {
+    for (int i = 0; i < 16; ++i) a.lane[i] += b.lane[i];
+    return a;
+  }
   static I32x16 sub(I32x16 a, const I32x16& b) {
     for (int i = 0; i < 16; ++i) a.lane[i] -= b.lane[i];
     return a;

@@ -104,14 +104,6 @@ struct Block256Kernel {
     for (int i = 0; i < M; ++i) {
       for (int run = 0; run < kAllRuns; ++run) starts[i][run] = -W::kOffset * run_sums(*rows.step[i])[run];
     }
-    if constexpr (kUniform<W>) {
-#pragma GCC unroll 8
-      for (int i = 0; i < M; ++i) {
-        std::int32_t all = 0;
-        for (const std::int32_t one : starts[i]) all += one;
-        total[i] = V::broadcast(all);
-      }
-    }
     const std::int8_t* q[M];
 #pragma GCC unroll 8
     for (int i = 0; i < M; ++i) q[i] = rows.q[i];
@@ -120,15 +112,16 @@ struct Block256Kernel {
       for (int r = 0; r < W::kRuns; ++r) {
         const int run = W::kRuns * group + r, column = 4 * W::kQuads * r;
         const auto quad = [&](int v) { return quads(group, r, 0, v); };
-        if constexpr (kUniform<W>) {
-          V::template sum_bytes<M, W::kQuads>(quad, q, column, total);
-        } else {
-          I sum[M];
+        I sum[M];
 #pragma GCC unroll 8
-          for (int i = 0; i < M; ++i) {
-            sum[i] = W::kOffset == 0 ? V::izero() : V::broadcast(starts[i][paired(run)]);
-          }
-          V::template sum_bytes<M, W::kQuads>(quad, q, column, sum);
+        for (int i = 0; i < M; ++i) {
+          sum[i] = W::kOffset == 0 ? V::izero() : V::broadcast(starts[i][paired(run)]);
+        }
+        V::template sum_bytes<M, W::kQuads>(quad, q, column, sum);
+        if constexpr (kUniform<W>) {
+#pragma GCC unroll 8
+          for (int i = 0; i < M; ++i) total[i] = V::add(total[i], sum[i]);
+        } else {
           constexpr int kMost = 4 * W::kQuads * kMostMagnitude<W> * 127;
           V::template add_scaled<M, kMost>(sum, V::load_pairs(scratch.scales[run]), total);
         }

@@ -55,6 +55,7 @@ struct Avx512 {
   static F32x16 fnma(F32x16 a, F32x16 b, F32x16 c) { return _mm512_fnmadd_ps(a, b, c); }
   static F32x16 to_float(I32x16 a) { return _mm512_cvtepi32_ps(a); }
   static I32x16 izero() { return _mm512_setzero_si512(); }
+  static I32x16 add(I32x16 a, I32x16 b) { return _mm512_add_epi32(a, b); }
   static I32x16 sub(I32x16 a, I32x16 b) { return _mm512_sub_epi32(a, b); }
   static I32x16 shift_left(I32x16 a, int bits) { return _mm512_slli_epi32(a, bits); }
   static I32x16 shift_right(I32x16 a, int bits) { return _mm512_srli_epi32(a, bits); }
@@ -227,7 +228,7 @@ struct Avx512 {
     for (int i = 0; i < M; ++i) {
       total[i] = kShort ? _mm512_dpwssd_epi32(total[i], sum[i], factor)
                         : _mm512_add_epi32(total[i], _mm512_mullo_epi32(sum[i], factor));
-      asm volatile("" : "+v"(total[i]));
+      asm("" : "+v"(total[i]));
     }
   }
 

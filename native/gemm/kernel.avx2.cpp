@@ -14,7 +14,6 @@ struct Avx2 {
   // after every 16 columns.
   static constexpr int kFloatRows = 6;
   static constexpr int kByteRows = 4, kCenteredRows = 3;
-  static constexpr bool kEveryHeight = true;
   static constexpr bool kDirectBytes = true;
 
   struct F32x16 {

@@ -10,7 +10,6 @@ namespace {
 struct Generic {
   static constexpr int kFloatRows = 2;
   static constexpr int kByteRows = 2;
-  static constexpr bool kEveryHeight = true;
   static constexpr bool kDirectBytes = false;
 
   struct F32x16 {

@@ -29,21 +29,17 @@ namespace {
 // one block of rows share the L1 cache.
 constexpr int kChunk = 64;
 
-// At most K::kRows rows, in one block if V has blocks of every height, else in blocks of powers of two.
-template <class V, class K, int M, class Weights>
+// Blocks of rows that decode a step each for itself.
+constexpr int kDirectBlocks = 2;
+
+// One block of 1 to M rows.
+template <class K, int M, class Weights>
 void multiply_rows(int rows, const Weights& weights, const typename K::Scratch& scratch, const std::byte* x,
                    std::size_t stride, std::int64_t column, int count, float (*acc)[kPanelRows]) {
-  if (rows >= M) {
-    K::template tile<M>(weights, scratch, x, stride, column, count, acc);
-    if (rows == M) return;
-    rows -= M;
-    x += M * stride;
-    acc += M;
-  }
   if constexpr (M > 1) {
-    multiply_rows<V, K, V::kEveryHeight ? M - 1 : M / 2>(rows, weights, scratch, x, stride, column, count,
-                                                         acc);
+    if (rows < M) return multiply_rows<K, M - 1>(rows, weights, scratch, x, stride, column, count, acc);
   }
+  K::template tile<M>(weights, scratch, x, stride, column, count, acc);
 }
 
 inline void clear(float (*acc)[kPanelRows], int count) {
@@ -88,6 +84,15 @@ void multiply(const Panels& w, const std::byte* x, std::size_t stride, std::int6
   for (std::int64_t first = 0; first < m; first += kChunk) {
     const int chunk = m - first < kChunk ? static_cast<int>(m - first) : kChunk;
     const std::byte* rows = x + first * stride;
+    const int blocks = (chunk + K::kRows - 1) / K::kRows;
+    // The last two share their rows: a short one would leave registers unused.
+    const auto each_block = [&](const auto& f) {
+      for (int i = 0, left = blocks; left > 0; --left) {
+        const int block = left > 2 ? K::kRows : (chunk - i + left - 1) / left;
+        f(i, block, blocks - left);
+        i += block;
+      }
+    };
     for (std::int64_t p = panel_begin; p < panel_end; ++p) {
       const std::byte* panel = w.data + p * w.layout.bytes;
       clear(acc, chunk);
@@ -96,24 +101,19 @@ void multiply(const Panels& w, const std::byte* x, std::size_t stride, std::int6
         const int count = w.columns - c < K::kColumns ? static_cast<int>(w.columns - c) : K::kColumns;
         K::decode_scales(w, panel, c, count, scratch);
         if constexpr (K::kDirect) {
-          if (chunk <= K::kRows) {
-            multiply_rows<V, K, K::kRows>(chunk, K::template weights<true>(step), scratch, rows, stride, c,
-                                          count, acc);
+          if (blocks <= kDirectBlocks) {
+            each_block([&](int i, int block, int) {
+              multiply_rows<K, K::kRows>(block, K::template weights<true>(step), scratch, rows + i * stride,
+                                         stride, c, count, acc + i);
+            });
             continue;
           }
         }
         const auto unpacked = K::unpack(K::template weights<!K::kDirect>(step), count, scratch);
-        const int blocks = (chunk + K::kRows - 1) / K::kRows;
-        // Blocks of nearly equal height: a short last one would leave registers unused.
-        for (int i = 0, left = blocks; left > 0; --left) {
-          if constexpr (K::kDirect) fetch_part<V, K::kStepBytes>(step, blocks - left, blocks);
-          const int block = V::kEveryHeight        ? (chunk - i + left - 1) / left
-                            : chunk - i < K::kRows ? chunk - i
-                                                   : K::kRows;
-          multiply_rows<V, K, K::kRows>(block, unpacked, scratch, rows + i * stride, stride, c, count,
-                                        acc + i);
-          i += block;
-        }
+        each_block([&](int i, int block, int number) {
+          if constexpr (K::kDirect) fetch_part<V, K::kStepBytes>(step, number, blocks);
+          multiply_rows<K, K::kRows>(block, unpacked, scratch, rows + i * stride, stride, c, count, acc + i);
+        });
       }
       store_rows(w, p, acc, chunk, y + first * ldy, ldy);
     }

@@ -95,12 +95,14 @@ struct FloatKernel {
                                      float (*acc)[kPanelRows]) {
     const typename T::Value* rows[M];
     F sum[M];
+#pragma GCC unroll 8
     for (int i = 0; i < M; ++i) {
       rows[i] = reinterpret_cast<const typename T::Value*>(x + i * stride) + first / T::kColumns;
       sum[i] = V::zero();
     }
     const auto add_vector = [&](int vector, int odd) {
       const F w = weights(vector, odd);
+#pragma GCC unroll 8
       for (int i = 0; i < M; ++i) sum[i] = T::add(w, rows[i][vector], sum[i]);
     };
     int n = 0;
@@ -109,6 +111,7 @@ struct FloatKernel {
       add_vector(n + 1, 1);
     }
     if (n < vectors(count)) add_vector(n, 0);
+#pragma GCC unroll 8
     for (int i = 0; i < M; ++i) V::store(acc[i], V::add(V::load(acc[i]), sum[i]));
   }
 };

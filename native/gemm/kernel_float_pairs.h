@@ -18,8 +18,9 @@ struct FloatPairs {
   static_assert(kGroup * kPassRows * kPanelRows <= kProductSums && kSlabColumns % K::kColumns == 0);
 
   using Weights = F32Weights<V, false>;
-  // What is converted first is fetched then, else each block of rows fetches a part of what comes next.
-  static constexpr bool kConverted = K::kDirect;
+  // The first block of rows fetches what comes next of the first panel, the second that of the second: a line
+  // for so many vectors.
+  static constexpr int kLineVectors = K::vectors(K::kColumns) / (K::kStepBytes / 64);
 
   static void multiply(const Panels& w, const std::byte* x, std::size_t stride, std::int64_t m,
                        std::int64_t panel_begin, std::int64_t panel_end, float* y, std::int64_t ldy) {
@@ -29,7 +30,7 @@ struct FloatPairs {
       const int panels = panel_end - begin < kGroup ? static_cast<int>(panel_end - begin) : kGroup;
       for (std::int64_t first = 0; first < m; first += kPassRows) {
         const int rows = m - first < kPassRows ? static_cast<int>(m - first) : kPassRows;
-        clear(sums, (panels + 1) / 2 * 2 * kPassRows);
+        for (int n = 0; n < (panels + 1) / 2 * 2; ++n) clear(sums + n * kPassRows, rows);
         for (std::int64_t slab = 0; slab < w.columns; slab += kSlabColumns) {
           const std::int64_t end = slab + kSlabColumns < w.columns ? slab + kSlabColumns : w.columns;
           for (int n = 0; n < panels; n += 2) {
@@ -40,8 +41,8 @@ struct FloatPairs {
               const int count = end - c < K::kColumns ? static_cast<int>(end - c) : K::kColumns;
               const std::byte* step = panel + c / K::kColumns * K::kStepBytes;
               const Weights weights[2] = {
-                  K::unpack(K::template weights<kConverted>(step), count, scratch[0]),
-                  K::unpack(K::template weights<kConverted>(step + next), count, scratch[1])};
+                  K::unpack(K::template weights<false>(step), count, scratch[0]),
+                  K::unpack(K::template weights<false>(step + next), count, scratch[1])};
               multiply_rows(weights, step, next, x + first * stride, stride, rows, c, count,
                             sums + n * kPassRows);
             }
@@ -57,33 +58,27 @@ struct FloatPairs {
                             const std::byte* x, std::size_t stride, int rows, std::int64_t column, int count,
                             float (*acc)[kPanelRows]) {
     constexpr int kRows = V::kFloatRows;
-    const int blocks = (rows + kRows - 1) / kRows;
-    for (int i = 0; i < blocks; ++i) {
-      if constexpr (!kConverted) {
-        fetch_part<V, K::kStepBytes>(step, i, blocks);
-        if (next != 0) fetch_part<V, K::kStepBytes>(step + next, i, blocks);
-      }
-      block<kRows>(weights, x + i * kRows * stride, stride, rows - i * kRows, column, count, acc + i * kRows);
+    for (int i = 0; i < rows; i += kRows) {
+      const std::byte* ahead = i == 0 ? step : i == kRows && next != 0 ? step + next : nullptr;
+      block<kRows>(weights, ahead, x + i * stride, stride, rows - i, column, count, acc + i);
     }
   }
 
   // At most M rows.
   template <int M>
-  static void block(const Weights (&weights)[2], const std::byte* x, std::size_t stride, int rows,
-                    std::int64_t column, int count, float (*acc)[kPanelRows]) {
+  static void block(const Weights (&weights)[2], const std::byte* ahead, const std::byte* x,
+                    std::size_t stride, int rows, std::int64_t column, int count, float (*acc)[kPanelRows]) {
     if (rows >= M) {
-      tile<M>(weights, x, stride, column, count, acc);
+      (ahead == nullptr ? tile<M, false> : tile<M, true>)(weights, ahead, x, stride, column, count, acc);
     } else if constexpr (M > 1) {
-      block<M / 2>(weights, x, stride, rows, column, count, acc);
-      if (rows > M / 2) {
-        block<M / 2>(weights, x + M / 2 * stride, stride, rows - M / 2, column, count, acc + M / 2);
-      }
+      block<M - 1>(weights, ahead, x, stride, rows, column, count, acc);
     }
   }
 
-  template <int M>
-  [[gnu::noinline]] static void tile(const Weights (&weights)[2], const std::byte* x, std::size_t stride,
-                                     std::int64_t first, int count, float (*acc)[kPanelRows]) {
+  template <int M, bool kFetch>
+  [[gnu::noinline]] static void tile(const Weights (&weights)[2], const std::byte* ahead, const std::byte* x,
+                                     std::size_t stride, std::int64_t first, int count,
+                                     float (*acc)[kPanelRows]) {
     const Value* rows[M];
     F sum[2][M];
 #pragma GCC unroll 8
@@ -92,6 +87,7 @@ struct FloatPairs {
       sum[0][i] = sum[1][i] = V::zero();
     }
     for (int n = 0; n < K::vectors(count); ++n) {
+      if (kFetch && n % kLineVectors == 0) V::prefetch(ahead + n / kLineVectors * 64);
       const F w0 = weights[0](n, 0), w1 = weights[1](n, 0);
 #pragma GCC unroll 8
       for (int i = 0; i < M; ++i) {

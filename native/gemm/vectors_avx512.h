@@ -19,7 +19,6 @@ struct Avx512 {
   static constexpr int kFloatRows = 2;
   static constexpr int kByteRows = 2;
 #endif
-  static constexpr bool kEveryHeight = false;
   static constexpr bool kDirectBytes = true;
 
   using F32x16 = __m512;

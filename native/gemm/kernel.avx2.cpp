@@ -15,6 +15,7 @@ struct Avx2 {
   static constexpr int kFloatRows = 6;
   static constexpr int kByteRows = 4, kCenteredRows = 3;
   static constexpr bool kDirectBytes = true;
+  static constexpr int kDirectBlocks = 2;
 
   struct F32x16 {
     __m256 low, high;

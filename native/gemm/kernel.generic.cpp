@@ -11,6 +11,7 @@ struct Generic {
   static constexpr int kFloatRows = 2;
   static constexpr int kByteRows = 2;
   static constexpr bool kDirectBytes = false;
+  static constexpr int kDirectBlocks = 1;
 
   struct F32x16 {
     float lane[16];

@@ -12,7 +12,8 @@
 //                          fetches ahead
 //   unpack(weights, ..)    another, over scratch in the L1 cache that it fills with the decoded step
 //   tile<M>(source, ..)    acc[0, M) += the step's products of M rows
-// One block of rows takes weights from the panel if K::kDirect; several unpack them once, and fetch while
+// With K::kDirect, each of up to V::kDirectBlocks blocks of rows decodes the panel's weights anew, which hides
+// behind its products, and what is fetched ahead comes evenly; more blocks unpack them once, and fetch while
 // they multiply. A row goes through the same operations in the same order either way, and in any block.
 #pragma once
 
@@ -28,9 +29,6 @@ namespace {
 // Activation rows per pass over a panel: their sums (4 KiB), the unpacked step and the step's activations of
 // one block of rows share the L1 cache.
 constexpr int kChunk = 64;
-
-// Blocks of rows that decode a step each for itself.
-constexpr int kDirectBlocks = 2;
 
 // One block of 1 to M rows.
 template <class K, int M, class Weights>
@@ -85,12 +83,13 @@ void multiply(const Panels& w, const std::byte* x, std::size_t stride, std::int6
     const int chunk = m - first < kChunk ? static_cast<int>(m - first) : kChunk;
     const std::byte* rows = x + first * stride;
     const int blocks = (chunk + K::kRows - 1) / K::kRows;
-    // The last two share their rows: a short one would leave registers unused.
-    const auto each_block = [&](const auto& f) {
-      for (int i = 0, left = blocks; left > 0; --left) {
-        const int block = left > 2 ? K::kRows : (chunk - i + left - 1) / left;
-        f(i, block, blocks - left);
-        i += block;
+    const auto multiply_blocks = [&](const auto& weights, std::int64_t column, int count, const auto& fetch) {
+      int left = blocks;
+      for (int i = 0, height; left > 0; --left, i += height) {
+        fetch(blocks - left);
+        // The last two share their rows: a short one would leave registers unused.
+        height = left > 2 ? K::kRows : (chunk - i + left - 1) / left;
+        multiply_rows<K, K::kRows>(height, weights, scratch, rows + i * stride, stride, column, count, acc + i);
       }
     };
     for (std::int64_t p = panel_begin; p < panel_end; ++p) {
@@ -101,19 +100,17 @@ void multiply(const Panels& w, const std::byte* x, std::size_t stride, std::int6
         const int count = w.columns - c < K::kColumns ? static_cast<int>(w.columns - c) : K::kColumns;
         K::decode_scales(w, panel, c, count, scratch);
         if constexpr (K::kDirect) {
-          if (blocks <= kDirectBlocks) {
-            each_block([&](int i, int block, int) {
-              multiply_rows<K, K::kRows>(block, K::template weights<true>(step), scratch, rows + i * stride,
-                                         stride, c, count, acc + i);
-            });
+          if (blocks <= V::kDirectBlocks) {
+            multiply_blocks(K::template weights<true>(step), c, count, [](int) {});
             continue;
           }
         }
-        const auto unpacked = K::unpack(K::template weights<!K::kDirect>(step), count, scratch);
-        each_block([&](int i, int block, int number) {
-          if constexpr (K::kDirect) fetch_part<V, K::kStepBytes>(step, number, blocks);
-          multiply_rows<K, K::kRows>(block, unpacked, scratch, rows + i * stride, stride, c, count, acc + i);
-        });
+        if constexpr (!K::kDirect || V::kDirectBlocks * K::kRows < kChunk) {
+          const auto unpacked = K::unpack(K::template weights<!K::kDirect>(step), count, scratch);
+          multiply_blocks(unpacked, c, count, [&](int block) {
+            if constexpr (K::kDirect) fetch_part<V, K::kStepBytes>(step, block, blocks);
+          });
+        }
       }
       store_rows(w, p, acc, chunk, y + first * ldy, ldy);
     }

@@ -20,6 +20,7 @@ struct Avx512 {
   static constexpr int kByteRows = 2;
 #endif
   static constexpr bool kDirectBytes = true;
+  static constexpr int kDirectBlocks = 64;
 
   using F32x16 = __m512;
   using I32x16 = __m512i;

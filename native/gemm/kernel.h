@@ -12,9 +12,9 @@
 //                          fetches ahead
 //   unpack(weights, ..)    another, over scratch in the L1 cache that it fills with the decoded step
 //   tile<M>(source, ..)    acc[0, M) += the step's products of M rows
-// With K::kDirect, each of up to V::kDirectBlocks blocks of rows decodes the panel's weights anew, which hides
-// behind its products, and what is fetched ahead comes evenly; more blocks unpack them once, and fetch while
-// they multiply. A row goes through the same operations in the same order either way, and in any block.
+// With K::kDirect, each of up to V::kDirectBlocks blocks of rows decodes the panel's weights anew, which
+// hides behind its products, and what is fetched ahead comes evenly; more blocks unpack them once, and fetch
+// while they multiply. A row goes through the same operations in the same order either way, and in any block.
 #pragma once
 
 #include "gemm/kernel_block256.h"
@@ -89,7 +89,8 @@ void multiply(const Panels& w, const std::byte* x, std::size_t stride, std::int6
         fetch(blocks - left);
         // The last two share their rows: a short one would leave registers unused.
         height = left > 2 ? K::kRows : (chunk - i + left - 1) / left;
-        multiply_rows<K, K::kRows>(height, weights, scratch, rows + i * stride, stride, column, count, acc + i);
+        multiply_rows<K, K::kRows>(height, weights, scratch, rows + i * stride, stride, column, count,
+                                   acc + i);
       }
     };
     for (std::int64_t p = panel_begin; p < panel_end; ++p) {

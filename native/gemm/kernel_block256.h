@@ -11,11 +11,12 @@
 namespace trivet {
 namespace {
 
-// A weight is d * scale[run] * w - dmin * min[run], or d * scale[run] * (w - W::kOffset); then `mins` are
-// kOffset * scale[run], unless kOffsetInSums. With kUniform<W>, scales are 1.
+// Whether all scales of runs are 1.
 template <class W>
 inline constexpr bool kUniform = requires { requires W::kUniform; };
 
+// A weight is d * scale[run] * w - dmin * min[run], or d * scale[run] * (w - W::kOffset); then `mins` are
+// kOffset * scale[run], unless kOffsetInSums.
 template <class V, template <class> class Weights>
 struct Block256Kernel {
   using W = Weights<V>;

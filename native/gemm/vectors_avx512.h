@@ -198,12 +198,20 @@ struct Avx512 {
   // Sums are of 32 bits.
   static constexpr int kWeightBits = 8;
 
-  // sum += w times the four columns at x.
+  // sum += w times the four columns at x. Not as an intrinsic: a compiler that knew what it does would add in
+  // another order, and keep on the stack what is added later.
   static void add_products(I32x16& sum, Bytes w, const std::int8_t* x) {
 #ifndef TRIVET_EMULATE
-    asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(w), "m"(*reinterpret_cast<const std::int8_t(*)[4]>(x)));
+    const auto& four = *reinterpret_cast<const std::int8_t (*)[4]>(x);
+    asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(w), "m"(four));
 #else
     sum = _mm512_dpbusd_epi32(sum, w, broadcast_dword(x));
+#endif
+  }
+  // Likewise: a total is added to here.
+  static void pin([[maybe_unused]] I32x16& total) {
+#ifndef TRIVET_EMULATE
+    asm("" : "+v"(total));
 #endif
   }
 
@@ -228,7 +236,7 @@ struct Avx512 {
     for (int i = 0; i < M; ++i) {
       total[i] = kShort ? _mm512_dpwssd_epi32(total[i], sum[i], factor)
                         : _mm512_add_epi32(total[i], _mm512_mullo_epi32(sum[i], factor));
-      asm("" : "+v"(total[i]));
+      pin(total[i]);
     }
   }
 

@@ -347,7 +347,7 @@ struct WeightsIQ1_M : GridWeights1<V, PanelIQ1_M, 16> {
   static void scales(const PanelIQ1_M& in, Scratch& out) {
     for (int g = 0; g < 4; ++g) {
       Base::template store_odd<WeightsIQ1_M>(Base::spread_threes(Base::word(in, 12 + g / 2), g % 2 * 16), g,
-                                              out);
+                                             out);
     }
     alignas(64) std::uint16_t d[kPanelRows];
     for (int r = 0; r < kPanelRows; ++r) {

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from bench.harness.machine import Limits, describe, measure_limits
+from bench.harness.random_weights import FLOATS, random_weights
 from bench.harness.report import markdown, number, preamble, write
 from trivet import _native
 from trivet.runtime.machine import usable_cores
@@ -26,22 +27,6 @@ from trivet.runtime.weights import NOT_WEIGHTS
 from trivet.weights.formats import Format
 
 FORMATS = ",".join(f.name for f in Format if f not in NOT_WEIGHTS)
-FLOATS = {Format.F32, Format.F16, Format.BF16}
-
-
-def random_weights(fmt: Format, count: int) -> np.ndarray:
-    """Bytes of so many weights. None is next to zero: processors by Intel take a hundred cycles for a denormal."""
-    rng = np.random.default_rng(0)
-    if fmt in FLOATS:
-        values = rng.standard_normal(count, np.float32)
-        if fmt is Format.BF16:
-            return (values.view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
-        return values.astype(np.float32 if fmt is Format.F32 else np.float16).view(np.uint8)
-    # Whatever part of a block is a float16 scale is positive and below 2.
-    blocks = rng.integers(0, 0x40, (count // fmt.block_size, fmt.block_bytes), dtype=np.uint8)
-    if fmt is Format.MXFP4:
-        blocks[:, 0] += 0x40
-    return blocks.reshape(-1)
 
 
 def random_matrices(fmt: Format, rows: int, columns: int, megabytes: int) -> list[_native.PackedMatrix]:

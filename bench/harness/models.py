@@ -10,14 +10,16 @@ from pathlib import Path
 
 from bench.harness.machine import Limits
 from bench.harness.process import Case
+from bench.harness.random_weights import FLOATS, randomise_layers
 from trivet.convert import as_gguf
 from trivet.models.config import ModelConfig
 from trivet.weights import open_checkpoint
 from trivet.weights.export import export
 from trivet.weights.formats import Format
+from trivet.weights.gguf import GGUFFile
+from trivet.weights.mixes import MIXES
 
 MAKER = Path(__file__).parents[3] / "shared/tools/make_model.py"
-FLOATS = {Format.F32, Format.F16, Format.BF16}
 
 
 def source_model(name: str, folder: Path) -> tuple[Path, Path | None]:
@@ -41,12 +43,21 @@ def plain_name(source: Path) -> str:
 
 
 def quantised(source: Path, to: str, folder: Path) -> Path:
-    """The model in a format, as `trivet quantize` writes it; made in `folder` unless it is there."""
+    """The model in a format, as `trivet quantize` writes it; made in `folder` unless it is there. Of a format that it
+    does not write, the layers' matrices are random, and all else is that of Q4_K_M.
+    """
     target = folder / f"{plain_name(source)}-{to.lower()}.gguf"
     if not target.exists():
         print(f"writing {target}", file=sys.stderr, flush=True)
         folder.mkdir(parents=True, exist_ok=True)
-        export(as_gguf(open_checkpoint(str(source))), target, to)
+        if to in MIXES:
+            export(as_gguf(open_checkpoint(str(source))), target, to)
+        elif to not in Format.__members__:
+            raise SystemExit(f"{to} is no format; there are {', '.join(dict.fromkeys([*MIXES, *Format.__members__]))}")
+        else:
+            base = open_checkpoint(str(quantised(source, "Q4_K_M", folder)))
+            assert isinstance(base, GGUFFile)
+            randomise_layers(base, Format[to], target)
     return target
 
 

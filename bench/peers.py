@@ -24,6 +24,7 @@ from bench.harness.environments import DEFAULT_FOLDER, PEERS, CannotRun
 from bench.harness.machine import Limits, describe, measure_limits
 from bench.harness.process import Case, Sample, System
 from trivet.runtime.machine import usable_cores
+from trivet.weights.mixes import MIXES
 
 SHAPES = ("smollm2-360m", "llama-3.2-1b")
 FORMATS = "Q4_0,Q8_0,Q4_K_M,Q6_K,BF16"
@@ -212,6 +213,8 @@ def finish(
         "the systems'. others: the share of the processors that anything else used meanwhile, median of the rounds; ! "
         f"marks a line that is not stable or was disturbed.\n\n{table(comparisons, limits, shown)}"
     )
+    random = list(dict.fromkeys(one.mix for one in comparisons if one.mix not in MIXES))
+    text += f"\nThe layers' weights are random in {', '.join(random)}.\n" if random else ""
     text += f"\nNot measured:\n\n{reasons}" if reasons else ""
     everything = {"machine": machine, "cannot_run": cannot, "comparisons": [one.as_json(limits) for one in comparisons]}
     report.write(output, everything, text)

@@ -10,6 +10,7 @@ from typing import Any
 
 COLOURS = {"trivet": "#3b6fb6", "fast": "#7fb0e8", "llamacpp": "#d9822b", "vllm": "#5a9e6f", "openvino": "#8a6bb1"}
 LIMIT_COLOUR = "#999999"
+MOST_LEVEL = 6  # groups whose names have room beside each other
 
 
 def spread(values: Sequence[float]) -> float:
@@ -80,7 +81,7 @@ def bars(
             if limits and (limit := limits[case].get(group)):
                 axis.hlines(limit, place - 0.4, place + 0.4, color=LIMIT_COLOUR, linestyle="--", label="limit")
         axis.set(title=case, ylabel=label)
-        axis.set_xticks(range(len(groups)), list(groups))
+        axis.set_xticks(range(len(groups)), list(groups), rotation=45 if len(groups) > MOST_LEVEL else 0)
         axis.spines[["top", "right"]].set_visible(False)
     for axis in axes[len(panels) :]:
         axis.set_visible(False)

@@ -21,7 +21,6 @@
 #include "gemm/activations.h"
 #include "gemm/fetch.h"
 #include "gemm/kernels.h"
-#include "unrolled.h"
 
 namespace trivet {
 namespace {

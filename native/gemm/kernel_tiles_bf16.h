@@ -17,40 +17,17 @@
 //   Ahead(w, panel, ..)     what is done for a chunk at each step of the one before it
 #pragma once
 
-#include "gemm/kernel_tiles.h"
-#include "gemm/memory.h"
+#include "gemm/kernel.h"
+#include "gemm/tile_pass.h"
+#include "gemm/vectors_avx512.h"
 
 namespace trivet {
 namespace {
 
 constexpr int kTileColumns = kTileBytes / 2;
-constexpr int kTileSize = kTileRows * kTileBytes;
-constexpr int kChunkColumns = 2 * kStep;
 constexpr int kChunkTileLines = kChunkColumns / kTileColumns * kTileSize / 64;  // of a panel
-constexpr std::int64_t kSlabBytes = 1 << 20;
-constexpr std::int64_t kWholeGroup = 8;  // panels whose sums are written together, at least
-
 struct alignas(64) ChunkTiles {
   std::byte tile[kChunkColumns / kTileColumns][kTileRows][kTileBytes];
-};
-
-// Fetches so many lines of each of two panels to the L2 cache, some at each of `steps` steps.
-struct FetchPanels {
-  const std::byte *panels[2], *end;
-  int each;  // lines of a panel
-
-  FetchPanels(const std::byte* first, const std::byte* second, int lines, std::int64_t steps)
-      : panels{first, second}, end(first + 64 * lines), each(static_cast<int>((lines + steps - 1) / steps)) {}
-
-  void step() {
-    if (panels[0] >= end) return;
-    for (int i = 0; i < each; ++i) {
-      for (const std::byte*& panel : panels) {
-        __builtin_prefetch(panel, 0, 2);
-        panel += 64;
-      }
-    }
-  }
 };
 
 // bfloat16 weights: tiles as they lie, but for the last one.
@@ -158,16 +135,6 @@ struct RoundedTiles {
   }
 };
 
-// The sums of two tiles of rows with two panels: tile of rows, panel, row, row of the panel.
-using TileSums = float[2][2][kTileRows][kPanelRows];
-
-constexpr TileConfig full_depth_config(int rows) {
-  TileConfig config;
-  for (int t = 0; t < 6; ++t) config.set(t, rows, kTileBytes);
-  for (int t = 6; t < 8; ++t) config.set(t, kTileRows, kTileBytes);
-  return config;
-}
-
 // Whether the sums of a chunk begin with 0 or with what was put down, else with what the tiles hold; and
 // whether they are put down after it.
 struct SumsUse {
@@ -237,81 +204,6 @@ void multiply_chunk(const RowsOf& rows_of, std::int64_t begin, std::int64_t end,
       if constexpr (kTiles == 2 && kPanels == 2) tile_store<3>(of_pair[1][1], kTileBytes);
     }
   }
-}
-
-// The rows of one pass, from `first` on.
-struct PassRows {
-  const Panels& w;
-  const std::byte* x;
-  std::size_t stride;
-  std::int64_t m;
-  int rows;  // of a tile
-  std::int64_t first, end;
-  float* y;
-  std::int64_t ldy;
-
-  // Row of a tile; the last one is full, so that some of its rows are those of an earlier tile too.
-  std::int64_t row(std::int64_t i) const { return i + rows <= m ? i : m - rows; }
-
-  std::int64_t tiles() const { return (end - first + kTileRows - 1) / kTileRows; }
-  std::int64_t pairs() const { return (tiles() + 1) / 2; }
-  // Few rows read weights as fast as memory gives them, which it does best in order.
-  bool few() const { return tiles() <= 2; }
-
-  // For each group of panels and slab of columns [begin, end), of column_bytes in each row: calls
-  // start(group's first panel, begin, end), then multiply(panel, last, begin, end, sums) for every two
-  // panels, of which the second may be at `last`, past the end. Writes a group's sums at its end.
-  template <class Start, class Multiply>
-  void for_each_slab(std::int64_t panel_begin, std::int64_t panel_end, int column_bytes, const Start& start,
-                     const Multiply& multiply) const {
-    const std::int64_t pairs = this->pairs();
-    const std::int64_t slab =
-        kSlabBytes / column_bytes / (pairs * 2 * kTileRows) / kChunkColumns * kChunkColumns;
-    const bool whole = slab >= w.columns;
-    const std::int64_t fit = 2 * (kProductSums / (pairs * (sizeof(TileSums) / sizeof(float))));
-    const std::int64_t group = whole && fit > kWholeGroup ? kWholeGroup : fit;
-    TileSums* all = reinterpret_cast<TileSums*>(product_sums());
-    for (std::int64_t begin = panel_begin; begin < panel_end; begin += group) {
-      const std::int64_t stop = begin + group < panel_end ? begin + group : panel_end;
-      for (std::int64_t c = 0; c < w.columns; c += slab) {
-        const std::int64_t slab_end = c + slab < w.columns ? c + slab : w.columns;
-        start(begin, c, slab_end);
-        for (std::int64_t p = begin; p < stop; p += 2) {
-          multiply(p, whole ? panel_end : stop, c, slab_end, all + (p - begin) / 2 * pairs);
-        }
-      }
-      store(begin, stop, all);
-    }
-  }
-
-  // Calls f<tiles, panels>(begin, end) for pairs [begin, end) of tiles of rows: of two, then of one.
-  template <class F>
-  void for_each_pair(bool two_panels, const F& f) const {
-    const auto pairs_of = [&]<int kPanels> {
-      f.template operator()<2, kPanels>(0, tiles() / 2);
-      f.template operator()<1, kPanels>(tiles() / 2, pairs());
-    };
-    two_panels ? pairs_of.template operator()<2>() : pairs_of.template operator()<1>();
-  }
-
-  // A row's sums of all panels of a group together: see kPanelGroup.
-  void store(std::int64_t begin, std::int64_t stop, const TileSums* sums) const {
-    for (std::int64_t i = first; i < end; i += kTileRows) {
-      const std::int64_t pair = (i - first) / (2 * kTileRows), tile = (i - first) / kTileRows % 2;
-      for (int r = 0; r < rows; ++r) {
-        for (std::int64_t p = begin; p < stop; ++p) {
-          const TileSums& of_panels = sums[(p - begin) / 2 * pairs() + pair];
-          store_rows(w, p, &of_panels[tile][(p - begin) % 2][r], 1, y + (row(i) + r) * ldy, ldy);
-        }
-      }
-    }
-  }
-};
-
-// Passes of nearly equal size, of at most `most` rows: a short last one would be all rounding of weights.
-inline std::int64_t rows_of_passes(std::int64_t m, std::int64_t most) {
-  const std::int64_t passes = (m + most - 1) / most, each = (m + passes - 1) / passes;
-  return (each + 2 * kTileRows - 1) / (2 * kTileRows) * (2 * kTileRows);
 }
 
 template <class Source>

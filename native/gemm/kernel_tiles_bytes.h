@@ -274,7 +274,7 @@ struct BytePass : PassRows {
     for_each_slab(
         panel_begin, panel_end, 1,
         [&](std::int64_t panel, std::int64_t begin, std::int64_t slab_end) {
-          fetch_panels(panel, panel_end, begin, 1).step();
+          fetch_chunk(panel, panel_end, begin, 1).step();
           const bool gathered = panel > panel_begin && begin == 0 && slab_end == w.columns;
           if (!gathered) gather_scales(begin, slab_end, scales);
         },
@@ -282,15 +282,9 @@ struct BytePass : PassRows {
   }
 
  private:
-  // Fetches a chunk of two panels, if the first is before `last`, but for scales of small blocks, which are
-  // few.
-  FetchPanels fetch_panels(std::int64_t panel, std::int64_t last, std::int64_t column,
-                           std::int64_t times) const {
-    const auto at = [&](std::int64_t p) {
-      return w.data + p * w.layout.bytes + w.layout.steps + column / kStep * step_bytes;
-    };
-    const int lines = few() || panel >= last ? 0 : static_cast<int>(kChunkSteps * step_bytes / 64);
-    return {at(panel), at(panel + 1 < last ? panel + 1 : panel), lines, times};
+  FetchPanels fetch_chunk(std::int64_t panel, std::int64_t last, std::int64_t column,
+                          std::int64_t times) const {
+    return fetch_ahead(panel, last, column, static_cast<std::int64_t>(step_bytes), kChunkSteps, times);
   }
 
   // Those of a step one after another: there they lie far apart.
@@ -319,8 +313,8 @@ struct BytePass : PassRows {
       round_chunk(w, panel, c, count, weights[0]);
       if (two_panels) round_chunk(w, panel + 1, c, count, weights[1]);
       const bool more = c + kChunkColumns < slab_end;
-      FetchPanels ahead = fetch_panels(more ? panel : panel + 2, last_panel, more ? c + kChunkColumns : begin,
-                                       pairs() * kChunkSteps * kStepTiles);
+      FetchPanels ahead = fetch_chunk(more ? panel : panel + 2, last_panel, more ? c + kChunkColumns : begin,
+                                      pairs() * kChunkSteps * kStepTiles);
       const ByteChunk chunk = {x + c / kStep * sizeof(ActivationStep256),
                                stride,
                                weights,

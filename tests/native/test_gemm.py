@@ -157,6 +157,19 @@ def test_many_rows(fmt: Format, m: int) -> None:
         np.testing.assert_array_equal(matmul(fmt, data, x[part]), y[part])
 
 
+@pytest.mark.parametrize(
+    "fmt", [Format.Q4_0, Format.Q5_1, Format.NVFP4, Format.Q4_K, Format.Q6_K, Format.IQ3_S], ids=lambda f: f.name
+)
+@pytest.mark.parametrize(("rows", "columns"), [(40, 4864), (546, 2560)])
+def test_columns_and_panels_in_parts(fmt: Format, rows: int, columns: int) -> None:
+    """More columns than a slab, more panels than their sums have room for, more rows than a pass."""
+    data, x = random_weights(fmt, rows, columns), random_rows(271, columns)
+    matrix = _native.PackedMatrix(fmt.type_id, data.reshape(-1), rows, columns)
+    y = matrix.multiply(x)
+    for part in (slice(0, 5), slice(120, 160), slice(-20, None)):
+        np.testing.assert_array_equal(matrix.multiply(x[part]), y[part])
+
+
 @each_format
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_value_that_is_not_finite_spoils_its_row_alone(fmt: Format, bad: float) -> None:

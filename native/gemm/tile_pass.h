@@ -1,0 +1,136 @@
+// Passes of many rows over the weights by the tiles of AMX: what the kernels of kernel_tiles.h,
+// kernel_tiles_bf16.h and kernel_tiles_bytes.h share.
+#pragma once
+
+#include "amx.h"
+#include "gemm/kernel.h"
+#include "gemm/memory.h"
+
+namespace trivet {
+namespace {
+
+// Activation rows per pass over a panel: unpacking a step, or rounding it to bfloat16, costs as much as
+// multiplying some 64 rows by it.
+constexpr int kTileChunk = 256;
+constexpr int kTileSize = kTileRows * kTileBytes;
+constexpr int kChunkColumns = 2 * kStep;
+constexpr std::int64_t kSlabBytes = 1 << 20;
+constexpr std::int64_t kWholeGroup = 8;  // panels whose sums are written together, at least
+
+// Fetches so many lines of each of two panels to the L2 cache, some at each of `steps` steps.
+struct FetchPanels {
+  const std::byte *panels[2], *end;
+  int each;  // lines of a panel
+
+  FetchPanels(const std::byte* first, const std::byte* second, int lines, std::int64_t steps)
+      : panels{first, second}, end(first + 64 * lines), each(static_cast<int>((lines + steps - 1) / steps)) {}
+
+  void step() {
+    if (panels[0] >= end) return;
+    for (int i = 0; i < each; ++i) {
+      for (const std::byte*& panel : panels) {
+        __builtin_prefetch(panel, 0, 2);
+        panel += 64;
+      }
+    }
+  }
+};
+
+// The sums of two tiles of rows with two panels: tile of rows, panel, row, row of the panel.
+using TileSums = float[2][2][kTileRows][kPanelRows];
+
+constexpr TileConfig full_depth_config(int rows) {
+  TileConfig config;
+  for (int t = 0; t < 6; ++t) config.set(t, rows, kTileBytes);
+  for (int t = 6; t < 8; ++t) config.set(t, kTileRows, kTileBytes);
+  return config;
+}
+
+// The rows of one pass, from `first` on.
+struct PassRows {
+  const Panels& w;
+  const std::byte* x;
+  std::size_t stride;
+  std::int64_t m;
+  int rows;  // of a tile
+  std::int64_t first, end;
+  float* y;
+  std::int64_t ldy;
+
+  // Row of a tile; the last one is full, so that some of its rows are those of an earlier tile too.
+  std::int64_t row(std::int64_t i) const { return i + rows <= m ? i : m - rows; }
+
+  std::int64_t tiles() const { return (end - first + kTileRows - 1) / kTileRows; }
+  std::int64_t pairs() const { return (tiles() + 1) / 2; }
+  // Few rows read weights as fast as memory gives them, which it does best in order.
+  bool few() const { return tiles() <= 2; }
+
+  // Fetches so many steps of two panels from a column on, if the first is before `last`, at as many times;
+  // but not scales of small blocks, which are few.
+  FetchPanels fetch_ahead(std::int64_t panel, std::int64_t last, std::int64_t column, std::int64_t step_bytes,
+                          int steps, std::int64_t times) const {
+    const auto at = [&](std::int64_t p) {
+      return w.data + p * w.layout.bytes + w.layout.steps + column / kStep * step_bytes;
+    };
+    const int lines = few() || panel >= last ? 0 : static_cast<int>(steps * step_bytes / 64);
+    return {at(panel), at(panel + 1 < last ? panel + 1 : panel), lines, times};
+  }
+
+  // For each group of panels and slab of columns [begin, end), of column_bytes in each row: calls
+  // start(group's first panel, begin, end), then multiply(panel, last, begin, end, sums) for every two
+  // panels, of which the second may be at `last`, past the end. Writes a group's sums at its end.
+  template <class Start, class Multiply>
+  void for_each_slab(std::int64_t panel_begin, std::int64_t panel_end, int column_bytes, const Start& start,
+                     const Multiply& multiply) const {
+    const std::int64_t pairs = this->pairs();
+    const std::int64_t slab =
+        kSlabBytes / column_bytes / (pairs * 2 * kTileRows) / kChunkColumns * kChunkColumns;
+    const bool whole = slab >= w.columns;
+    const std::int64_t fit = 2 * (kProductSums / (pairs * (sizeof(TileSums) / sizeof(float))));
+    const std::int64_t group = whole && fit > kWholeGroup ? kWholeGroup : fit;
+    TileSums* all = reinterpret_cast<TileSums*>(product_sums());
+    for (std::int64_t begin = panel_begin; begin < panel_end; begin += group) {
+      const std::int64_t stop = begin + group < panel_end ? begin + group : panel_end;
+      for (std::int64_t c = 0; c < w.columns; c += slab) {
+        const std::int64_t slab_end = c + slab < w.columns ? c + slab : w.columns;
+        start(begin, c, slab_end);
+        for (std::int64_t p = begin; p < stop; p += 2) {
+          multiply(p, whole ? panel_end : stop, c, slab_end, all + (p - begin) / 2 * pairs);
+        }
+      }
+      store(begin, stop, all);
+    }
+  }
+
+  // Calls f<tiles, panels>(begin, end) for pairs [begin, end) of tiles of rows: of two, then of one.
+  template <class F>
+  void for_each_pair(bool two_panels, const F& f) const {
+    const auto pairs_of = [&]<int kPanels> {
+      f.template operator()<2, kPanels>(0, tiles() / 2);
+      f.template operator()<1, kPanels>(tiles() / 2, pairs());
+    };
+    two_panels ? pairs_of.template operator()<2>() : pairs_of.template operator()<1>();
+  }
+
+  // A row's sums of all panels of a group together: see kPanelGroup.
+  void store(std::int64_t begin, std::int64_t stop, const TileSums* sums) const {
+    for (std::int64_t i = first; i < end; i += kTileRows) {
+      const std::int64_t pair = (i - first) / (2 * kTileRows), tile = (i - first) / kTileRows % 2;
+      for (int r = 0; r < rows; ++r) {
+        for (std::int64_t p = begin; p < stop; ++p) {
+          const TileSums& of_panels = sums[(p - begin) / 2 * pairs() + pair];
+          store_rows(w, p, &of_panels[tile][(p - begin) % 2][r], 1, y + (row(i) + r) * ldy, ldy);
+        }
+      }
+    }
+  }
+};
+
+// Passes of nearly equal size, of at most `most` rows: a short last one would be all rounding of weights.
+inline std::int64_t rows_of_passes(std::int64_t m, std::int64_t most) {
+  const std::int64_t passes = (m + most - 1) / most, each = (m + passes - 1) / passes;
+  return (each + 2 * kTileRows - 1) / (2 * kTileRows) * (2 * kTileRows);
+}
+
+}  // namespace
+}  // namespace trivet

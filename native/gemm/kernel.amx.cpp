@@ -2,6 +2,7 @@
 // compute is left to the kernels of AVX-512.
 #include "gemm/kernel_tiles.h"
 #include "gemm/kernel_tiles_bytes.h"
+#include "gemm/weights_permuted.h"
 
 namespace trivet {
 namespace {
@@ -18,14 +19,14 @@ template <Format format, class K>
 void multiply_any(const Panels& w, const std::byte* x, std::size_t stride, std::int64_t m,
                   std::int64_t panel_begin, std::int64_t panel_end, float* y, std::int64_t ldy) {
   constexpr auto multiply_few = multiply_vectors<format>;
-  (m <= Avx512::kByteRows ? multiply_few : multiply_tiles<K>)(w, x, stride, m, panel_begin, panel_end, y,
-                                                              ldy);
+  (m <= Avx512Bf16::kByteRows ? multiply_few : multiply_tiles<K>)(w, x, stride, m, panel_begin, panel_end, y,
+                                                                  ldy);
 }
 
 constexpr Kernels make_amx_kernels() {
   Kernels kernels = {
-      .quantize_q8_32 = Quantize<Avx512>::q8_32,
-      .quantize_q8_256 = Quantize<Avx512>::q8_256,
+      .quantize_q8_32 = Quantize<Avx512Bf16>::q8_32,
+      .quantize_q8_256 = Quantize<Avx512Bf16>::q8_256,
       .round_bf16 = round_bf16,
       .multiply = {},
       .multiply_rounded = {},
@@ -38,16 +39,21 @@ constexpr Kernels make_amx_kernels() {
   set(Format::F32, multiply_vectors<Format::F32>);
   set(Format::F16, multiply_vectors<Format::F16>);
   set(Format::BF16, multiply_tiles_bf16<StoredTiles>);
-#define TRIVET_SET(name, id, values, group)                                        \
-  set(Format::name, multiply_any<Format::name, TileKernel##group<Weights##name>>); \
-  kernels.multiply_rounded[id] =                                                   \
-      multiply_tiles_bf16<RoundedTiles<Block##group##Kernel<Avx512, Weights##name>>>;
+#define TRIVET_TILES(name, group, weights)                                   \
+  set(Format::name, multiply_any<Format::name, TileKernel##group<weights>>); \
+  kernels.multiply_rounded[static_cast<int>(Format::name)] =                 \
+      multiply_tiles_bf16<RoundedTiles<Block##group##Kernel<Avx512Bf16, weights>>>;
+#define TRIVET_SET(name, id, values, group) TRIVET_TILES(name, group, Weights##name)
   TRIVET_BLOCK_FORMATS(TRIVET_SET)
 #undef TRIVET_SET
+#define TRIVET_SET(name) TRIVET_TILES(name, 256, Permuted##name)
+  TRIVET_PERMUTED_FORMATS(TRIVET_SET)
+#undef TRIVET_SET
+#undef TRIVET_TILES
   // Formats whose own error hides that of a byte with one scale for 256 columns.
 #define TRIVET_SET(name, group)                            \
   kernels.multiply_bytes[static_cast<int>(Format::name)] = \
-      multiply_tiles_bytes<Block##group##Kernel<Avx512, Weights##name>>;
+      multiply_tiles_bytes<Block##group##Kernel<Avx512Bf16, Weights##name>>;
   TRIVET_SET(Q4_0, 32)
   TRIVET_SET(Q4_1, 32)
   TRIVET_SET(Q5_0, 32)

@@ -13,14 +13,7 @@ constexpr Bf16Kernels make_bf16_kernels() {
   };
   set(Format::BF16, multiply_floats<V, KernelBF16Pairs<V>>);
 #define TRIVET_SET(name) set(Format::name, multiply<V, Block256Kernel<V, Permuted##name>>);
-  TRIVET_SET(IQ1_S)
-  TRIVET_SET(IQ1_M)
-  TRIVET_SET(IQ2_XXS)
-  TRIVET_SET(IQ2_XS)
-  TRIVET_SET(IQ2_S)
-  TRIVET_SET(IQ3_XXS)
-  TRIVET_SET(IQ3_S)
-  TRIVET_SET(TQ1_0)
+  TRIVET_PERMUTED_FORMATS(TRIVET_SET)
 #undef TRIVET_SET
   return kernels;
 }

@@ -1,4 +1,4 @@
-// Products of many rows of int8 by the tiles of AMX. See kernel.h and tile_pass.h; V is Avx512.
+// Products of many rows of int8 by the tiles of AMX. See kernel.h and tile_pass.h; V is Avx512Bf16.
 //
 // Integer sums are exact in any order, and what follows them is done by the same operations in the same order
 // as in kernel_block32.h and kernel_block256.h. So a row has the bits that those give it, and few rows are
@@ -11,7 +11,7 @@
 #pragma once
 
 #include "gemm/tile_pass.h"
-#include "gemm/vectors_avx512.h"
+#include "gemm/vectors_avx512_bf16.h"
 
 namespace trivet {
 namespace {
@@ -47,7 +47,7 @@ struct SlabPanels {
 
 template <template <class> class Weights>
 struct TileKernel32 : SlabPanels {
-  using V = Avx512;
+  using V = Avx512Bf16;
   using Few = Block32Kernel<V, Weights>;
   using W = Weights<V>;
   using Scratch = typename Few::Scratch;
@@ -188,7 +188,7 @@ struct TileKernel32 : SlabPanels {
 // products need no scales then, and are summed over the whole block.
 template <template <class> class Weights>
 struct TileKernel256 : SlabPanels {
-  using V = Avx512;
+  using V = Avx512Bf16;
   using Few = Block256Kernel<V, Weights>;
   using W = Weights<V>;
 
@@ -291,7 +291,7 @@ struct TileKernel256 : SlabPanels {
 
   template <class Quad>
   [[gnu::always_inline]] static void put_digits(const Quad& quad, int run, Scratch& out) {
-    const auto scale = V::load_pairs(out.scales[run]), low_byte = _mm512_set1_epi16(255);
+    const auto scale = V::load_pairs(out.scales[run]);
     auto& digits = out.digits[run * W::kQuads / kTileRows];
     const int first = run * W::kQuads % kTileRows;
 #pragma GCC unroll 8
@@ -299,9 +299,8 @@ struct TileKernel256 : SlabPanels {
       const auto weights = V::sub_bytes(quad(v), V::splat(W::kOffset));
       const auto even = _mm512_mullo_epi16(V::even_bytes<!W::kHasMinimum>(weights), scale),
                  odd = _mm512_mullo_epi16(V::odd_bytes<!W::kHasMinimum>(weights), scale);
-      V::store_bytes(digits[0][first + v], V::either(V::both(even, low_byte), _mm512_slli_epi16(odd, 8)));
-      V::store_bytes(digits[1][first + v],
-                     V::either(_mm512_srli_epi16(even, 8), _mm512_andnot_si512(low_byte, odd)));
+      V::store_bytes(digits[0][first + v], V::bytes_of_words<0>(even, odd));
+      V::store_bytes(digits[1][first + v], V::bytes_of_words<1>(even, odd));
     }
   }
 

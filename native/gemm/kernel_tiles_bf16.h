@@ -1,5 +1,5 @@
 // Products of rows of bfloat16 by the tiles of AMX: with weights that are stored so, and, where the numerics
-// are fast, with those of any blocks, rounded to bfloat16 on the way. See kernel.h; V is Avx512.
+// are fast, with those of any blocks, rounded to bfloat16 on the way. See kernel.h; V is Avx512Bf16.
 //
 // An element is one chain of sums over the columns, ascending: sums that are put down where columns are cut
 // are taken up again with all their bits. So a row of a product of tiles depends on no other, nor on the
@@ -19,7 +19,7 @@
 
 #include "gemm/kernel.h"
 #include "gemm/tile_pass.h"
-#include "gemm/vectors_avx512.h"
+#include "gemm/vectors_avx512_bf16.h"
 
 namespace trivet {
 namespace {
@@ -59,7 +59,7 @@ struct StoredTiles {
 // The weights of a Block32Kernel or a Block256Kernel.
 template <class Few>
 struct RoundedTiles {
-  using V = Avx512;
+  using V = Avx512Bf16;
   using F = V::F32x16;
   using W = typename Few::W;
   static constexpr int kRunColumns = 4 * W::kQuads;

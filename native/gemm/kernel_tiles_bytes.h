@@ -1,7 +1,7 @@
 // Products of rows of int8, with a scale for 256 columns, by the tiles of AMX with weights in blocks that are
 // rounded to int8, too, where the numerics are fast: one scale for a row of weights and such a step lets a
 // tile sum over all of its depth, and a step's products are scaled but once. See kernel.h and
-// kernel_tiles_bf16.h, whose loops these are; V is Avx512.
+// kernel_tiles_bf16.h, whose loops these are; V is Avx512Bf16.
 //
 // The products of a step are exact, and steps are added in ascending order. So a row of a product of tiles
 // depends on no other, nor on where columns are cut.
@@ -33,7 +33,7 @@ using RoundChunk = void (*)(const Panels& w, std::int64_t panel, std::int64_t co
 // That of the weights of a Block32Kernel or a Block256Kernel; with kFetch, which fetches ahead.
 template <class Few>
 struct RoundedBytes {
-  using V = Avx512;
+  using V = Avx512Bf16;
   using F = V::F32x16;
   using I = V::I32x16;
   using W = typename Few::W;
@@ -156,7 +156,7 @@ struct ByteUnit {
 // Of `count` rows of one tile, from `begin` on.
 template <int kPanels, bool kFirst>
 [[gnu::always_inline]] inline void add_unit_rows(const ByteUnit& unit, unsigned begin, unsigned count) {
-  using V = Avx512;
+  using V = Avx512Bf16;
   constexpr unsigned kPanel = kTileRows * kPanelRows;  // from one panel to the next
   const unsigned tile = begin / kTileRows, row = begin % kTileRows;
   const std::int32_t* products = (*unit.products)[tile][0][row];

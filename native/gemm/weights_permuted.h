@@ -205,5 +205,16 @@ struct PermutedTQ1_0 : WeightsTQ1_0<V> {
   }
 };
 
+// Of which there are weights here.
+#define TRIVET_PERMUTED_FORMATS(X) \
+  X(IQ1_S)                         \
+  X(IQ1_M)                         \
+  X(IQ2_XXS)                       \
+  X(IQ2_XS)                        \
+  X(IQ2_S)                         \
+  X(IQ3_XXS)                       \
+  X(IQ3_S)                         \
+  X(TQ1_0)
+
 }  // namespace
 }  // namespace trivet

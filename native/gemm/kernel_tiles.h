@@ -88,10 +88,15 @@ struct TileKernel32 : SlabPanels {
   [[gnu::noinline]] void unpack(int n, std::int64_t column, int count, Scratch& out) const {
     Few::decode_scales(rows.w, packed(n), column, count, out);
     const std::byte* step = packed(n) + rows.w.layout.steps + column / kStep * Few::kStepBytes;
-    Few::unpack(Few::template weights<kFetch>(step), count, out);
-    if constexpr (W::kOffset != 0) {
-      for (int q = 0; q < count / 4; ++q) {
-        V::store_bytes(out.quads[q], V::sub_bytes(V::load_bytes(out.quads[q]), V::splat(W::kOffset)));
+    const auto weights = Few::template weights<kFetch>(step);
+    std::uint8_t (*next)[64] = out.quads;
+    for (int block = 0; block < count / 32; ++block) {
+#pragma GCC unroll 2
+      for (int run = 0; run < kRuns; ++run) {
+#pragma GCC unroll 8
+        for (int v = 0; v < W::kQuads; ++v) {
+          V::store_bytes(*next++, V::sub_bytes(weights(block, run, 0, v), V::splat(W::kOffset)));
+        }
       }
     }
   }

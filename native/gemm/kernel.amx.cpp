@@ -1,6 +1,7 @@
 // AMX beside AVX-512: see kernel_tiles.h, kernel_tiles_bf16.h and kernel_tiles_bytes.h. What tiles do not
 // compute is left to the kernels of AVX-512.
-#include "gemm/kernel_tiles.h"
+#include "gemm/kernel_tiles_block256.h"
+#include "gemm/kernel_tiles_block32.h"
 #include "gemm/kernel_tiles_bytes.h"
 #include "gemm/weights_permuted.h"
 

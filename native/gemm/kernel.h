@@ -56,24 +56,6 @@ inline void store_rows(const Panels& w, std::int64_t p, const float (*acc)[kPane
   }
 }
 
-// Panels whose sums are written together. A row of y is a page of its own: rows that are a power of two apart
-// compete for few sets of a cache, and each piece of one waits for its line.
-constexpr int kPanelGroup = 4;
-
-// The same of so many panels, whose sums are `rows` apart.
-inline void store_group(const Panels& w, std::int64_t panel, int panels, const float (*acc)[kPanelRows],
-                        int rows, int count, float* y, std::int64_t ldy) {
-  const std::int64_t first = panel * kPanelRows;
-  const int whole = w.rows - first < panels * kPanelRows ? panels - 1 : panels;
-  for (int i = 0; i < count; ++i) {
-    float* row = y + i * ldy + first;
-    for (int n = 0; n < whole; ++n) {
-      for (int r = 0; r < kPanelRows; ++r) row[n * kPanelRows + r] = acc[n * rows + i][r] * w.scale;
-    }
-  }
-  if (whole < panels) store_rows(w, panel + whole, acc + whole * rows, count, y, ldy);
-}
-
 template <class V, class K>
 void multiply(const Panels& w, const std::byte* x, std::size_t stride, std::int64_t m,
               std::int64_t panel_begin, std::int64_t panel_end, float* y, std::int64_t ldy) {

@@ -60,10 +60,15 @@ struct Block32Kernel {
     float block[W::kHasMinimum ? kBlocks : 1];
   };
 
+  static void add_up_blocks(const ActivationStep32& step, float (&out)[kBlocks]) {
+    const auto& [first, last] = step.sum16;
+    for (int b = 0; b < kBlocks; ++b) out[b] = static_cast<float>(first[b] + last[b]) * step.scale[b];
+  }
+
   static void add_up(const ActivationStep32& step, Sums& out) {
     const auto& [first, last] = step.sum16;
     if constexpr (W::kHasMinimum) {
-      for (int b = 0; b < kBlocks; ++b) out.block[b] = static_cast<float>(first[b] + last[b]) * step.scale[b];
+      add_up_blocks(step, out.block);
     } else if constexpr (W::kRuns == 1) {
       for (int b = 0; b < kBlocks; ++b) out.start[0][b] = -kExcess<V, W> * (first[b] + last[b]);
     } else {

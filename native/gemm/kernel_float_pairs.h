@@ -8,6 +8,20 @@
 namespace trivet {
 namespace {
 
+// Writes the sums of `count` rows and so many panels, which are `rows` apart.
+inline void store_group(const Panels& w, std::int64_t panel, int panels, const float (*acc)[kPanelRows],
+                        int rows, int count, float* y, std::int64_t ldy) {
+  const std::int64_t first = panel * kPanelRows;
+  const int whole = w.rows - first < panels * kPanelRows ? panels - 1 : panels;
+  for (int i = 0; i < count; ++i) {
+    float* row = y + i * ldy + first;
+    for (int n = 0; n < whole; ++n) {
+      for (int r = 0; r < kPanelRows; ++r) row[n * kPanelRows + r] = acc[n * rows + i][r] * w.scale;
+    }
+  }
+  if (whole < panels) store_rows(w, panel + whole, acc + whole * rows, count, y, ldy);
+}
+
 template <class V, class K>
 struct FloatPairs {
   using F = typename V::F32x16;

@@ -14,7 +14,7 @@
 //   Scratch                 memory for a chunk of a panel, in the L1 cache
 //   tiles<fetch>(w, ..)     the right-hand tiles of a chunk, one after another; with `fetch` what follows it
 //                           is fetched ahead
-//   Ahead(w, panel, ..)     what is done for a chunk at each step of the one before it
+//   kStepBytes              of a panel
 #pragma once
 
 #include "gemm/kernel.h"
@@ -25,7 +25,7 @@ namespace trivet {
 namespace {
 
 constexpr int kTileColumns = kTileBytes / 2;
-constexpr int kChunkTileLines = kChunkColumns / kTileColumns * kTileSize / 64;  // of a panel
+
 struct alignas(64) ChunkTiles {
   std::byte tile[kChunkColumns / kTileColumns][kTileRows][kTileBytes];
 };
@@ -33,17 +33,11 @@ struct alignas(64) ChunkTiles {
 // bfloat16 weights: tiles as they lie, but for the last one.
 struct StoredTiles {
   using Scratch = ChunkTiles;
+  static constexpr int kStepBytes = kStep / 2 * kTileBytes;
 
   static const std::byte* at(const Panels& w, std::int64_t panel, std::int64_t column) {
     return w.data + panel * w.layout.bytes + column / 2 * kTileBytes;
   }
-
-  // Fetches the chunk, if its panel is before `last`.
-  struct Ahead : FetchPanels {
-    Ahead(const Panels& w, std::int64_t panel, std::int64_t last, std::int64_t column, std::int64_t steps)
-        : FetchPanels(at(w, panel, column), at(w, panel + 1 < last ? panel + 1 : panel, column),
-                      panel < last ? kChunkTileLines : 0, steps) {}
-  };
 
   template <bool>
   [[gnu::noinline]] static const std::byte* tiles(const Panels& w, std::int64_t panel, std::int64_t column,
@@ -62,7 +56,7 @@ struct RoundedTiles {
   using V = Avx512Bf16;
   using F = V::F32x16;
   using W = typename Few::W;
-  static constexpr int kRunColumns = 4 * W::kQuads;
+  static constexpr int kRunColumns = 4 * W::kQuads, kStepBytes = Few::kStepBytes;
   // A weight is put into the mantissa of a float whose unit is that of the byte: kBias more than the weight.
   static constexpr int kByte = W::kBits == 8 ? 1 : 2;
   static constexpr float kBias = kByte == 1 ? 0x1p15f : 0x1p7f;
@@ -72,15 +66,6 @@ struct RoundedTiles {
   static const std::byte* at(const Panels& w, std::int64_t panel, std::int64_t column) {
     return w.data + panel * w.layout.bytes + w.layout.steps + column / kStep * Few::kStepBytes;
   }
-
-  // Fetches the chunk, if its panel is before `last`, but for scales of small blocks, which are few.
-  struct Ahead : FetchPanels {
-    static constexpr int kLines = kChunkColumns / kStep * Few::kStepBytes / 64;
-
-    Ahead(const Panels& w, std::int64_t panel, std::int64_t last, std::int64_t column, std::int64_t steps)
-        : FetchPanels(at(w, panel, column), at(w, panel + 1 < last ? panel + 1 : panel, column),
-                      panel < last ? kLines : 0, steps) {}
-  };
 
   template <bool kFetch>
   [[gnu::noinline]] static const std::byte* tiles(const Panels& w, std::int64_t panel, std::int64_t column,
@@ -146,10 +131,10 @@ struct SumsUse {
 //
 // An operand is loaded as soon as its last product has begun, so that the first one with the next does not
 // wait for it.
-template <int kTiles, int kPanels, class RowsOf, class Ahead>
+template <int kTiles, int kPanels, class RowsOf>
 void multiply_chunk(const RowsOf& rows_of, std::int64_t begin, std::int64_t end, std::size_t stride,
                     const std::byte* const (&weights)[2], int steps, SumsUse use, TileSums* sums,
-                    Ahead& ahead) {
+                    FetchPanels& ahead) {
   if (begin == end) return;
   const std::byte *x0 = rows_of(begin, 0), *x1 = rows_of(begin, kTiles - 1);
   const std::byte *weights0 = weights[0], *weights1 = weights[1];
@@ -231,8 +216,8 @@ struct TilePass : PassRows {
         return column + row(first + (2 * pair + tile) * kTileRows) * stride;
       };
       const bool more = c + kChunkColumns < slab_end;
-      const std::int64_t next = few() ? last : more ? panel : panel + 2;
-      typename Source::Ahead ahead(w, next, last, more ? c + kChunkColumns : begin, pairs() * steps);
+      FetchPanels ahead = fetch(more ? panel : panel + 2, last, more ? c + kChunkColumns : begin,
+                                kChunkColumns / kStep, Source::kStepBytes, pairs() * steps);
       // The sums of one pair stay in the tiles.
       const SumsUse use = {c == 0, !few() || c == begin, !few() || !more};
       for_each_pair(two_panels, [&]<int kTiles, int kPanels>(std::int64_t first_pair, std::int64_t end_pair) {
@@ -246,16 +231,10 @@ struct TilePass : PassRows {
 template <class Source>
 void multiply_tiles_bf16(const Panels& w, const std::byte* x, std::size_t stride, std::int64_t m,
                          std::int64_t panel_begin, std::int64_t panel_end, float* y, std::int64_t ldy) {
-  const int rows = m < kTileRows ? static_cast<int>(m) : kTileRows;
-  const TileConfig config = full_depth_config(rows);
-  const Tiles configured(config);
   typename Source::Scratch scratch[2];
-  const std::int64_t pass = rows_of_passes(m, kTileChunk);
-  for (std::int64_t first = 0; first < m; first += pass) {
-    const std::int64_t end = first + pass < m ? first + pass : m;
-    const PassRows of_pass = {w, x, stride, m, rows, first, end, y, ldy};
-    TilePass<Source>{of_pass, scratch}.multiply(panel_begin, panel_end);
-  }
+  for_each_pass(w, x, stride, m, y, ldy, full_depth_config, kTileChunk, [&](const PassRows& rows) {
+    TilePass<Source>{rows, scratch}.multiply(panel_begin, panel_end);
+  });
 }
 
 }  // namespace

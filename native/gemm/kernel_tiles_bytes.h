@@ -113,7 +113,8 @@ struct RoundedBytes {
         const auto rounded = [&](I words) {
           return _mm512_add_epi16(_mm512_mulhrs_epi16(words, factor), offset);
         };
-        store_high(rounded(_mm512_slli_epi16(bytes, 8)), rounded(V::both(bytes, high)), row[v]);
+        V::store_bytes(row[v], V::template bytes_of_words<1>(rounded(_mm512_slli_epi16(bytes, 8)),
+                                                             rounded(V::both(bytes, high))));
       }
     } else {
       const F magic = V::broadcast(0x1.8p23f);
@@ -128,15 +129,10 @@ struct RoundedBytes {
         const auto rounded = [&](I words) {
           return _mm512_add_epi16(_mm512_mullo_epi16(words, factor), offset);
         };
-        store_high(rounded(V::even_bytes<false>(bytes)), rounded(V::odd_bytes<false>(bytes)), row[v]);
+        V::store_bytes(row[v], V::template bytes_of_words<1>(rounded(V::even_bytes<false>(bytes)),
+                                                             rounded(V::odd_bytes<false>(bytes))));
       }
     }
-  }
-
-  // The high bytes of the 16 bits of even and of odd columns.
-  static void store_high(I even, I odd, std::uint8_t* row) {
-    const I high = _mm512_set1_epi16(-256);
-    V::store_bytes(row, V::either(_mm512_srli_epi16(even, 8), V::both(odd, high)));
   }
 };
 
@@ -267,7 +263,7 @@ void multiply_units(const PassRows& rows, const ByteChunk& chunk, std::int64_t b
 
 struct BytePass : PassRows {
   RoundChunk round, round_fetching;
-  std::size_t step_bytes;
+  int step_bytes;
 
   void multiply(std::int64_t panel_begin, std::int64_t panel_end) const {
     float scales[kSlabScales];
@@ -284,7 +280,7 @@ struct BytePass : PassRows {
  private:
   FetchPanels fetch_chunk(std::int64_t panel, std::int64_t last, std::int64_t column,
                           std::int64_t times) const {
-    return fetch_ahead(panel, last, column, static_cast<std::int64_t>(step_bytes), kChunkSteps, times);
+    return fetch(panel, last, column, kChunkSteps, step_bytes, times);
   }
 
   // Those of a step one after another: there they lie far apart.
@@ -336,17 +332,11 @@ struct BytePass : PassRows {
 template <class Few>
 void multiply_tiles_bytes(const Panels& w, const std::byte* x, std::size_t stride, std::int64_t m,
                           std::int64_t panel_begin, std::int64_t panel_end, float* y, std::int64_t ldy) {
-  const int rows = m < kTileRows ? static_cast<int>(m) : kTileRows;
-  const TileConfig config = full_depth_config(rows);
-  const Tiles configured(config);
-  const std::int64_t pass = rows_of_passes(m, kBytePassRows);
-  for (std::int64_t first = 0; first < m; first += pass) {
-    const std::int64_t end = first + pass < m ? first + pass : m;
-    const PassRows of_pass = {w, x, stride, m, rows, first, end, y, ldy};
-    BytePass{of_pass, RoundedBytes<Few>::template chunk<false>, RoundedBytes<Few>::template chunk<true>,
+  for_each_pass(w, x, stride, m, y, ldy, full_depth_config, kBytePassRows, [&](const PassRows& rows) {
+    BytePass{rows, RoundedBytes<Few>::template chunk<false>, RoundedBytes<Few>::template chunk<true>,
              Few::kStepBytes}
         .multiply(panel_begin, panel_end);
-  }
+  });
 }
 
 }  // namespace

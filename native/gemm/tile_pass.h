@@ -15,7 +15,9 @@ constexpr int kTileChunk = 256;
 constexpr int kTileSize = kTileRows * kTileBytes;
 constexpr int kChunkColumns = 2 * kStep;
 constexpr std::int64_t kSlabBytes = 1 << 20;
-constexpr std::int64_t kWholeGroup = 8;  // panels whose sums are written together, at least
+// Panels whose sums are written together, at least. A row of y is a page of its own: rows that are a power of
+// two apart compete for few sets of a cache, and each piece of one waits for its line.
+constexpr std::int64_t kWholeGroup = 8;
 
 // Fetches so many lines of each of two panels to the L2 cache, some at each of `steps` steps.
 struct FetchPanels {
@@ -65,15 +67,15 @@ struct PassRows {
   // Few rows read weights as fast as memory gives them, which it does best in order.
   bool few() const { return tiles() <= 2; }
 
-  // Fetches so many steps of two panels from a column on, if the first is before `last`, at as many times;
-  // but not scales of small blocks, which are few.
-  FetchPanels fetch_ahead(std::int64_t panel, std::int64_t last, std::int64_t column, std::int64_t step_bytes,
-                          int steps, std::int64_t times) const {
+  // Fetches `steps` steps of two panels from a column on, a part at each of so many times: but nothing if the
+  // first is not before `last`, nor scales of small blocks, which are few.
+  FetchPanels fetch(std::int64_t panel, std::int64_t last, std::int64_t column, int steps, int step_bytes,
+                    std::int64_t times) const {
     const auto at = [&](std::int64_t p) {
       return w.data + p * w.layout.bytes + w.layout.steps + column / kStep * step_bytes;
     };
-    const int lines = few() || panel >= last ? 0 : static_cast<int>(steps * step_bytes / 64);
-    return {at(panel), at(panel + 1 < last ? panel + 1 : panel), lines, times};
+    return {at(panel), at(panel + 1 < last ? panel + 1 : panel),
+            few() || panel >= last ? 0 : steps * step_bytes / 64, times};
   }
 
   // For each group of panels and slab of columns [begin, end), of column_bytes in each row: calls
@@ -112,7 +114,7 @@ struct PassRows {
     two_panels ? pairs_of.template operator()<2>() : pairs_of.template operator()<1>();
   }
 
-  // A row's sums of all panels of a group together: see kPanelGroup.
+  // A row's sums of all panels of a group together: see kWholeGroup.
   void store(std::int64_t begin, std::int64_t stop, const TileSums* sums) const {
     for (std::int64_t i = first; i < end; i += kTileRows) {
       const std::int64_t pair = (i - first) / (2 * kTileRows), tile = (i - first) / kTileRows % 2;
@@ -126,10 +128,19 @@ struct PassRows {
   }
 };
 
-// Passes of nearly equal size, of at most `most` rows: a short last one would be all rounding of weights.
-inline std::int64_t rows_of_passes(std::int64_t m, std::int64_t most) {
+// Calls f(rows) for passes of nearly equal size, of at most `most` rows, as a short last one would be all
+// unpacking of weights; tiles have the shapes that config_of(rows of a tile) gives.
+template <class F>
+void for_each_pass(const Panels& w, const std::byte* x, std::size_t stride, std::int64_t m, float* y,
+                   std::int64_t ldy, TileConfig (*config_of)(int), std::int64_t most, const F& f) {
+  const int rows = m < kTileRows ? static_cast<int>(m) : kTileRows;
+  const TileConfig config = config_of(rows);
+  const Tiles configured(config);
   const std::int64_t passes = (m + most - 1) / most, each = (m + passes - 1) / passes;
-  return (each + 2 * kTileRows - 1) / (2 * kTileRows) * (2 * kTileRows);
+  const std::int64_t pass = (each + 2 * kTileRows - 1) / (2 * kTileRows) * (2 * kTileRows);
+  for (std::int64_t first = 0; first < m; first += pass) {
+    f(PassRows{w, x, stride, m, rows, first, first + pass < m ? first + pass : m, y, ldy});
+  }
 }
 
 }  // namespace

@@ -121,6 +121,17 @@ struct Avx512 {
   // Of lanes of two int16: the first or the second in both places.
   static I32x16 twice_first(I32x16 a) { return shuffle(a, 0x0504050401000100, 0x0d0c0d0c09080908); }
   static I32x16 twice_second(I32x16 a) { return shuffle(a, 0x0706070603020302, 0x0f0e0f0e0b0a0b0a); }
+  // The low (for 0) or the high bytes (1) of 16 bits, of even and of odd columns.
+  template <int kByte>
+  static Bytes bytes_of_words(I32x16 even, I32x16 odd) {
+    if constexpr (kByte == 0) {
+      const __m512i from = _mm512_broadcast_i32x4(_mm_set_epi64x(0x0e0e0c0c0a0a0808, 0x0606040402020000));
+      return _mm512_mask_shuffle_epi8(even, 0xaaaaaaaaaaaaaaaa, odd, from);
+    } else {
+      const __m512i from = _mm512_broadcast_i32x4(_mm_set_epi64x(0x0f0f0d0d0b0b0909, 0x0707050503030101));
+      return _mm512_mask_shuffle_epi8(odd, 0x5555555555555555, even, from);
+    }
+  }
   static I32x16 shuffle(I32x16 a, long long low, long long high) {
     return _mm512_shuffle_epi8(a, _mm512_broadcast_i32x4(_mm_set_epi64x(high, low)));
   }

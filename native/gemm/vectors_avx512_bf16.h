@@ -20,18 +20,6 @@ constexpr FieldBits kFields = [] {
   return bits;
 }();
 
-// Where Avx512Bf16::bytes_of_words finds a byte, in the second vector from 64 on.
-struct ByteNumbers {
-  alignas(64) std::uint8_t from[64];
-};
-
-template <int kByte>
-constexpr ByteNumbers kBytesOfWords = [] {
-  ByteNumbers bytes = {};
-  for (int i = 0; i < 64; ++i) bytes.from[i] = static_cast<std::uint8_t>((i & ~1) + kByte + 64 * (i & 1));
-  return bytes;
-}();
-
 struct Avx512Bf16 : Avx512 {
   // sum + the products of two bfloat16 in each lane.
   static F32x16 dot_bf16(F32x16 w, I32x16 x, F32x16 sum) {
@@ -43,12 +31,6 @@ struct Avx512Bf16 : Avx512 {
   template <int kStep>
   static Bytes fields(I32x16 lanes, int first) {
     return _mm512_multishift_epi64_epi8(load_vector(kFields<kStep>.from[first & 63]), lanes);
-  }
-
-  // The low (for 0) or the high bytes (1) of words, of even and of odd columns.
-  template <int kByte>
-  static Bytes bytes_of_words(I32x16 even, I32x16 odd) {
-    return _mm512_permutex2var_epi8(even, load_vector(kBytesOfWords<kByte>.from), odd);
   }
 
   // The bits `mask` of a, the others of b.

@@ -128,6 +128,7 @@ def test_extreme_integers_do_not_overflow(fmt: Format, byte: int) -> None:
     x[2, 1::2] = -1
     x[3, 2::4] = x[3, 3::4] = -1
     check_product(fmt, data, x)
+    check_product(fmt, data, np.tile(x, (5, 1)))
 
 
 @each_format
@@ -160,10 +161,10 @@ def test_many_rows(fmt: Format, m: int) -> None:
 @pytest.mark.parametrize(
     "fmt", [Format.Q4_0, Format.Q5_1, Format.NVFP4, Format.Q4_K, Format.Q6_K, Format.IQ3_S], ids=lambda f: f.name
 )
-@pytest.mark.parametrize(("rows", "columns"), [(40, 4864), (546, 2560)])
-def test_columns_and_panels_in_parts(fmt: Format, rows: int, columns: int) -> None:
+@pytest.mark.parametrize(("rows", "columns", "m"), [(40, 4864, 271), (546, 2560, 271), (40, 11520, 20)])
+def test_columns_and_panels_in_parts(fmt: Format, rows: int, columns: int, m: int) -> None:
     """More columns than a slab, more panels than their sums have room for, more rows than a pass."""
-    data, x = random_weights(fmt, rows, columns), random_rows(271, columns)
+    data, x = random_weights(fmt, rows, columns), random_rows(m, columns)
     matrix = _native.PackedMatrix(fmt.type_id, data.reshape(-1), rows, columns)
     y = matrix.multiply(x)
     for part in (slice(0, 5), slice(120, 160), slice(-20, None)):
@@ -173,7 +174,7 @@ def test_columns_and_panels_in_parts(fmt: Format, rows: int, columns: int) -> No
 @each_format
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_value_that_is_not_finite_spoils_its_row_alone(fmt: Format, bad: float) -> None:
-    data, x = random_weights(fmt, 20, 512), random_rows(6, 512)
+    data, x = random_weights(fmt, 20, 512), random_rows(20, 512)
     clean = matmul(fmt, data, x)
     x[3, 300] = bad
     y = matmul(fmt, data, x)
@@ -184,7 +185,7 @@ def test_a_value_that_is_not_finite_spoils_its_row_alone(fmt: Format, bad: float
 @pytest.mark.parametrize("fmt", [*HALVES, Format.IQ1_M], ids=lambda f: f.name)
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_scale_that_is_not_finite_spoils_its_column_alone(fmt: Format, bad: float) -> None:
-    data, x = random_weights(fmt, 20, 512), random_rows(6, 512)
+    data, x = random_weights(fmt, 20, 512), random_rows(20, 512)
     clean = matmul(fmt, data, x)
     set_halves(fmt, data.reshape(20, -1, fmt.block_bytes)[7, 0], bad)
     y = matmul(fmt, data, x)

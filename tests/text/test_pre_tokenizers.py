@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,28 @@ def test_ids_are_those_of_llama_cpp(pre: str) -> None:
     tokenizer = Tokenizer._from_metadata(probe(pre), "probe")
     golden = json.loads(GOLDEN.read_text())["pre"][pre]
     assert [tokenizer.encode(text, add_special=False, parse_special=False) for text in TEXTS] == golden
+
+
+@pytest.mark.parametrize("pre", PRE_TOKENIZERS)
+def test_long_texts_are_cut_alike(pre: str) -> None:
+    known = PRE_TOKENIZERS[pre]
+    for text in (*TEXTS, "".join(TEXTS) * 20):
+        assert known.cutter()(text) == [word for word, _ in known.build().pre_tokenize_str(text)]
+
+
+def test_other_threads_run_while_a_long_text_is_cut() -> None:
+    cut, ticks, over = PRE_TOKENIZERS["llama3"].cutter(), [0], threading.Event()
+
+    def tick() -> None:
+        while not over.wait(0.0005):
+            ticks[0] += 1
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(tick)
+        before = ticks[0]
+        cut("hello world " * 100_000)
+        over.set()
+    assert ticks[0] - before > 100
 
 
 @pytest.mark.parametrize(

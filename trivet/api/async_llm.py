@@ -33,13 +33,11 @@ from trivet.errors import EngineError, RequestError
 from trivet.sampling.params import SamplingParams
 from trivet.sampling.vllm_params import RequestOutputKind
 from trivet.text.phrases import Breaker, Phrases
+from trivet.text.pipeline import LONG_TEXT
 from trivet.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from trivet.text.chat_template import ChatTemplate
-
-LONG_TEXT = 4096
-"""Characters from which a prompt is tokenised in a thread, so that the event loop goes on."""
 
 log = logging.getLogger(__name__)
 

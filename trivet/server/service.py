@@ -17,12 +17,10 @@ from trivet.server import exchange, tracing
 from trivet.server.caller import current_caller
 from trivet.server.errors import SHUTTING_DOWN, Kind, Problem
 from trivet.server.options import ServerOptions
+from trivet.text.pipeline import LONG_TEXT
 
 if TYPE_CHECKING:
     from trivet.api.async_llm import AsyncLLM
-
-LONG_TEXT = 20_000
-"""Characters from which encoding would hold up the other streams for more than a few milliseconds."""
 
 T = TypeVar("T")
 MAX_SEQUENCES = 16384

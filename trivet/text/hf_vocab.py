@@ -11,6 +11,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from trivet.errors import ModelError
+from trivet.text.pipeline import encode
 from trivet.text.vocabulary import (
     Encoder,
     Vocabulary,
@@ -96,12 +97,12 @@ class _Encoder:
     def __call__(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
         if not parse_special:
             return self._encode_plainly(text, add_special)
-        ids = self._tokenizer.encode(text, add_special_tokens=add_special).ids
+        ids = encode(self._tokenizer, text, add_special).ids
         return [*self._before, *ids, *self._after] if add_special else ids
 
     def _encode_plainly(self, text: str, add_special: bool) -> list[int]:
         tokenizer, originals = self._without_special
-        ids = [originals.get(i, i) for i in tokenizer.encode(text, add_special_tokens=False).ids]
+        ids = [originals.get(i, i) for i in encode(tokenizer, text).ids]
         if not add_special:
             return ids
         inside, around = self("a", False, True), self("a", True, True)

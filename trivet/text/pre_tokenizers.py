@@ -6,9 +6,12 @@ takes it. Several in a row each cut what the one before left, and what no match 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from tokenizers import Regex, pre_tokenizers
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+
+from trivet.text import pipeline
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,16 @@ class PreTokenizer:
     ignore_merges: bool = False
     whole_newlines: bool = False
     add_bos: bool = False
+
+    def cutter(self) -> Callable[[str], list[str]]:
+        """A function from a text to its words."""
+        words = Tokenizer(models.WordLevel({"word": 0}, unk_token="word"))
+        words.pre_tokenizer = self.build()
+
+        def cut(text: str) -> list[str]:
+            return [text[begin:end] for begin, end in pipeline.encode(words, text).offsets]
+
+        return cut
 
     def build(self) -> pre_tokenizers.PreTokenizer:
         return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in self.patterns])

@@ -115,6 +115,21 @@ def test_overload(serve):
     assert int(refused.headers["retry-after"]) >= 1
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"prompt": "a", "n": 3}),
+        ("/v1/completions", {"prompt": ["a", "b"], "n": 2}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}], "n": 3}),
+        ("/completion", {"prompt": ["a", "b", "c"]}),
+    ],
+)
+def test_more_sequences_than_ever_find_a_place(serve, path, body):
+    """Waiting would not help."""
+    response = post(serve(engine("thread", max_num_seqs=1, max_queue=1)), path, body)
+    assert response.status_code == 400 and "2 run or wait at most" in response.text, response.text
+
+
 def test_a_request_that_fails_fails_alone(serve):
     url = serve(engine("thread", Options(nan=96)))
     failed = post(url, "/v1/completions", {"prompt": [5, 96], "max_tokens": 3})

@@ -355,6 +355,11 @@ class AsyncLLM:
         params = request.params
         if params.stop and not params.detokenize:
             raise RequestError("stop strings need detokenize=True", "stop")
+        if params.n > self.info.max_requests:
+            raise RequestError(
+                f"n={params.n} sequences never all find a place: {self.info.max_requests} run or wait at most",
+                "n",
+            )
         seed = params.seed if params.seed is not None else self._seeds.getrandbits(63)
         breakers: list[Breaker] = []
         if params.dry_multiplier > 0 and "dry" in params.stages:

@@ -128,6 +128,11 @@ class ModelInfo(msgspec.Struct, kw_only=True):
     num_parameters: int = 0
     scheduling_policy: str = "fcfs"
 
+    @property
+    def max_requests(self) -> int:
+        """That run or wait at a time."""
+        return self.max_num_seqs + self.max_queue
+
     def check(self, request: EngineRequest) -> None:
         """Raises RequestError when this engine can never serve the request."""
         length, params = len(request.prompt), request.params

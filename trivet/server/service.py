@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from trivet.api.async_llm import AsyncLLM
 
 T = TypeVar("T")
-MAX_SEQUENCES = 16384
-"""Of one request, over all its prompts."""
 
 
 class Service:
@@ -119,8 +117,12 @@ class Service:
         limit = self.options.max_prompts
         if not 1 <= prompts <= limit:
             raise Problem(Kind.INVALID, f"prompt must hold 1 to {limit} prompts, got {prompts}", "prompt")
-        if prompts * n > MAX_SEQUENCES:
-            raise Problem(Kind.INVALID, f"{prompts} prompts and n={n} make more than {MAX_SEQUENCES} sequences", "n")
+        if prompts * n > (most := self.llm.info.max_requests):
+            raise Problem(
+                Kind.INVALID,
+                f"{prompts} prompts and n={n} are {prompts * n} sequences; {most} run or wait at most",
+                "n",
+            )
 
     def check_tokens(self, tokens: Sequence[int], name: str) -> None:
         """Refuse ids that are not in the vocabulary; `name` is the field they came in."""

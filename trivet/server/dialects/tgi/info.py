@@ -22,7 +22,7 @@ async def info(service: Service, request: Request) -> Response:
     return json_response(
         Info(
             model_id=service.name,
-            max_concurrent_requests=facts.max_num_seqs + facts.max_queue,
+            max_concurrent_requests=facts.max_requests,
             max_best_of=options.max_best_of,
             max_stop_sequences=options.max_stop_strings,
             max_input_tokens=service.max_input_tokens,

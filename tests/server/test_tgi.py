@@ -266,6 +266,7 @@ def test_parameters_reach_the_engine(url, llm):
     assert (params.temperature, params.top_k, params.top_p, params.typical_p) == (0.5, 3, 0.9, 0.8)
     assert (params.repetition_penalty, params.frequency_penalty, params.seed) == (1.3, 0.2, 2**64 - 1)
     assert (params.max_tokens, params.stop, params.include_stop_str_in_output) == (254, ["z"], True)
+    assert params.stop_at_token_ends
     assert (params.watermark, params.stages) == (True, TGI_STAGES)
     assert (params.logprobs, params.logprobs_mode, params.prompt_logprobs) == (4, "processed", 0)
     assert got["details"]["seed"] == 2**64 - 1

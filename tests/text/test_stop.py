@@ -33,6 +33,18 @@ def test_any_chunks(stops: list[str], chunks: list[str], include: bool) -> None:
     assert (out + stream.flush(), stream.matched) == (expected, matched)
 
 
+@given(stop_strings, st.lists(st.text("abc", min_size=1, max_size=4), max_size=12))
+def test_only_where_chunks_end(stops: list[str], chunks: list[str]) -> None:
+    stream = StopStrings(stops, include=True, at_ends=True)
+    out = seen = ""
+    for chunk in chunks:
+        found = [stop for stop in stops if seen.endswith(stop)]
+        assert stream.matched == max(found, key=len, default=None)
+        if not found:
+            out, seen = out + stream.push(chunk), seen + chunk
+            assert out == seen
+
+
 @given(stop_strings, chunks, chunks)
 def test_a_flush_begins_anew(stops: list[str], before: list[str], after: list[str]) -> None:
     stream = StopStrings(stops)

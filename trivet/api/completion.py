@@ -37,7 +37,7 @@ class Completion:
         self._tokenizer = tokenizer
         self._detokenizer = Detokenizer(tokenizer, prompt, params.skip_special_tokens)
         stops = [params.stop] if isinstance(params.stop, str) else params.stop or []
-        self._stops = StopStrings(stops, params.include_stop_str_in_output)
+        self._stops = StopStrings(stops, params.include_stop_str_in_output, params.stop_at_token_ends)
         self._reported = (0, 0)
         """Tokens and characters."""
 

@@ -118,6 +118,7 @@ class SamplingParams(VllmParams, kw_only=True, omit_defaults=True, repr_omit_def
     watermark: favour the half of the vocabulary that the token before picks (TGI's).
     seed: same seed, same tokens; None draws one.
     stop, stop_token_ids: end generation; the text of `stop` is left out unless include_stop_str_in_output.
+        stop_at_token_ends: not where a token only begins with the end of a stop string (TGI's rule).
     max_tokens: None = until the context is full. min_tokens: no end token or stop string before that many.
     logprobs, prompt_logprobs: how many of the best to report beside the token's own; -1 = all; None = none.
     logprob_token_ids: with the output, report these instead of the best.
@@ -150,6 +151,7 @@ class SamplingParams(VllmParams, kw_only=True, omit_defaults=True, repr_omit_def
     detokenize: bool = True
     skip_special_tokens: bool = True
     include_stop_str_in_output: bool = False
+    stop_at_token_ends: bool = False
     logit_bias: dict[int, float] | None = None
     allowed_token_ids: list[int] | None = None
     penalty_last_n: int = -1

@@ -11,16 +11,18 @@ class StopStrings:
     end together the longest. What may still become one is held back, and nothing else.
 
     include: let the stop string itself through.
+    at_ends: look for stop strings only where what is pushed ends.
     matched: the stop string that was found. No text comes after it.
 
     Raises ValueError when a stop string is empty.
     """
 
-    def __init__(self, stops: Iterable[str], include: bool = False) -> None:
+    def __init__(self, stops: Iterable[str], include: bool = False, at_ends: bool = False) -> None:
         self._stops = sorted(set(stops))
         if self._stops and not self._stops[0]:
             raise ValueError("a stop string must not be empty")
         self._include = include
+        self._at_ends = at_ends
         self._held = ""
         self._root = _Node(0, len(self._stops), 0)
         self._node = self._root
@@ -37,7 +39,8 @@ class StopStrings:
             return text
         for i, char in enumerate(text):
             self._node = self._step(self._node, char)
-            if match and (stop := self._node.match) is not None:
+            looks = match and (not self._at_ends or i == len(text) - 1)
+            if looks and (stop := self._node.match) is not None:
                 self.matched = stop
                 out = self._held + text[: i + 1]
                 self._held = ""

@@ -95,6 +95,7 @@ async def generation(
         "stop": given.stop or None,
         "stop_token_ids": _special_tokens(service, given.stop or []),
         "include_stop_str_in_output": True,
+        "stop_at_token_ends": True,
         "max_tokens": min(max_new, room),
         "logprobs": given.top_n_tokens or 0,
         "logprobs_mode": "processed",

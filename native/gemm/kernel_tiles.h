@@ -47,17 +47,6 @@ struct SlabPanels {
     return rows.x + rows.row(rows.first + i * kTileRows) * rows.stride +
            step.column / kStep * sizeof(Activations);
   }
-
-  // Fetches what follows a step, a part of both its halves at each of so many times.
-  template <int kStepBytes>
-  FetchPanels fetch_after(std::int64_t s, std::int64_t times) const {
-    const bool more = s + 1 < steps();
-    const Step next = step(more ? s + 1 : 0);
-    const std::byte* weights = next.packed + (more ? 0 : 2 * rows.w.layout.bytes) + rows.w.layout.steps +
-                               next.column / kStep * kStepBytes;
-    const int lines = rows.few() || (!more && panel + 2 >= last) ? 0 : kStepBytes / 128;
-    return {weights, weights + 64 * lines, lines, times};
-  }
 };
 
 template <class Kernel>

@@ -26,7 +26,7 @@ struct TileKernel256 : SlabPanels {
     unpack(step(0), 0, kParts, scratch[place]);
     for (std::int64_t s = 0; s < steps(); ++s, place = 1 - place) {
       const Step step = this->step(s);
-      FetchPanels fetch = fetch_after<Few::kStepBytes>(s, rows.pairs() * kParts);
+      FetchPanels fetch = fetch_after(s, rows.pairs() * kParts);
       ends[place].copy(scratch[place]);
       for (std::int64_t i = 0; i < rows.tiles(); i += 2) {
         const int tiles = i + 1 < rows.tiles() ? 2 : 1;
@@ -76,6 +76,16 @@ struct TileKernel256 : SlabPanels {
       for (int p = 0; p < kPairs; ++p) V::store_pairs(mins[p], V::load_pairs(scratch.mins[p]));
     }
   };
+
+  // Fetches what follows a step, a part of both its halves at each of so many times.
+  FetchPanels fetch_after(std::int64_t s, std::int64_t times) const {
+    const bool more = s + 1 < steps();
+    const Step next = step(more ? s + 1 : 0);
+    const std::byte* weights = next.packed + (more ? 0 : 2 * rows.w.layout.bytes) + rows.w.layout.steps +
+                               next.column / kStep * Few::kStepBytes;
+    const int lines = rows.few() || (!more && panel + 2 >= last) ? 0 : Few::kStepBytes / 128;
+    return {weights, weights + 64 * lines, lines, times};
+  }
 
   // One or two tiles of rows and a step of a panel.
   struct Unit {

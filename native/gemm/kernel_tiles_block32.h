@@ -23,16 +23,24 @@ struct TileKernel32 : SlabPanels {
     return config;
   }
 
+  // Both panels are multiplied with a tile of rows while that is in the L1 cache; but few rows read one panel
+  // after the other.
   void multiply() const {
-    Scratch scratch;
-    for (std::int64_t s = 0; s < steps(); ++s) {
+    Scratch scratch[2];
+    const int panels = rows.few() || panel + 1 >= last ? 1 : 2;
+    for (std::int64_t s = 0; s < steps() / panels; ++s) {
       const Step step = this->step(s);
-      rows.few() ? unpack<true>(step, scratch) : unpack<false>(step, scratch);
-      FetchPanels fetch = fetch_after<Few::kStepBytes>(s, rows.tiles());
+      for (int n = 0; n < panels; ++n) {
+        const Step of_panel = this->step(s + n * steps_of_panel());
+        rows.few() ? unpack<true>(of_panel, scratch[n]) : unpack<false>(of_panel, scratch[n]);
+      }
+      const bool more = step.column + kStep < end;
+      FetchPanels fetch = rows.fetch(more ? panel : panel + 2, last, more ? step.column + kStep : begin, 1,
+                                     Few::kStepBytes, rows.tiles());
       for (std::int64_t i = 0; i < rows.tiles(); ++i) {
         fetch.step();
-        add_tile(scratch, tile<ActivationStep32>(i, step), step.columns / kRunColumns, step.column == 0,
-                 sums[i / 2][i % 2][step.panel]);
+        add_tile(scratch, panels, tile<ActivationStep32>(i, step), step.columns / kRunColumns,
+                 step.column == 0, sums[i / 2][i % 2] + step.panel);
       }
     }
   }
@@ -102,9 +110,9 @@ struct TileKernel32 : SlabPanels {
     }
   }
 
-  // acc += the products of a step and a tile of rows, or = them. Sums stay in registers.
-  [[gnu::noinline]] void add_tile(const Scratch& scratch, const std::byte* x, int runs, bool first,
-                                  float (*acc)[kPanelRows]) const {
+  // acc[n] += the products of a tile of rows and a step of each panel, or = them. Sums stay in registers.
+  [[gnu::noinline]] void add_tile(const Scratch (&scratch)[2], int panels, const std::byte* x, int runs,
+                                  bool first, float (*acc)[kTileRows][kPanelRows]) const {
     struct alignas(64) {
       Products products;
       float scale[kTileRows][Few::kBlocks], sum[W::kHasMinimum ? kTileRows : 1][Few::kBlocks];
@@ -117,34 +125,36 @@ struct TileKernel32 : SlabPanels {
       __builtin_memcpy(of_rows.scale[r], step.scale, sizeof of_rows.scale[r]);
       if constexpr (W::kHasMinimum) Few::add_up_blocks(step, of_rows.sum[r]);
     }
-    typename V::F32x16 sum[kTileRows];
-#pragma GCC unroll 16
-    for (int r = 0; r < kTileRows; ++r) sum[r] = first ? V::zero() : V::load(acc[r]);
     const std::int8_t* q = reinterpret_cast<const ActivationStep32*>(x)->q;
-    load_run<0>(scratch, q, stride, 0);
-    for (int run = 0; run < runs + kLag; ++run) {
-      if (run < runs) multiply_run(scratch, q, stride, run, runs);
-      if (run >= kLag) {
-        const int of_run = run - kLag, block = of_run / kRuns;
-        const auto(&product)[kTileRows][kPanelRows] = of_rows.products[of_run % kLag];
-        const auto d = V::load(scratch.d[of_run]);
+    for (int n = 0; n < panels; ++n) {
+      typename V::F32x16 sum[kTileRows];
 #pragma GCC unroll 16
-        for (int r = 0; r < kTileRows; ++r) {
-          const auto scale = V::mul(d, V::broadcast(of_rows.scale[r][block]));
-          sum[r] = V::fma(V::to_float(V::load_vector(product[r])), scale, sum[r]);
-        }
-        if constexpr (W::kHasMinimum) {
-          const auto m = V::load(scratch.m[block]);
+      for (int r = 0; r < kTileRows; ++r) sum[r] = first ? V::zero() : V::load(acc[n][r]);
+      load_run<0>(scratch[n], q, stride, 0);
+      for (int run = 0; run < runs + kLag; ++run) {
+        if (run < runs) multiply_run(scratch[n], q, stride, run, runs);
+        if (run >= kLag) {
+          const int of_run = run - kLag, block = of_run / kRuns;
+          const auto(&product)[kTileRows][kPanelRows] = of_rows.products[of_run % kLag];
+          const auto d = V::load(scratch[n].d[of_run]);
 #pragma GCC unroll 16
           for (int r = 0; r < kTileRows; ++r) {
-            sum[r] = V::fma(m, V::broadcast(of_rows.sum[r][block]), sum[r]);
+            const auto scale = V::mul(d, V::broadcast(of_rows.scale[r][block]));
+            sum[r] = V::fma(V::to_float(V::load_vector(product[r])), scale, sum[r]);
+          }
+          if constexpr (W::kHasMinimum) {
+            const auto m = V::load(scratch[n].m[block]);
+#pragma GCC unroll 16
+            for (int r = 0; r < kTileRows; ++r) {
+              sum[r] = V::fma(m, V::broadcast(of_rows.sum[r][block]), sum[r]);
+            }
           }
         }
+        if (run < runs) store_run(of_rows.products[run % kLag], run);
       }
-      if (run < runs) store_run(of_rows.products[run % kLag], run);
-    }
 #pragma GCC unroll 16
-    for (int r = 0; r < kTileRows; ++r) V::store(acc[r], sum[r]);
+      for (int r = 0; r < kTileRows; ++r) V::store(acc[n][r], sum[r]);
+    }
   }
 };
 

@@ -63,7 +63,10 @@ def test_what_is_not_there(url, method, path, status, kind):
     response = client.request(method, url + path, headers={"anthropic-version": "2023-06-01"})
     assert (response.status_code, response.json()["error"]["type"]) == (status, kind)
     assert response.json()["request_id"] == response.headers["request-id"]
-    assert "code" in client.request(method, url + path).json()["error"]
+
+
+def test_an_unknown_path_without_the_header(url):
+    assert "code" in post(url, PATH + "/batches", {}).json()["error"]
 
 
 def test_events(url):

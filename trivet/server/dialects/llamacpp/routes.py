@@ -20,6 +20,7 @@ from trivet.server.dialects.llamacpp.template import apply_template, input_token
 from trivet.server.dialects.llamacpp.tokenize import detokenize, tokenize
 from trivet.server.dialects.llamacpp.unsupported import UNSUPPORTED
 from trivet.server.endpoint import Operation
+from trivet.server.probes import metrics
 
 OWN_FIELDS = frozenset(
     [
@@ -49,6 +50,8 @@ OPERATIONS = [
     Operation("/detokenize", detokenize, body=DetokenizeBody),
     Operation("/models", models, "GET"),
     Operation("/v1/models", models, "GET"),
+    # Of the peers it alone asks for a key here; elsewhere the route is that of `probes`, open to all.
+    Operation("/metrics", metrics, "GET", pinned=True),
     Operation("/props", props, "GET"),
     Operation("/props", change_props),
     Operation("/slots", list_slots, "GET"),

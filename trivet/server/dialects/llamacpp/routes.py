@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from trivet.server.dialects.llamacpp.adapters import list_adapters, scale_adapters
 from trivet.server.dialects.llamacpp.completions import chat_completions, completion, infill, text_completions
+from trivet.server.dialects.llamacpp.messages import count_tokens, messages
 from trivet.server.dialects.llamacpp.models import models
 from trivet.server.dialects.llamacpp.props import change_props, props
 from trivet.server.dialects.llamacpp.schemas import (
     ChatBody,
     CompletionBody,
+    CountTokensBody,
     DetokenizeBody,
     InfillBody,
+    MessagesBody,
     SlotBody,
     TextBody,
     TokenizeBody,
@@ -45,6 +48,8 @@ OPERATIONS = [
     Operation("/v1/chat/completions", chat_completions, body=ChatBody, generates=True, keys=OWN_FIELDS),
     Operation("/chat/completions/input_tokens", input_tokens, body=ChatBody),
     Operation("/v1/chat/completions/input_tokens", input_tokens, body=ChatBody),
+    Operation("/v1/messages", messages, body=MessagesBody, generates=True, pinned=True),
+    Operation("/v1/messages/count_tokens", count_tokens, body=CountTokensBody, pinned=True),
     Operation("/apply-template", apply_template, body=ChatBody),
     Operation("/tokenize", tokenize, body=TokenizeBody, keys=frozenset({"content"})),
     Operation("/detokenize", detokenize, body=DetokenizeBody),

@@ -146,6 +146,9 @@ def outcome(trivet, monkeypatch):
         ),
         ("vllm serve m", {"model": "m", "dialect": "openai", "hosts": ("0.0.0.0",), "port": 8000, "seed": 0}),
         ("vllm serve --model m --uvicorn-log-level trace", {"model": "m", "log_level": "DEBUG"}),
+        ("vllm serve m", {"trust_request_chat_template": False}),
+        ("vllm serve m --trust-request-chat-template", {"trust_request_chat_template": True}),
+        ("serve m --dialect openai", {"trust_request_chat_template": True}),
         ("llama-server -m m", {"model": "m", "dialect": "llamacpp", "port": 8080, "metrics_endpoint": False}),
         (
             "llama-server --temp 0.5 --top-k 10 -l 5+1 -l 6-inf -r A -r B -s 42 -n 100 --dry-sequence-breaker none",

@@ -10,6 +10,7 @@ from tests.server.fake_llm import ANSWER, TOKENS, FakeLLM
 from tests.server.wire import client, get, named_events, post, until
 from trivet.api.args import EngineArgs
 from trivet.api.async_llm import AsyncLLM
+from trivet.server.options import ServerOptions
 
 PATH = "/v1/messages"
 USER = {"role": "user", "content": "hi"}
@@ -63,7 +64,10 @@ def test_what_is_not_there(url, method, path, status, kind):
     response = client.request(method, url + path, headers={"anthropic-version": "2023-06-01"})
     assert (response.status_code, response.json()["error"]["type"]) == (status, kind)
     assert response.json()["request_id"] == response.headers["request-id"]
-    assert "code" in client.request(method, url + path).json()["error"]
+
+
+def test_an_unknown_path_without_the_header(url):
+    assert "code" in post(url, PATH + "/batches", {}).json()["error"]
 
 
 def test_events(url):
@@ -239,6 +243,47 @@ def test_requests_that_are_none(serve, content, headers, status, kind):
     response = post(url, PATH, None, content=content, headers=headers)
     assert response.status_code == status
     assert response.json()["type"] == "error" and response.json()["error"]["type"] == kind
+
+
+@pytest.fixture(scope="module")
+def llama_server():
+    llm = FakeLLM(max_model_len=5000)
+    with running(llm, ServerOptions(dialect="llamacpp")) as address:
+        yield address, llm
+
+
+@pytest.mark.parametrize(
+    ("fields", "max_tokens"),
+    [
+        ({}, 4096),
+        ({"max_tokens": None, "model": None}, 4096),
+        ({"max_tokens": 9, "model": "claude-0", "stop_sequences": [""] + ["zz"] * 9, "temperature": 1.5}, 9),
+        ({"max_tokens": 9000, "max_token": 1}, 5000 - len(PROMPT)),
+        ({"max_tokens": -1}, 5000 - len(PROMPT)),
+    ],
+)
+def test_as_llama_server_has_it(llama_server, fields, max_tokens):
+    """It asks for nothing but messages, and ignores what it does not know."""
+    url, llm = llama_server
+    assert post(url, PATH, {"messages": [USER], **fields}).json()["model"] == "fake"
+    assert llm.requests[-1].params.max_tokens == max_tokens
+    counted = post(url, PATH + "/count_tokens", {"messages": [USER], **fields})
+    assert counted.json() == {"input_tokens": len(PROMPT)}
+
+
+def test_ends_and_errors_as_llama_server_has_them(llama_server):
+    url, _ = llama_server
+    stopped = post(url, PATH, {"messages": [USER], "stop_sequences": ["ran"]}).json()
+    assert (stopped["stop_reason"], stopped["stop_sequence"]) == ("end_turn", "ran")
+    for path in (PATH, PATH + "/count_tokens"):
+        error = post(url, path, {"messages": [USER], "tools": [{}]}).json()["error"]
+        assert (error["code"], error["type"]) == (400, "invalid_request_error")
+
+
+def test_the_limit_of_llama_server(serve):
+    llm = FakeLLM()
+    answer = post(serve(llm, dialect="llamacpp", n_predict=5), PATH, {"messages": [USER]}).json()
+    assert (answer["stop_reason"], llm.requests[-1].params.max_tokens) == ("max_tokens", 5)
 
 
 def test_failures(serve):

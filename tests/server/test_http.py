@@ -130,6 +130,29 @@ def test_nothing_there(url):
     assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "told"),
+    [
+        ("PUT", "/completion", '{"error":{"code":405,'),
+        ("DELETE", "/slots/0", '{"error":{"code":405,'),
+        ("GET", "/v1/messages", '{"type":"error","error":{"type":"invalid_request_error",'),
+        ("GET", "/v1/chat/completions", '{"error":{"message":'),
+        ("PUT", "/v1/models", '{"error":{"message":'),
+        ("PUT", "/health", '{"error":{"message":'),
+    ],
+)
+def test_wrong_method(url, method, path, told):
+    """It is told by the dialect that has the path."""
+    wrong = client.request(method, url + path)
+    assert wrong.status_code == 405 and wrong.text.startswith(told)
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/generate"), ("PUT", "/")])
+def test_wrong_method_of_tgi(url, method, path):
+    wrong = client.request(method, url + path)
+    assert (wrong.status_code, wrong.content) == (405, b"")
+
+
 def test_health(serve):
     llm = FakeLLM()
     url = serve(llm)

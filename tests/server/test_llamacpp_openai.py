@@ -337,6 +337,16 @@ def test_what_there_is_not(url):
         assert (error["code"], error["type"]) == (status, kind or "invalid_request_error")
 
 
+@pytest.mark.parametrize("path", ["/", "/completion", "/v1/messages", "/nothing"])
+def test_options(url, path):
+    """Without a preflight's headers, too."""
+    assert client.options(url + path).status_code == 200
+
+
+def test_options_elsewhere(serve, llm):
+    assert client.options(serve(llm) + "/completion").status_code == 405
+
+
 def test_models(url):
     got = client.get(url + "/v1/models").json()
     assert got == client.get(url + "/models").json()

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 
-from tests.server.fake_llm import FakeEngine, byte_model
+from tests.server.fake_llm import FakeEngine, FakeLLM, byte_model
 from tests.server.wire import chat, client, get, post, until
 from trivet.cli.main import main
 
@@ -316,3 +316,11 @@ def test_metrics_may_be_off(serve, llm, on):
     got = get(serve(llm, metrics_endpoint=on), "/metrics")
     assert got.status_code == (200 if on else 501)
     assert on or got.json()["error"]["type"] == "not_supported_error"
+
+
+@pytest.mark.parametrize("dialect", [None, "openai", "tgi", "anthropic", "llamacpp"])
+def test_metrics_want_a_key_as_llama_server_has_it(serve, dialect):
+    url = serve(FakeLLM(), dialect=dialect, api_keys=("k1",))
+    assert get(url, "/metrics").status_code == (401 if dialect == "llamacpp" else 200)
+    assert "llamacpp:requests_processing" in get(url, "/metrics", headers={"X-Api-Key": "k1"}).text
+    assert get(url, "/health").status_code == 200

@@ -19,7 +19,7 @@ from trivet.errors import TrivetError
 COMMANDS = {
     "run": ("trivet.cli.run:run", "Complete a prompt and stream the text."),
     "chat": ("trivet.cli.chat:chat", "Talk with a model in the terminal."),
-    "serve": ("trivet.cli.serve:serve", "Serve a model over HTTP (OpenAI, TGI and llama.cpp APIs)."),
+    "serve": ("trivet.cli.serve:serve", "Serve a model over HTTP: OpenAI, TGI, llama.cpp, Anthropic."),
     "tgi": ("trivet.cli.serve:tgi", "Serve with TGI's flags and defaults."),
     "vllm": ("trivet.cli.serve:vllm", "Serve with vLLM's flags and defaults."),
     "llama-server": ("trivet.cli.serve:llama_server", "Serve with llama-server's flags and defaults."),

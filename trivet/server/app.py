@@ -64,15 +64,19 @@ def create_app(llm: AsyncLLM, options: ServerOptions | None = None) -> Starlette
 def _unrouted(pinned: str | None) -> dict[Any, ExceptionHandler]:
     """What is told where there is no such path, or no such method of it."""
 
-    async def not_found(request: Request, error: Exception) -> Response:
-        problem = Problem(Kind.NOT_FOUND, f"there is nothing at {request.method} {request.url.path}")
-        return routing.dialect_of(request, pinned).error_response(problem)
+    def telling(kind: Kind, message: str) -> ExceptionHandler:
+        async def tell(request: Request, error: Exception) -> Response:
+            if pinned == "llamacpp" and request.method == "OPTIONS":
+                return Response()  # llama.cpp's server answers it on all paths, whether a browser's preflight or not.
+            problem = Problem(kind, message.format(method=request.method, path=request.url.path))
+            response = routing.dialect_of(request, pinned).error_response(problem)
+            if isinstance(error, HTTPException) and error.headers:
+                response.headers.update(error.headers)
+            return response
 
-    async def wrong_method(request: Request, error: Exception) -> Response:
-        problem = Problem(Kind.METHOD, f"{request.url.path} does not answer {request.method}")
-        response = routing.dialect_of(request, pinned).error_response(problem)
-        if isinstance(error, HTTPException) and error.headers:
-            response.headers.update(error.headers)
-        return response
+        return tell
 
-    return {404: not_found, 405: wrong_method}
+    return {
+        404: telling(Kind.NOT_FOUND, "there is nothing at {method} {path}"),
+        405: telling(Kind.METHOD, "{path} does not answer {method}"),
+    }

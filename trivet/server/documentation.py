@@ -23,6 +23,9 @@ One port answers all of them. A path that several dialects have goes to the firs
 request or a key of its body, else to the dialect without either; `--dialect NAME` gives all of a dialect's paths to it
 alone.
 
+Where the server has API keys, `/tokenize` asks for one, although vLLM leaves it open. `/chat_tokenize` asks for one,
+although TGI leaves it open. A key must be given exactly as it was set, although TGI does not mind upper and lower case.
+
 This page is made by `python -m trivet.server.documentation` from what the server checks requests with.
 """
 

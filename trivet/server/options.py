@@ -25,6 +25,7 @@ class ServerOptions:
     max_client_batch_size: most prompts of one completions request (TGI).
     prompt_tokens_details, request_metrics: report cached prompt tokens in `usage`, and times in `metrics` (OpenAI).
     force_include_usage: report `usage` in every chunk of every stream, and at its end (OpenAI).
+    trust_request_chat_template: let requests bring their own chat template (OpenAI).
     tokens_as_ids: call tokens `token_id:N` in every request's logprobs (OpenAI).
     log_requests: a line for each request, without its text.
     otlp_traces_endpoint: where traces are sent; None sends none. otlp_service_name: what they call this server.
@@ -55,6 +56,7 @@ class ServerOptions:
     prompt_tokens_details: bool = False
     request_metrics: bool = False
     force_include_usage: bool = False
+    trust_request_chat_template: bool = True
     tokens_as_ids: bool = False
     log_requests: bool = False
     otlp_traces_endpoint: str | None = None

@@ -1,8 +1,9 @@
-"""Routes for machines that watch the server. None of them needs a key."""
+"""Routes for machines that watch the server. None of them needs a key; a dialect that is pinned may have its own."""
 
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import prometheus_client
 from starlette.requests import Request
@@ -39,19 +40,21 @@ def routes(service: Service) -> list[Route]:
         stats = service.llm.stats()
         return JSONResponse({"server_load": stats.running + stats.waiting})
 
-    async def metrics(request: Request) -> Response:
-        if not service.options.metrics_endpoint:
-            return JSONResponse({"error": NO_METRICS}, status_code=501)
-        # In a thread: it would hold up the streams.
-        text = await asyncio.to_thread(service.metrics.expose, service.llm.stats())
-        headers = {"Process-Start-Time-Unix": str(service.started)}
-        return Response(text, 200, headers, prometheus_client.CONTENT_TYPE_PLAIN_0_0_4)
-
     return [
         Route("/health", health, methods=["GET"]),
         Route("/v1/health", health, methods=["GET"]),
         Route("/ping", health, methods=["GET", "POST"]),
         Route("/version", version, methods=["GET"]),
         Route("/load", load, methods=["GET"]),
-        Route("/metrics", metrics, methods=["GET"]),
+        Route("/metrics", partial(metrics, service), methods=["GET"]),
     ]
+
+
+async def metrics(service: Service, request: Request) -> Response:
+    """Tell the metrics, for Prometheus."""
+    if not service.options.metrics_endpoint:
+        return JSONResponse({"error": NO_METRICS}, status_code=501)
+    # In a thread: it would hold up the streams.
+    text = await asyncio.to_thread(service.metrics.expose, service.llm.stats())
+    headers = {"Process-Start-Time-Unix": str(service.started)}
+    return Response(text, 200, headers, prometheus_client.CONTENT_TYPE_PLAIN_0_0_4)

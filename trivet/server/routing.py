@@ -47,10 +47,18 @@ def routes(service: Service) -> list[Route]:
 
 
 def dialect_of(request: Request, pinned: str | None) -> Dialect:
-    """Whose client sent a request that no operation is for: the pinned one's, or the one's that its headers tell."""
-    marks = {operation.header: name for name, (_, own) in DIALECTS.items() for operation in own if operation.header}
-    told = next((name for header, name in marks.items() if header in request.headers), "openai")
-    return DIALECTS[pinned or told][0]
+    """Whose client sent a request that no operation is for: the pinned one's, or of those that have its path, or else
+    of all, the one's that its headers tell, or the first that asks for no more than the path.
+    """
+    if pinned:
+        return DIALECTS[pinned][0]
+    everyone = [(name, operation) for name, (_, own) in DIALECTS.items() for operation in own if not operation.pinned]
+    route = request.scope.get("route")
+    path = route.path if isinstance(route, Route) else ""
+    claims = [(name, operation) for name, operation in everyone if operation.path == path] or everyone
+    told = [name for name, operation in claims if operation.header and operation.header in request.headers]
+    plain = [name for name, operation in claims if not operation.keys and not operation.header]
+    return DIALECTS[(told or plain)[0]][0]
 
 
 def _shared(service: Service, endpoints: list[tuple[Operation, Endpoint]]) -> Endpoint:

@@ -139,14 +139,21 @@ def _fit_tool_calls(message: dict[str, Any], template: CompiledTemplate, where: 
             raise RequestError(f"{where}[{i}] must be an object with a function", "messages")
         arguments = function.get("arguments")
         if isinstance(arguments, str) and template.wants_argument_objects:
-            try:
-                function["arguments"] = json.loads(arguments) if arguments else {}
-            except json.JSONDecodeError as error:
-                raise RequestError(f"{where}[{i}].function.arguments is not JSON: {error}", "messages") from None
+            function["arguments"] = _parsed(arguments)
         elif isinstance(arguments, dict) and not template.wants_argument_objects:
             function["arguments"] = json.dumps(arguments, ensure_ascii=False)
     if message["content"] is None and not template.takes_calls_alone:
         message["content"] = ""
+
+
+def _parsed(arguments: str) -> Any:
+    """A model's own call, which goes into the next request as it was written, may be cut off or wrong: as vLLM does,
+    what is not JSON is taken for no arguments.
+    """
+    try:
+        return json.loads(arguments)
+    except (json.JSONDecodeError, RecursionError):
+        return {}
 
 
 def _put_before(text: Any, message: dict[str, Any]) -> None:

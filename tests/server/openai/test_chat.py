@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.server.fake_llm import ANSWER, TOKENS
+from tests.server.fake_llm import ANSWER, TOKENS, FakeLLM
 from tests.server.wire import chat, events, post
 
 CHAT = "/v1/chat/completions"
@@ -123,6 +123,15 @@ def test_template_of_the_request(url, llm):
 def test_bad_templates_of_the_request(url, template, message):
     response = post(url, CHAT, chat(max_tokens=1, chat_template=template))
     assert response.status_code == 400 and message in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("path", [CHAT, "/tokenize"])
+def test_templates_that_are_not_trusted(serve, path):
+    url = serve(FakeLLM(), trust_request_chat_template=False)
+    error = post(url, path, chat(chat_template="x")).json()["error"]
+    assert error["message"].startswith("Chat template is passed with request, but --trust-request-chat-template is not")
+    assert (error["code"], error["param"]) == (400, "chat_template")
+    assert "error" not in post(url, path, chat()).json()
 
 
 def test_continue_final_message(url, llm):

@@ -54,7 +54,13 @@ def completion(**fields):
         (CHAT, chat(n=2, best_of=1), INVALID, "best_of", "got 1"),
         (CHAT, chat(stop=["a"] * 5), INVALID, "stop", "at most 4 strings, got 5"),
         (CHAT, chat(max_tokens=0), INVALID, "max_tokens", "at least 1, got 0"),
-        (CHAT, chat(max_tokens=257), INVALID, "max_tokens", "max_tokens=257 cannot be greater than max_model_len=256."),
+        (
+            CHAT,
+            chat(max_tokens=257),
+            INVALID,
+            "max_tokens",
+            "max_tokens=257 cannot be greater than max_model_len=max_total_tokens=256. Please request fewer output",
+        ),
         (
             CHAT,
             chat(max_completion_tokens=257, max_tokens=1),

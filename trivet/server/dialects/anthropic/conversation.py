@@ -6,7 +6,7 @@ import re
 from itertools import groupby
 from typing import Any
 
-from trivet.server.dialects.anthropic.schemas import Block, CountTokensBody, Turn
+from trivet.server.dialects.anthropic.schemas import Block, Conversation, Turn
 from trivet.server.errors import Kind, Problem
 from trivet.server.service import Service
 
@@ -14,7 +14,7 @@ _BILLING = re.compile(r"^x-anthropic-billing-header:.*\n?", re.MULTILINE)
 """A line of Claude Code's that changes with every request: left in, no two prompts would begin alike."""
 
 
-async def prompt_tokens(service: Service, body: CountTokensBody) -> list[int]:
+async def prompt_tokens(service: Service, body: Conversation) -> list[int]:
     """The prompt: turns of one role that follow each other are one turn; an assistant's at the end is continued.
 
     Raises Problem for blocks that are not supported, RequestError for what the model's template cannot read.

@@ -1,6 +1,7 @@
 """Bodies of Anthropic's Messages API; a struct's tag is the `type` on the wire.
 
-Unlike the other dialects', a request's fields of unknown names are refused, as that API does.
+Unlike the other dialects', a request's fields of unknown names are refused, as that API does; llama.cpp's server, which
+has this API too, is less strict.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ class Turn(Struct):
     content: str | list[Block]
 
 
-class CountTokensBody(Struct, kw_only=True, forbid_unknown_fields=True):
-    model: str
+class Conversation(Struct, kw_only=True):
+    """What both requests have, however strict the server is."""
+
     messages: list[Turn]
     system: str | list[Block] | None = None
     thinking: Annotated[
@@ -52,8 +54,11 @@ class CountTokensBody(Struct, kw_only=True, forbid_unknown_fields=True):
     workspace_id: Annotated[str | None, meaningless("there are no workspaces")] = None
 
 
-class MessagesBody(CountTokensBody, kw_only=True, forbid_unknown_fields=True):
-    max_tokens: int
+class CountTokensBody(Conversation, kw_only=True, forbid_unknown_fields=True):
+    model: str
+
+
+class MessageOptions(Conversation, kw_only=True):
     stop_sequences: list[str] | None = None
     stream: bool | None = None
     temperature: float | None = None
@@ -67,6 +72,11 @@ class MessagesBody(CountTokensBody, kw_only=True, forbid_unknown_fields=True):
     metadata: Annotated[dict[str, Any] | None, meaningless("requests are not told apart by user")] = None
     service_tier: Annotated[str | None, meaningless("there is one tier")] = None
     billing_policy: Annotated[Any, meaningless("nothing is billed")] = None
+
+
+class MessagesBody(MessageOptions, kw_only=True, forbid_unknown_fields=True):
+    model: str
+    max_tokens: int
 
 
 class Usage(Struct, kw_only=True):

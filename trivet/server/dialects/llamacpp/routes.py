@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from trivet.server.dialects.llamacpp.adapters import list_adapters, scale_adapters
 from trivet.server.dialects.llamacpp.completions import chat_completions, completion, infill, text_completions
+from trivet.server.dialects.llamacpp.messages import count_tokens, messages
 from trivet.server.dialects.llamacpp.models import models
 from trivet.server.dialects.llamacpp.props import change_props, props
 from trivet.server.dialects.llamacpp.schemas import (
     ChatBody,
     CompletionBody,
+    CountTokensBody,
     DetokenizeBody,
     InfillBody,
+    MessagesBody,
     SlotBody,
     TextBody,
     TokenizeBody,
@@ -20,6 +23,7 @@ from trivet.server.dialects.llamacpp.template import apply_template, input_token
 from trivet.server.dialects.llamacpp.tokenize import detokenize, tokenize
 from trivet.server.dialects.llamacpp.unsupported import UNSUPPORTED
 from trivet.server.endpoint import Operation
+from trivet.server.probes import metrics
 
 OWN_FIELDS = frozenset(
     [
@@ -44,11 +48,15 @@ OPERATIONS = [
     Operation("/v1/chat/completions", chat_completions, body=ChatBody, generates=True, keys=OWN_FIELDS),
     Operation("/chat/completions/input_tokens", input_tokens, body=ChatBody),
     Operation("/v1/chat/completions/input_tokens", input_tokens, body=ChatBody),
+    Operation("/v1/messages", messages, body=MessagesBody, generates=True, pinned=True),
+    Operation("/v1/messages/count_tokens", count_tokens, body=CountTokensBody, pinned=True),
     Operation("/apply-template", apply_template, body=ChatBody),
     Operation("/tokenize", tokenize, body=TokenizeBody, keys=frozenset({"content"})),
     Operation("/detokenize", detokenize, body=DetokenizeBody),
     Operation("/models", models, "GET"),
     Operation("/v1/models", models, "GET"),
+    # Of the peers it alone asks for a key here; elsewhere the route is that of `probes`, open to all.
+    Operation("/metrics", metrics, "GET", pinned=True),
     Operation("/props", props, "GET"),
     Operation("/props", change_props),
     Operation("/slots", list_slots, "GET"),

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from msgspec import Struct
 
+from trivet.server.dialects.anthropic.schemas import Conversation, MessageOptions
 from trivet.server.dialects.llamacpp.limits import INT32_MAX, hard, soft
 from trivet.server.fields import meaningless, refused
 
@@ -17,6 +18,7 @@ NO_GRAMMARS = "grammars and JSON schemas are not supported yet"
 NO_SHIFT = "the context is never shifted: a generation ends where it is full"
 NO_THOUGHTS = "thoughts are not told apart from content yet"
 NO_TOOLS = "tools are not supported yet"
+ONE_MODEL = "one model is served; answers carry its own name"
 MAX_FLOAT = 3.4028234663852886e38
 """The greatest float32."""
 
@@ -28,7 +30,7 @@ class StreamOptions(Struct, kw_only=True):
 class GenerationBody(Struct, kw_only=True):
     """What all requests for tokens share."""
 
-    model: Annotated[str | None, meaningless("one model is served; answers carry its own name")] = None
+    model: Annotated[str | None, meaningless(ONE_MODEL)] = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     cache_prompt: bool | None = None
@@ -154,3 +156,12 @@ class ControlBody(Struct, kw_only=True):
 
 class SlotBody(Struct, kw_only=True):
     filename: str | None = None
+
+
+class CountTokensBody(Conversation, kw_only=True):
+    model: Annotated[str | None, meaningless(ONE_MODEL)] = None
+
+
+class MessagesBody(MessageOptions, kw_only=True):
+    model: Annotated[str | None, meaningless(ONE_MODEL)] = None
+    max_tokens: int | None = None

@@ -36,6 +36,13 @@ async def render(
             "Cannot set both `continue_final_message` and `add_generation_prompt` to True.",
             "continue_final_message",
         )
+    if body.chat_template is not None and not service.options.trust_request_chat_template:
+        raise Problem(
+            Kind.INVALID,
+            "Chat template is passed with request, but --trust-request-chat-template is not set. "
+            "Refused request with untrusted chat template.",
+            "chat_template",
+        )
     given = body.chat_template_kwargs or {}
     if wrong := [name for name in RESERVED if name in given]:
         raise Problem(Kind.INVALID, f"chat_template_kwargs must not hold {wrong[0]!r}", "chat_template_kwargs")

@@ -28,7 +28,13 @@ from trivet.server.flags import (
     whole,
 )
 
-DEFAULTS: dict[str, Any] = {"dialect": "openai", "hosts": ("0.0.0.0",), "port": 8000, "seed": 0}
+DEFAULTS: dict[str, Any] = {
+    "dialect": "openai",
+    "hosts": ("0.0.0.0",),
+    "port": 8000,
+    "seed": 0,
+    "trust_request_chat_template": False,
+}
 """Settings of `trivet vllm serve`."""
 
 ONE_PROCESS = "one process computes the model"
@@ -43,6 +49,12 @@ SETTINGS: list[Flag] = [
     flag("--model", "model", str, "A .gguf file, a folder or a hub id.", "MODEL"),
     flag("--tokenizer", "tokenizer", str, "Where it is, when not with the model.", "PATH"),
     flag("--chat-template", "chat_template", str, "A Jinja template, or a file with one.", "FILE"),
+    flag(
+        "--trust-request-chat-template",
+        "trust_request_chat_template",
+        None,
+        "Let requests bring their own templates, which run in a sandbox. All but `trivet vllm serve` do so anyway.",
+    ),
     flag(
         "--default-chat-template-kwargs",
         "default_chat_template_kwargs",
@@ -212,7 +224,6 @@ SERVER: list[Flag] = [
             "--enable-ssl-refresh": "start the server again when the certificate changes",
             "--disable-fastapi-docs": "there is no /docs",
             "--enable-offline-docs": "there is no /docs",
-            "--trust-request-chat-template": "templates of requests run in a sandbox",
             "--exclude-tools-when-tool-choice-none": NO_TOOLS,
             "--enable-log-outputs": "texts are never logged",
             "--enable-log-deltas": "texts are never logged",

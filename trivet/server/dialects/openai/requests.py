@@ -154,7 +154,8 @@ def max_output_tokens(service: Service, requested: int | None, name: str, prompt
     if requested > service.max_model_len:
         raise Problem(
             Kind.INVALID,
-            f"{name}={requested} cannot be greater than max_model_len={service.max_model_len}. "
+            # The two names are vLLM's own.
+            f"{name}={requested} cannot be greater than max_model_len=max_total_tokens={service.max_model_len}. "
             "Please request fewer output tokens.",
             name,
         )

@@ -59,7 +59,7 @@ def completion(**fields):
             chat(max_tokens=257),
             INVALID,
             "max_tokens",
-            "max_tokens=257 cannot be greater than max_model_len=max_total_tokens=256. Please request fewer output",
+            "max_tokens=257 cannot be greater than max_total_tokens=256. Please request fewer output",
         ),
         (
             CHAT,
@@ -123,7 +123,7 @@ def completion(**fields):
         ),
         (TEXT, completion(stream_interval=0), BAD, "stream_interval", "Expected `int` >= 1"),
         (TEXT, completion(prompt=["a"] * 1025), INVALID, "prompt", "got 1025"),
-        (TEXT, completion(prompt=["a", "b"], n=9999), INVALID, "n", "16384 sequences"),
+        (TEXT, completion(prompt=["a", "b"], n=9999), INVALID, "n", "19998 sequences"),
         (TEXT, completion(prompt=[]), INVALID, "prompt", "got 0"),
         (TEXT, completion(prompt=[1, "a"]), INVALID, "prompt", "mix"),
         (TEXT, completion(prompt=[260]), INVALID, "prompt", "260"),

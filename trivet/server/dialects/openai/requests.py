@@ -154,8 +154,7 @@ def max_output_tokens(service: Service, requested: int | None, name: str, prompt
     if requested > service.max_model_len:
         raise Problem(
             Kind.INVALID,
-            # The two names are vLLM's own.
-            f"{name}={requested} cannot be greater than max_model_len=max_total_tokens={service.max_model_len}. "
+            f"{name}={requested} cannot be greater than max_total_tokens={service.max_model_len}. "
             "Please request fewer output tokens.",
             name,
         )

@@ -112,8 +112,8 @@ def check_logprobs(service: Service, value: int | None, name: str) -> None:
     if value < -1:
         raise Problem(Kind.INVALID, f"`{name}` must be a positive value or -1.", name)
     vocab_size, limit = service.llm.info.vocab_size, service.options.max_logprobs
-    count = vocab_size if value == -1 else value
-    if count > (vocab_size if limit == -1 else limit):
+    count, limit = (vocab_size if number == -1 else number for number in (value, limit))
+    if count > limit:
         kind = "prompt" if name == "prompt_logprobs" else "sample"
         message = f"Requested {kind} logprobs of {count}, which is greater than max allowed: {limit}"
         raise Problem(Kind.INVALID, message, name)

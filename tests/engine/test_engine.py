@@ -362,12 +362,12 @@ def test_a_context_that_was_not_asked_for_shrinks_to_the_memory() -> None:
     [
         (
             {"max_model_len": 2000},
-            "max_model_len 2000 needs 0.00 GiB.* 80% of the free memory allows .* max_model_len 1024",
+            "max_model_len 2000 needs 15.62 KiB .* 80% of the free memory allows 8.00 KiB, .* max_model_len 1024",
         ),
         ({"max_model_len": 5000}, "between 2 and the model's context length 4096, got 5000"),
         ({"num_blocks": 100}, "num_blocks 100 asks for .* that is 80 blocks of 16 tokens"),
         ({"kv_cache_memory": 20000}, "kv_cache_memory 20000 asks for"),
-        ({"kv_cache_memory": 1}, "kv_cache_memory 1 allows"),
+        ({"kv_cache_memory": 1}, "max_model_len 4096 needs 32.00 KiB of KV cache; kv_cache_memory 1 allows 0 bytes"),
         ({"num_blocks": 4, "max_model_len": 65}, "num_blocks 4 allows .* max_model_len 64"),
         ({"max_num_seqs": 0}, "max_num_seqs must be at least 1, got 0"),
         ({"block_size": 0}, "block_size must be at least 1"),

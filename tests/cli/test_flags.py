@@ -216,6 +216,7 @@ def test_what_has_no_meaning_is_said(outcome, line, notes):
     [
         ("serve --max-modellen 9", "no such option: --max-modellen, did you mean --max-model-len?"),
         ("serve -nglx 20", "no such option: -nglx, did you mean -ngl?"),
+        ("serve --hlep", "no such option: --hlep, did you mean --help?"),
         ("serve --xyzzy", "no such option: --xyzzy (see `trivet serve --help`)"),
         ("tgi --max-model-len 9", "no such option: --max-model-len"),
         ("serve --port", "--port: expected one argument"),

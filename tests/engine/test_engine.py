@@ -296,11 +296,18 @@ def test_where_the_device_is_lost_no_step_is_tried_again(runtime: type[FakeRunti
         run(e, request([9, 8] if not alone else [7], "other"), request([1, 13], "bad"))
 
 
+@on_all_runtimes
+def test_a_prompt_that_fills_the_context_has_room_for_one_token(runtime: type[FakeRuntime]) -> None:
+    whole = request([*range(MAX_LEN)], max_tokens=1, prompt_logprobs=0)
+    assert run(engine(runtime=runtime, num_blocks=MAX_LEN // 4), whole) == {"r": plain(whole, MAX_LEN)}
+
+
 @pytest.mark.parametrize(
     ("r", "parameter", "text"),
     [
         (request([]), "prompt", "at least one token"),
-        (request([1] * 64), "prompt", "64 tokens; with max_model_len 64 it may have 63"),
+        (request([1] * 65), "prompt", "65 tokens; max_model_len is 64"),
+        (request([1] * 64, max_tokens=2), "max_tokens", "max_tokens may be 1"),
         (request([1] * 60, max_tokens=5), "max_tokens", "60 tokens and max_tokens 5 make 65.* may be 4"),
         (request([1, 97]), "prompt", "holds 97; token ids go from 0 to 96"),
         (request([1, -1]), "prompt", "holds -1"),

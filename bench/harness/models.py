@@ -46,14 +46,14 @@ def quantised(source: Path, to: str, folder: Path) -> Path:
     """The model in a format, as `trivet quantize` writes it; made in `folder` unless it is there. Of a format that it
     does not write, the layers' matrices are random, and all else is that of Q4_K_M.
     """
+    if to not in MIXES and to not in Format.__members__:
+        raise SystemExit(f"{to} is no format; there are {', '.join(dict.fromkeys([*MIXES, *Format.__members__]))}")
     target = folder / f"{plain_name(source)}-{to.lower()}.gguf"
     if not target.exists():
         print(f"writing {target}", file=sys.stderr, flush=True)
         folder.mkdir(parents=True, exist_ok=True)
         if to in MIXES:
             export(as_gguf(open_checkpoint(str(source))), target, to)
-        elif to not in Format.__members__:
-            raise SystemExit(f"{to} is no format; there are {', '.join(dict.fromkeys([*MIXES, *Format.__members__]))}")
         else:
             base = open_checkpoint(str(quantised(source, "Q4_K_M", folder)))
             assert isinstance(base, GGUFFile)

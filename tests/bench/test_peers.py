@@ -11,7 +11,7 @@ from bench.harness import process, report
 from bench.harness.dequantised import Dequantised, dequantise
 from bench.harness.environments import CannotRun
 from bench.harness.machine import Limits
-from bench.harness.models import Work, work
+from bench.harness.models import Work, quantised, work
 from bench.harness.process import Case, System
 from trivet.weights import open_checkpoint
 from trivet.weights.formats import Format
@@ -110,6 +110,12 @@ def test_dequantised_is_the_same_model_in_f32(tmp_path):
     assert {info.format for info in written.tensors.values()} == {Format.F32}
     for name in source.tensors:
         assert (written.load(name).data == source.load(name).data).all()
+
+
+def test_an_unknown_format_is_refused_before_anything_is_written(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="Q9_9 is no format; there are F32, "):
+        quantised(BUILT_IN, "Q9_9", tmp_path / "models")
+    assert not (tmp_path / "models").exists() and not capsys.readouterr().err
 
 
 def test_divergence_and_perplexity():

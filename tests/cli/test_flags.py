@@ -70,7 +70,8 @@ def outcome(trivet, monkeypatch):
         ("serve m --no-enable-prefix-caching", {"enable_prefix_caching": False}),
         ("serve m --dialect TGI", {"dialect": "tgi"}),
         ("serve m --dtype half --kv-cache-dtype bfloat16", {"dtype": "half", "kv_cache_dtype": "bf16"}),
-        ("serve m --gpu-memory-utilization 0.85 --max-logprobs 5", {"gpu_memory_utilization": 0.85, "max_logprobs": 5}),
+        ("serve m --gpu-memory-utilization 0.85", {"gpu_memory_utilization": 0.85}),
+        ("serve m --max-logprobs -1", {"max_logprobs": -1}),
         ("serve m --device cuda --enforce-eager", {"device": "cuda", "enforce_eager": True, "gpu_layers": None}),
         ("serve m -dev none -ngl 20", {"device": "cpu", "gpu_layers": 20}),
         ("serve m --kv-cache-dtype fp8", {"kv_cache_dtype": "fp8"}),
@@ -218,6 +219,7 @@ def test_what_has_no_meaning_is_said(outcome, line, notes):
     [
         ("serve --max-modellen 9", "no such option: --max-modellen, did you mean --max-model-len?"),
         ("serve -nglx 20", "no such option: -nglx, did you mean -ngl?"),
+        ("serve --hlep", "no such option: --hlep, did you mean --help?"),
         ("serve --xyzzy", "no such option: --xyzzy (see `trivet serve --help`)"),
         ("tgi --max-model-len 9", "no such option: --max-model-len"),
         ("serve --port", "--port: expected one argument"),

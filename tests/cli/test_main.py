@@ -149,6 +149,14 @@ def test_a_missing_model_is_one_line(trivet, tmp_path, name):
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["run", "chat", "bench"])
+def test_a_folder_that_holds_no_model_is_one_line(trivet, tmp_path, name):
+    nothing = f"trivet: error: {tmp_path}: neither a Hugging Face folder (no config.json) nor one that holds"
+    assert trivet(name, str(tmp_path))[2].startswith(nothing)
+    (tmp_path / "config.json").write_text("{}")
+    assert trivet(name, str(tmp_path))[2].startswith(f"trivet: error: {tmp_path}: there is neither model.safetensors")
+
+
 def test_version(trivet):
     from trivet import __version__
 

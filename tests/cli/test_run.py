@@ -53,7 +53,7 @@ def test_stop_strings(trivet, script, model):
     ("args", "message"),
     [
         (["--temperature", "-1"], "temperature must be 0 or greater, got -1.0"),
-        (["-n", "0"], "max_tokens must be at least 1, got 0"),
+        (["-n", "-5"], "max_tokens must be at least 1, or -1 for as many as fit, got -5"),
         (["-p", "x" * 1000], "the prompt has 1001 tokens"),
     ],
 )

@@ -165,7 +165,7 @@ async def test_many_waiting_tokens_refuse_at_once(start: Start) -> None:
 @pytest.mark.parametrize(
     ("r", "error"),
     [
-        (request([1] * 300), "300 tokens; with max_model_len 256"),
+        (request([1] * 300), "300 tokens; max_model_len is 256"),
         (request([1] * 200, max_tokens=100), "200 tokens and max_tokens 100"),
         (request([100]), "prompt holds 100"),
     ],

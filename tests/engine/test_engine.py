@@ -296,11 +296,18 @@ def test_where_the_device_is_lost_no_step_is_tried_again(runtime: type[FakeRunti
         run(e, request([9, 8] if not alone else [7], "other"), request([1, 13], "bad"))
 
 
+@on_all_runtimes
+def test_a_prompt_that_fills_the_context_has_room_for_one_token(runtime: type[FakeRuntime]) -> None:
+    whole = request([*range(MAX_LEN)], max_tokens=1, prompt_logprobs=0)
+    assert run(engine(runtime=runtime, num_blocks=MAX_LEN // 4), whole) == {"r": plain(whole, MAX_LEN)}
+
+
 @pytest.mark.parametrize(
     ("r", "parameter", "text"),
     [
         (request([]), "prompt", "at least one token"),
-        (request([1] * 64), "prompt", "64 tokens; with max_model_len 64 it may have 63"),
+        (request([1] * 65), "prompt", "65 tokens; max_model_len is 64"),
+        (request([1] * 64, max_tokens=2), "max_tokens", "max_tokens may be 1"),
         (request([1] * 60, max_tokens=5), "max_tokens", "60 tokens and max_tokens 5 make 65.* may be 4"),
         (request([1, 97]), "prompt", "holds 97; token ids go from 0 to 96"),
         (request([1, -1]), "prompt", "holds -1"),
@@ -362,12 +369,12 @@ def test_a_context_that_was_not_asked_for_shrinks_to_the_memory() -> None:
     [
         (
             {"max_model_len": 2000},
-            "max_model_len 2000 needs 0.00 GiB.* 80% of the free memory allows .* max_model_len 1024",
+            "max_model_len 2000 needs 15.62 KiB .* 80% of the free memory allows 8.00 KiB, .* max_model_len 1024",
         ),
         ({"max_model_len": 5000}, "between 2 and the model's context length 4096, got 5000"),
         ({"num_blocks": 100}, "num_blocks 100 asks for .* that is 80 blocks of 16 tokens"),
         ({"kv_cache_memory": 20000}, "kv_cache_memory 20000 asks for"),
-        ({"kv_cache_memory": 1}, "kv_cache_memory 1 allows"),
+        ({"kv_cache_memory": 1}, "max_model_len 4096 needs 32.00 KiB of KV cache; kv_cache_memory 1 allows 0 bytes"),
         ({"num_blocks": 4, "max_model_len": 65}, "num_blocks 4 allows .* max_model_len 64"),
         ({"max_num_seqs": 0}, "max_num_seqs must be at least 1, got 0"),
         ({"block_size": 0}, "block_size must be at least 1"),

@@ -23,7 +23,7 @@ def report(logits: np.ndarray, **fields: Any) -> TokenLogprob:
     return found
 
 
-@given(st.integers(0, 2**32 - 1), st.sampled_from([0, 1, 5, 40, -1]), st.sampled_from([211, 20_000]))
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0, 1, 5, 40, 5000, 2**40, -1]), st.sampled_from([211, 20_000]))
 def test_raw_ones_are_those_of_the_unmodified_logits(data_seed: int, count: int, vocab: int) -> None:
     logits = np.random.default_rng(data_seed).normal(0, 4, (1, vocab)).astype(np.float32)
     got = report(logits, seed=1, temperature=0.7, top_k=40, logit_bias={5: 3.0}, logprobs=count)

@@ -28,7 +28,7 @@ from trivet.sampling.params import SamplingParams
         ("seed", [2**64, -(2**63) - 1, 0.5]),
         ("max_tokens", [0, -5, 10**30]),
         ("min_tokens", [-1, 17]),
-        ("logprobs", [-2, 5000]),
+        ("logprobs", [-2, 2**63]),
         ("prompt_logprobs", [-2]),
         ("stop", ["", ["a", ""], [1]]),
         ("stop_token_ids", [[-1], ["a"], 5]),

@@ -66,6 +66,7 @@ def test_defaults_reach_the_engine(url, llm):
         ({"samplers": []}, {"stages": ()}),
         ({"post_sampling_probs": True, "n_probs": 2}, {"logprobs": 2, "logprobs_mode": "processed"}),
         ({"n_probs": -1}, {"logprobs": None}),
+        ({"n_probs": 2000}, {"logprobs": 2000}),
         ({"seed": 2**32 + 5}, {"seed": 5}),
         ({"temperature": None, "samplers": None, "stop": None, "seed": None}, {"temperature": 0.8}),
         ({"logit_bias": [[50, 1], [50, 2], ["h", False], [104, 9]]}, {"logit_bias": {50: 3.0, 104: -math.inf}}),

@@ -49,8 +49,8 @@ def test_adapters(url):
 @pytest.mark.parametrize(
     ("method", "path", "message"),
     [
-        *(("POST", path, "--embeddings") for path in ("/embedding", "/embeddings")),
-        *(("POST", path, "--reranking") for path in ("/reranking", "/v1/reranking")),
+        *(("POST", path, "embeddings: models only generate text here") for path in ("/embedding", "/embeddings")),
+        *(("POST", path, "reranking: models only generate text here") for path in ("/reranking", "/v1/reranking")),
         ("POST", "/audio/transcriptions", "audio"),
         *(("POST", path, "serves one") for path in ("/models", "/models/load", "/models/unload")),
         ("GET", "/models/sse", "serves one"),

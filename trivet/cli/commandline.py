@@ -153,7 +153,10 @@ class Parser:
             yield f"{name}={json.dumps(content)}"
 
     def _unknown(self, name: str) -> str:
-        near = difflib.get_close_matches(name, self._named, 1)
+        known = [*self._named, "--help", "--version"]
+        if name.startswith("--"):
+            known = [flag for flag in known if flag.startswith("--")]
+        near = difflib.get_close_matches(name, known, 1)
         return f"no such option: {name}" + (f", did you mean {near[0]}?" if near else "")
 
 

@@ -8,8 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from trivet.cli import options
-
-UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
+from trivet.units import amount
 
 
 def inspect(
@@ -140,12 +139,3 @@ def shown(value: bool | int) -> str:
 
 def token(entry: dict[str, Any]) -> str:
     return f"{entry['text']!r} ({entry['id']})"
-
-
-def amount(size: float) -> str:
-    """Bytes, for people."""
-    unit = 0
-    while size >= 1024 and unit + 1 < len(UNITS):
-        size /= 1024
-        unit += 1
-    return f"{size:,.{2 if unit else 0}f} {UNITS[unit]}"

@@ -132,6 +132,8 @@ def sampling(recommended: dict[str, Any], **given: Any) -> SamplingParams:
     from trivet.sampling.params import SamplingParams
 
     chosen = {name: value for name, value in given.items() if value is not None}
-    if chosen.get("max_tokens") == -1:
+    if (longest := chosen.get("max_tokens")) is not None and longest < 1:
+        if longest != -1:
+            raise RequestError(f"max_tokens must be at least 1, or -1 for as many as fit, got {longest}", "max_tokens")
         chosen["max_tokens"] = None
     return SamplingParams(**{**TYPICAL, **recommended, **chosen})

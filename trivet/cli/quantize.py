@@ -72,7 +72,7 @@ def write(source: Checkpoint, target: Path, to: str) -> None:
 def show(source: Checkpoint, written: Mapping[str, TensorInfo], target: Path) -> None:
     """A line for each format of the new file, and its size next to the source's."""
     from trivet.cli import terminal
-    from trivet.cli.inspect import amount
+    from trivet.units import amount
 
     formats: dict[str, list[TensorInfo]] = {}
     for info in written.values():

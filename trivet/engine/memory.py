@@ -7,6 +7,7 @@ import logging
 from trivet.engine.config import EngineConfig
 from trivet.errors import EngineError
 from trivet.runtime.base import Runtime
+from trivet.units import amount
 
 logger = logging.getLogger(__name__)
 
@@ -48,19 +49,15 @@ def size_cache(config: EngineConfig, runtime: Runtime) -> tuple[int, int]:
         blocks, setting = min(need, int(config.memory_share * fitting)), f"{config.memory_share:.0%} of the free memory"
     if blocks > fitting:
         raise EngineError(
-            f"{setting} asks for {_gib(blocks * block_bytes)} of KV cache, but {_gib(available)} are free:"
+            f"{setting} asks for {amount(blocks * block_bytes)} of KV cache, but {amount(available)} are free:"
             f" that is {fitting} blocks of {size} tokens"
         )
     if blocks * size < max_len:
         if config.max_model_len is not None or blocks * size < 2:
             raise EngineError(
-                f"max_model_len {max_len} needs {_gib(-(-max_len // size) * block_bytes)} of KV cache;"
-                f" {setting} allows {_gib(blocks * block_bytes)}, which is max_model_len {blocks * size}"
+                f"max_model_len {max_len} needs {amount(-(-max_len // size) * block_bytes)} of KV cache;"
+                f" {setting} allows {amount(blocks * block_bytes)}, which is max_model_len {blocks * size}"
             )
         logger.warning("%s limits max_model_len to %d of the model's %d", setting, blocks * size, trained)
         max_len = blocks * size
     return max_len, blocks
-
-
-def _gib(count: int) -> str:
-    return f"{count / 2**30:.2f} GiB"

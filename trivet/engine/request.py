@@ -138,17 +138,15 @@ class ModelInfo(msgspec.Struct, kw_only=True):
         length, params = len(request.prompt), request.params
         if length == 0:
             raise RequestError("the prompt must hold at least one token", "prompt")
-        if length >= self.max_model_len:
-            raise RequestError(
-                f"the prompt has {length} tokens; with max_model_len {self.max_model_len} it may have"
-                f" {self.max_model_len - 1}, as at least one is generated",
-                "prompt",
-            )
-        if params.max_tokens is not None and length + params.max_tokens > self.max_model_len:
+        if length > self.max_model_len:
+            raise RequestError(f"the prompt has {length} tokens; max_model_len is {self.max_model_len}", "prompt")
+        # The last token drawn takes no place in the cache, so a prompt that fills the context has room for one.
+        room = max(1, self.max_model_len - length)
+        if params.max_tokens is not None and params.max_tokens > room:
             raise RequestError(
                 f"the prompt's {length} tokens and max_tokens {params.max_tokens} make"
                 f" {length + params.max_tokens}, more than max_model_len {self.max_model_len};"
-                f" max_tokens may be {self.max_model_len - length}",
+                f" max_tokens may be {room}",
                 "max_tokens",
             )
         for name, ids in (

@@ -41,7 +41,6 @@ LLAMACPP_STAGES = ("penalties", "dry", "top_n_sigma", "top_k", "typical_p", "top
 
 GREEDY_BELOW = 1e-5
 """Temperatures under this are greedy."""
-MAX_LOGPROBS = 1024
 MAX_LOGPROB_TOKEN_IDS = 128
 MAX_PHRASES = 128
 """Bad words, or sequence breakers, in a request."""
@@ -80,7 +79,7 @@ _INTEGERS: _Rules = {
     "dry_penalty_last_n": ("-1 (all) or at least 0", lambda x: x >= -1),
     "mirostat": ("0 (off), 1 or 2", lambda x: 0 <= x <= 2),
 }
-_COUNT = (f"between 0 and {MAX_LOGPROBS}, or -1 (all)", lambda x: -1 <= x <= MAX_LOGPROBS)
+_COUNT = ("-1 (all) or at least 0", lambda x: x >= -1)
 _OPTIONAL_INTEGERS: _Rules = {
     "max_tokens": ("at least 1", lambda x: x >= 1),
     "logprobs": _COUNT,

@@ -100,13 +100,13 @@ class Service:
         bos = prompt[:1] if prompt[0] == self.llm.tokenizer.bos_id and length > 1 else []
         return bos + prompt[len(prompt) - length + len(bos) :]
 
-    def check_length(self, prompt: list[int]) -> None:
-        """Refuse a prompt that leaves no room for an answer."""
-        if len(prompt) >= self.max_model_len:
+    def check_length(self, prompt: list[int], room: int = 1) -> None:
+        """Refuse a prompt that leaves no room for an answer of so many tokens."""
+        if len(prompt) > self.max_model_len - room:
             raise Problem(
                 Kind.PROMPT_TOO_LONG,
-                f"the prompt has {len(prompt)} tokens; with at least one to generate, the context of "
-                f"{self.max_model_len} tokens allows {self.max_model_len - 1}",
+                f"the prompt has {len(prompt)} tokens; with at least {room} to generate, the context of "
+                f"{self.max_model_len} tokens allows {self.max_model_len - room}",
                 "prompt",
                 prompt_tokens=len(prompt),
                 max_tokens=self.max_model_len,

@@ -36,10 +36,7 @@ def load_hf_vocabulary(path: Path) -> tuple[Vocabulary, Encoder]:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     folder = _Folder(path if path.is_dir() else None)
-    try:
-        vocabulary = _vocabulary(tokenizer, folder)
-    except ModelError as error:
-        raise ModelError(f"{file}: {error}") from None
+    vocabulary = _vocabulary(file, tokenizer, folder)
     return vocabulary, _Encoder(tokenizer, _added_around(tokenizer, vocabulary, folder.settings))
 
 
@@ -126,7 +123,7 @@ class _Encoder:
         return tokenizer, {own: i for own, i in ids.items() if own is not None and own != i}
 
 
-def _vocabulary(tokenizer: Tokenizer, folder: _Folder) -> Vocabulary:
+def _vocabulary(file: Path, tokenizer: Tokenizer, folder: _Folder) -> Vocabulary:
     ids = tokenizer.get_vocab(with_added_tokens=True)
     tokens = [""] * (max(ids.values(), default=-1) + 1)
     for token, i in ids.items():
@@ -134,7 +131,7 @@ def _vocabulary(tokenizer: Tokenizer, folder: _Folder) -> Vocabulary:
     added = tokenizer.get_added_tokens_decoder()
     special = frozenset(i for i, token in added.items() if token.special)
     decoder = json.loads(tokenizer.decoder.__getstate__()) if tokenizer.decoder else {"type": "Fuse"}
-    decode, drops_space = _token_decoder(decoder)
+    decode, drops_space = _token_decoder(file, decoder)
     verbatim = frozenset(added) if decode is byte_level_piece else special
     names = {role: text for role in _ROLES if (text := folder.role(role)) is not None}
     bos = [ids[names["bos_token"]]] if names.get("bos_token") in ids else folder.declared_ids("bos_token_id")
@@ -165,7 +162,7 @@ def _added_around(
     return bos, vocabulary.eos_ids[:1] if settings.get("add_eos_token") else []
 
 
-def _token_decoder(decoder: Mapping[str, Any]) -> tuple[Callable[[str], bytes], bool]:
+def _token_decoder(file: Path, decoder: Mapping[str, Any]) -> tuple[Callable[[str], bytes], bool]:
     """A decoder of `tokenizer.json` as a function from one token to its bytes, and whether a text loses the space it
     begins with.
     """
@@ -192,7 +189,7 @@ def _token_decoder(decoder: Mapping[str, Any]) -> tuple[Callable[[str], bytes], 
             case "Fuse":
                 pass
             case _:
-                raise ModelError(f"the decoder {json.dumps(step)} is not supported")
+                raise ModelError(f"{file}: the decoder {json.dumps(step)} is not supported")
 
     def decode(token: str) -> bytes:
         if byte_fallback and (byte := byte_token_value(token)) is not None:

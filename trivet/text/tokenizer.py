@@ -40,8 +40,8 @@ class Tokenizer:
     def load(cls, path: str | Path) -> Tokenizer:
         """Load from a GGUF file, a Hugging Face folder or a `tokenizer.json`. Raises ModelError."""
         path = Path(path)
-        is_folder = path.is_dir() and ((path / "tokenizer.json").is_file() or not any(path.glob("*.gguf")))
-        if is_folder or path.suffix == ".json":
+        own = (path / "tokenizer.json").is_file() or (any(path.glob("tokenizer*")) and not any(path.glob("*.gguf")))
+        if own or path.suffix == ".json":
             return cls._from_json(path)
         from trivet.weights import open_checkpoint
 

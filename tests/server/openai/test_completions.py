@@ -79,6 +79,16 @@ def test_score_only(url, stream):
         assert [entry is None for entry in choice["prompt_logprobs"]] == [True, False, False]
 
 
+def test_score_a_prompt_that_fills_the_context(url):
+    fields = {"echo": True, "max_tokens": 0, "logprobs": 0}
+    [choice] = post(url, TEXT, completion(prompt=[5] * 256, **fields)).json()["choices"]
+    assert len(choice["logprobs"]["tokens"]) == 256
+    [choice] = post(url, TEXT, completion(prompt=[5] * 300, truncate_prompt_tokens=-1, **fields)).json()["choices"]
+    assert len(choice["logprobs"]["tokens"]) == 256
+    error = post(url, TEXT, completion(prompt=[5] * 257, **fields)).json()["error"]
+    assert "257 input tokens, which exceeds this limit" in error["message"]
+
+
 def test_bad_words_and_token_ids_reach_the_engine(url, llm):
     fields = {"bad_words": ["x"], "logprobs": 2, "logprob_token_ids": [5, 6], "allowed_token_ids": [1], "min_tokens": 1}
     assert post(url, TEXT, completion(max_tokens=1, **fields)).status_code == 200

@@ -12,8 +12,8 @@ from trivet.server.endpoint import Handler, Operation
 from trivet.server.errors import Kind, Problem
 from trivet.server.service import Service
 
-_EMBEDDINGS = "This server does not support embeddings. Start it with `--embeddings`"
-_RERANKING = "This server does not support reranking. Start it with `--reranking`"
+_EMBEDDINGS = "This server does not support embeddings: models only generate text here"
+_RERANKING = "This server does not support reranking: models only generate text here"
 _ROUTER = "This server does not support routing between models: it serves one, for as long as it runs"
 _RESUMING = "This server does not support resuming streams"
 _AUDIO = "This server does not support audio input"

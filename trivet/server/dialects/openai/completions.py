@@ -64,7 +64,7 @@ async def completion_requests(
     """A request's prompts, and what to ask the engine for each. Raises Problem and RequestError."""
     check_request(service, body)
     check_logprobs(service, body.logprobs, "logprobs")
-    if body.logprob_token_ids and body.echo and body.max_tokens == 0:
+    if body.logprob_token_ids and only_scores(body):
         message = (
             "`logprob_token_ids` is not supported when `echo=True` and `max_tokens=0` because no output tokens "
             "are generated."
@@ -97,16 +97,23 @@ def echoes(service: Service, given: Sequence[str | list[int]], asked: Sequence[G
     return [prompt if isinstance(prompt, str) else decode(prompt) for prompt in kept]
 
 
+def only_scores(body: CompletionBody) -> bool:
+    """Whether the prompt is the whole answer."""
+    return bool(body.echo) and body.max_tokens == 0
+
+
 async def _completion_request(
     service: Service, request: Request, body: CompletionBody, prompt: str | list[int], request_id: str
 ) -> GenerateRequest:
     encoded = isinstance(prompt, str)
     ids = await service.encode(prompt, body.add_special_tokens is not False) if isinstance(prompt, str) else prompt
-    ids = fit_prompt(service, ids, body, encoded=encoded)
-    requested = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
-    if requested == 0 and body.echo:
-        requested = 1
-    max_tokens = max_output_tokens(service, requested, "max_tokens", len(ids))
+    if only_scores(body):
+        ids = fit_prompt(service, ids, body, encoded=encoded, room=0)
+        max_tokens: int | None = 1  # The engine draws one, which is forgotten.
+    else:
+        ids = fit_prompt(service, ids, body, encoded=encoded)
+        requested = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+        max_tokens = max_output_tokens(service, requested, "max_tokens", len(ids))
     params = sampling_params(service, body, max_tokens, body.logprobs)
     if body.echo and body.logprobs is not None and params.prompt_logprobs is None:
         params.prompt_logprobs = body.logprobs
@@ -124,7 +131,7 @@ class CompletionAnswer:
         self._reply = reply
         self._n = body.n or 1
         self._echoes = echoes
-        self._score_only = bool(body.echo) and body.max_tokens == 0
+        self._score_only = only_scores(body)
         self._logprobs = LogprobsWriter(
             service.llm.tokenizer,
             -1 if body.logprob_token_ids else body.logprobs or 0,

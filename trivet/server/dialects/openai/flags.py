@@ -179,7 +179,7 @@ SETTINGS: list[Flag] = [
     flag("--ssl-cert-reqs", "ssl_cert_reqs", whole(0, 2), "2 requires them of clients."),
     flag("--ssl-ciphers", "ssl_ciphers", str, "In OpenSSL's words.", "CIPHERS"),
     flag("--logprobs-mode", "logprobs_mode", choice("raw_logprobs"), "Of the model's own distribution.", "MODE"),
-    flag("--max-logprobs", "max_logprobs", whole(0, 1024), "Most `logprobs` of a request: 20 unless given."),
+    flag("--max-logprobs", "max_logprobs", whole(-1), "Most `logprobs` of a request: 20 unless given, -1 is no limit."),
     flag("--enable-prompt-tokens-details", "prompt_tokens_details", None, "Report cached tokens in `usage`."),
     flag("--enable-per-request-metrics", "request_metrics", None, "Tell in `metrics` what a request took."),
     flag("--enable-force-include-usage", "force_include_usage", None, "Report `usage` in every chunk of every stream."),

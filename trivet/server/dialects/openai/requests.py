@@ -112,17 +112,18 @@ def check_logprobs(service: Service, value: int | None, name: str) -> None:
     if value < -1:
         raise Problem(Kind.INVALID, f"`{name}` must be a positive value or -1.", name)
     vocab_size, limit = service.llm.info.vocab_size, service.options.max_logprobs
-    count = vocab_size if value == -1 else value
-    if count > (vocab_size if limit == -1 else limit):
+    count, limit = (vocab_size if number == -1 else number for number in (value, limit))
+    if count > limit:
         kind = "prompt" if name == "prompt_logprobs" else "sample"
         message = f"Requested {kind} logprobs of {count}, which is greater than max allowed: {limit}"
         raise Problem(Kind.INVALID, message, name)
 
 
-def fit_prompt(service: Service, prompt: list[int], body: GenerationBody, *, encoded: bool) -> list[int]:
+def fit_prompt(service: Service, prompt: list[int], body: GenerationBody, *, encoded: bool, room: int = 1) -> list[int]:
     """Apply `truncate_prompt_tokens` (-1: to the context), and refuse what cannot be answered.
 
     encoded: the ids were made of a text, whose beginning-of-sequence token stays unless a side is named.
+    room: tokens of the context to leave to the answer.
     """
     keep, side = body.truncate_prompt_tokens, body.truncation_side
     if keep is not None:
@@ -136,14 +137,14 @@ def fit_prompt(service: Service, prompt: list[int], body: GenerationBody, *, enc
                 "Please request a smaller truncation size.",
                 "truncate_prompt_tokens",
             )
-        keep = service.max_model_len - 1 if keep == -1 else keep
+        keep = service.max_model_len - room if keep == -1 else keep
         if side == "right":
             prompt = prompt[:keep]
         elif side == "left" or not encoded:
             prompt = prompt[-keep:]
         else:
             prompt = service.truncate(prompt, keep)
-    service.check_length(prompt)
+    service.check_length(prompt, room)
     return prompt
 
 

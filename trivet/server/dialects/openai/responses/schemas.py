@@ -8,7 +8,7 @@ from msgspec import Meta, Struct, field
 
 from trivet.server.dialects.openai.answers import TokenLogprob
 from trivet.server.dialects.openai.schemas import Int64
-from trivet.server.fields import meaningless, refused
+from trivet.server.fields import meaningless, partly, refused
 
 NO_TOOLS = "tools are not called yet"
 NO_REASONING = "thoughts are not told apart from the answer yet"
@@ -53,7 +53,10 @@ class InputTokensBody(Struct, kw_only=True):
     input: str | list[InputItem] | None = None
     instructions: str | None = None
     previous_response_id: str | None = None
-    truncation: Literal["auto", "disabled"] | None = None
+    truncation: Annotated[
+        Literal["auto", "disabled"] | None,
+        partly('"auto" drops whole turns, the oldest first; it cuts no message, so the last turn must fit'),
+    ] = None
     reasoning: Reasoning | None = None
     text: TextConfig | None = None
     chat_template_kwargs: dict[str, Any] | None = None

@@ -155,7 +155,10 @@ def kind(peer: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    # Abbreviated, --models would be the folder of models.
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("models", nargs="*", default=list(SHAPES))
     parser.add_argument("--formats", default=FORMATS)
     parser.add_argument("--peers", default=",".join(PEERS))

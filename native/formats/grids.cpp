@@ -351,10 +351,9 @@ constexpr GridCodes<kCount> split(const std::uint16_t (&codes)[kCount]) {
       parts.first[i] = static_cast<std::uint8_t>(codes[i]);
       parts.second[i] = static_cast<std::uint8_t>(codes[i] >> 8);
     } else {
-      for (int j = 0; j < kValues; ++j) {
-        parts.first[i] |= static_cast<std::uint8_t>((codes[i] >> 3 * j & 3) << 2 * j);
-        parts.second[i] |= static_cast<std::uint8_t>((codes[i] >> (3 * j + 2) & 1) << j);
-      }
+      const auto level = [&](int j) { return codes[i] >> 3 * j & 7; };
+      parts.first[i] = static_cast<std::uint8_t>(level(3) | level(0) << 3);
+      parts.second[i] = static_cast<std::uint8_t>(level(1) | level(2) << 3);
     }
   }
   return parts;
@@ -371,10 +370,8 @@ constinit const std::array<std::uint32_t, 256> kGridIQ3_XXS =
     expand<std::uint32_t>(kCodesIQ3_XXS, kLevelsIQ3_XXS);
 constinit const std::array<std::uint32_t, 512> kGridIQ3_S = expand<std::uint32_t>(kCodesIQ3_S, kLevelsIQ3_S);
 
-constinit const GridCodes<2048> kGridCodesIQ1 = split<8>(kCodesIQ1);
 constinit const GridCodes<256> kGridCodesIQ2_XXS = split<8>(kCodesIQ2_XXS);
 constinit const GridCodes<512> kGridCodesIQ2_XS = split<8>(kCodesIQ2_XS);
-constinit const GridCodes<1024> kGridCodesIQ2_S = split<8>(kCodesIQ2_S);
 constinit const GridCodes<256> kGridCodesIQ3_XXS = split<4>(kCodesIQ3_XXS);
 constinit const GridCodes<512> kGridCodesIQ3_S = split<4>(kCodesIQ3_S);
 

@@ -19,17 +19,15 @@ inline constexpr std::array<std::uint8_t, 3> kLevelsIQ1 = {0, 8, 16}, kLevelsIQ2
 inline constexpr std::array<std::uint8_t, 8> kLevelsIQ3_XXS = {2, 6, 10, 14, 18, 22, 26, 31},
                                              kLevelsIQ3_S = {1, 3, 5, 7, 9, 11, 13, 15};
 
-// The entries of a grid as numbers of levels, for look-ups of bytes: two bits for each of four values, the
-// first one lowest. `second` has those of the last four of eight values; of four values from eight levels, it
-// has the third bits.
+// The entries of a grid as numbers of levels, for look-ups of bytes. Of eight values, two bits for each of
+// four, the first one lowest; `second` has those of the last four. Of four values from eight levels three
+// bits each: `first` has those of value 3, then 0, `second` those of 1, then 2.
 template <int kCount>
 struct alignas(64) GridCodes {
   std::uint8_t first[kCount], second[kCount];
 };
-extern const GridCodes<2048> kGridCodesIQ1;
 extern const GridCodes<256> kGridCodesIQ2_XXS;
 extern const GridCodes<512> kGridCodesIQ2_XS;
-extern const GridCodes<1024> kGridCodesIQ2_S;
 extern const GridCodes<256> kGridCodesIQ3_XXS;
 extern const GridCodes<512> kGridCodesIQ3_S;
 

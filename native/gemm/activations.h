@@ -24,6 +24,27 @@ struct CenterSums {
   std::int16_t first, last;
 };
 
+// In which order the columns of a step lie: as they come, or as the values that a look-up in tables of bytes
+// gives for every 16 or 32 of them. Of 16, those of a quad lie 8 or 4 apart, of 32, 8.
+enum class ColumnOrder { natural, by16, by32 };
+
+// The column at `place` of every 64.
+constexpr int column_at(ColumnOrder order, int place) {
+  switch (order) {
+    case ColumnOrder::by16:
+      return place / 16 * 16 + (place & 1) * 8 + (place >> 1 & 1) * 4 + place / 4 % 4;
+    case ColumnOrder::by32:
+      return place / 32 * 32 + place % 4 * 8 + place / 4 % 8;
+    default:
+      return place;
+  }
+}
+constexpr int place_of(ColumnOrder order, int column) {
+  int place = 0;
+  while (column_at(order, place) != column) ++place;
+  return place;
+}
+
 // Where a run's sum or minimum lies: in the order in which the kernels pair them, 0 2 1 3, 4 6 5 7, ... (see
 // PanelQ4_K).
 constexpr int paired(int run) { return (run & ~3) | (run & 1) << 1 | (run & 2) >> 1; }

@@ -27,7 +27,10 @@ void multiply_any(const Panels& w, const std::byte* x, std::size_t stride, std::
 constexpr Kernels make_amx_kernels() {
   Kernels kernels = {
       .quantize_q8_32 = Quantize<Avx512Bf16>::q8_32,
-      .quantize_q8_256 = Quantize<Avx512Bf16>::q8_256,
+      .quantize_q8_256 = Quantize<Avx512Bf16>::q8_256<ColumnOrder::natural>,
+      .quantize_by16 = Quantize<Avx512Bf16>::q8_256<ColumnOrder::by16>,
+      .quantize_by32 = Quantize<Avx512Bf16>::q8_256<ColumnOrder::by32>,
+      .order = {},
       .round_bf16 = round_bf16,
       .multiply = {},
       .multiply_rounded = {},
@@ -47,7 +50,9 @@ constexpr Kernels make_amx_kernels() {
 #define TRIVET_SET(name, id, values, group) TRIVET_TILES(name, group, Weights##name)
   TRIVET_BLOCK_FORMATS(TRIVET_SET)
 #undef TRIVET_SET
-#define TRIVET_SET(name) TRIVET_TILES(name, 256, Permuted##name)
+#define TRIVET_SET(name)                  \
+  TRIVET_TILES(name, 256, Permuted##name) \
+  kernels.order[static_cast<int>(Format::name)] = kOrder<Permuted##name<Avx512Bf16>>;
   TRIVET_PERMUTED_FORMATS(TRIVET_SET)
 #undef TRIVET_SET
 #undef TRIVET_TILES

@@ -7,12 +7,20 @@ namespace {
 
 constexpr Bf16Kernels make_bf16_kernels() {
   using V = Avx512Bf16;
-  Bf16Kernels kernels = {.round = round_bf16, .multiply = {}};
+  Bf16Kernels kernels = {
+      .round = round_bf16,
+      .quantize_by16 = Quantize<V>::q8_256<ColumnOrder::by16>,
+      .quantize_by32 = Quantize<V>::q8_256<ColumnOrder::by32>,
+      .order = {},
+      .multiply = {},
+  };
   const auto set = [&](Format format, Kernels::Multiply multiply) {
     kernels.multiply[static_cast<int>(format)] = multiply;
   };
   set(Format::BF16, multiply_floats<V, KernelBF16Pairs<V>>);
-#define TRIVET_SET(name) set(Format::name, multiply<V, Block256Kernel<V, Permuted##name>>);
+#define TRIVET_SET(name)                                             \
+  set(Format::name, multiply<V, Block256Kernel<V, Permuted##name>>); \
+  kernels.order[static_cast<int>(Format::name)] = kOrder<Permuted##name<V>>;
   TRIVET_PERMUTED_FORMATS(TRIVET_SET)
 #undef TRIVET_SET
   return kernels;

@@ -12,9 +12,10 @@
 //                          fetches ahead
 //   unpack(weights, ..)    another, over scratch in the L1 cache that it fills with the decoded step
 //   tile<M>(source, ..)    acc[0, M) += the step's products of M rows
-// With K::kDirect, each of up to V::kDirectBlocks blocks of rows decodes the panel's weights anew, which
-// hides behind its products, and what is fetched ahead comes evenly; more blocks unpack them once, and fetch
-// while they multiply. A row goes through the same operations in the same order either way, and in any block.
+// At most kDirectRows<K> rows take weights that are decoded where they are used. With K::kDirect, each of up
+// to V::kDirectBlocks blocks of rows decodes the panel's weights anew, which hides behind its products, and
+// what is fetched ahead comes evenly; more blocks unpack them once, and fetch while they multiply. A row goes
+// through the same operations in the same order either way, and in any block.
 #pragma once
 
 #include "gemm/kernel_block256.h"
@@ -29,6 +30,13 @@ namespace {
 // Activation rows per pass over a panel: their sums (4 KiB), the unpacked step and the step's activations of
 // one block of rows share the L1 cache.
 constexpr int kChunk = 64;
+
+template <class K>
+constexpr int kDirectRows = [] {
+  if constexpr (requires { K::W::kDirectRows; })
+    return K::W::kDirectRows < K::kRows ? K::W::kDirectRows : K::kRows;
+  return 0;
+}();
 
 // One block of 1 to M rows.
 template <class K, int M, class Weights>
@@ -82,6 +90,13 @@ void multiply(const Panels& w, const std::byte* x, std::size_t stride, std::int6
       for (std::int64_t c = 0; c < w.columns; c += K::kColumns, step += K::kStepBytes) {
         const int count = w.columns - c < K::kColumns ? static_cast<int>(w.columns - c) : K::kColumns;
         K::decode_scales(w, panel, c, count, scratch);
+        if constexpr (kDirectRows<K> > 0) {
+          if (chunk <= kDirectRows<K>) {
+            multiply_rows<K, kDirectRows<K>>(chunk, K::template weights<true>(step), scratch, rows, stride, c,
+                                             count, acc);
+            continue;
+          }
+        }
         if constexpr (K::kDirect) {
           if (blocks <= V::kDirectBlocks) {
             multiply_blocks(K::template weights<true>(step), c, count, [](int) {});
@@ -104,7 +119,10 @@ template <class V>
 constexpr Kernels make_kernels() {
   Kernels kernels = {
       .quantize_q8_32 = Quantize<V>::q8_32,
-      .quantize_q8_256 = Quantize<V>::q8_256,
+      .quantize_q8_256 = Quantize<V>::template q8_256<ColumnOrder::natural>,
+      .quantize_by16 = nullptr,
+      .quantize_by32 = nullptr,
+      .order = {},
       .round_bf16 = nullptr,
       .multiply = {},
       .multiply_rounded = {},

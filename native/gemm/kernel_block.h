@@ -7,8 +7,10 @@
 //   kBits, kRuns, kQuads               bits of a weight, runs of a group, quads of a run
 //   kMost                              the largest weight, if that is not the largest of so many bits
 //   kOffset                            how much larger than what they stand for weights are
+//   kFactor, kMinimumFactor            of d, where this lies apart; the latter with minima
 //   quad(panel, group, run, v)         quad v of a run; all but panel and group are constants when compiling
-//   unpack(panel, quads)               or this, where decoding shares work across runs: all quads of a step
+//   unpack(panel, quads)               or this, where decoding shares work across runs: all quads of a step;
+//                                      with kDirectRows quad(), too, for so many rows
 //
 // Totals of scale * sum(w * x) over runs are int32, and exact. Where V's sums have 32 bits (V::kWeightBits is
 // 8), V::sum_bytes<M, Quads> adds the products of a run to M of them and V::add_scaled<M, kMost> these, times
@@ -61,6 +63,13 @@ inline constexpr bool kCentered = requires {
   V::kCenteredRows;
   requires W::kCentered;
 };
+
+// How the columns of W's quads lie.
+template <class W>
+inline constexpr ColumnOrder kOrder = [] {
+  if constexpr (requires { W::kOrder; }) return W::kOrder;
+  return ColumnOrder::natural;
+}();
 
 // How much larger than what they stand for the weights are that V multiplies.
 template <class V, class W>

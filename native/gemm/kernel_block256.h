@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "gemm/kernel_block.h"
+#include "gemm/weights_digits.h"
 #include "gemm/weights_grid.h"
 #include "gemm/weights_k.h"
 
@@ -38,8 +39,14 @@ struct Block256Kernel {
     std::uint8_t quads[kParts<V, W> * kStep / 4][64];
   };
 
-  static void decode_scales(const Panels&, const std::byte* panel, std::int64_t column, int, Scratch& out) {
-    W::scales(reinterpret_cast<const typename W::Panel*>(panel)[column / kStep], out);
+  static void decode_scales(const Panels& w, const std::byte* panel, std::int64_t column, int, Scratch& out) {
+    const std::int64_t block = column / kStep;
+    W::scales(reinterpret_cast<const typename W::Panel*>(panel + w.layout.steps)[block], out);
+    if constexpr (kScalesApart<typename W::Panel>) {
+      const F d = V::load_f16(reinterpret_cast<const std::uint16_t*>(panel) + block * kPanelRows);
+      V::store(out.d, V::mul(d, V::broadcast(W::kFactor)));
+      if constexpr (W::kHasMinimum) V::store(out.dmin, V::mul(d, V::broadcast(W::kMinimumFactor)));
+    }
   }
 
   template <bool kFetch = true>
@@ -109,7 +116,7 @@ struct Block256Kernel {
 #pragma GCC unroll 8
     for (int i = 0; i < M; ++i) q[i] = rows.q[i];
     for (int group = 0; group < W::kGroups; ++group) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int r = 0; r < W::kRuns; ++r) {
         const int run = W::kRuns * group + r, column = 4 * W::kQuads * r;
         const auto quad = [&](int v) { return quads(group, r, 0, v); };

@@ -100,7 +100,7 @@ struct RoundedTiles {
     }
   }
 
-  // Of quads with columns 0 to 3 of each row of the panel come two rows of a tile: columns 0 and 1, 2 and 3.
+  // Of quads come two rows of a tile each, pairs of columns of each row of the panel.
   template <class Quad>
   [[gnu::always_inline]] static void round_run(const Quad& quad, const Scratch& scratch, int run,
                                                std::byte (*rows)[kTileBytes]) {
@@ -108,14 +108,13 @@ struct RoundedTiles {
     Few::line(scratch, run, scale, minimum);
     minimum = V::fnma(scale, V::broadcast(kBias), minimum);
     V::only_numbers(scale, minimum);
-#pragma GCC unroll 8
-    for (int v = 0; v < W::kQuads; ++v) {
-      const V::Bytes bytes = quad(v);
-      const auto weight = [&](int column) {
-        return V::fma(V::template in_mantissa<kByte>(bytes, column), scale, minimum);
-      };
-      V::store_bf16_pairs(rows[2 * v], weight(0), weight(1));
-      V::store_bf16_pairs(rows[2 * v + 1], weight(2), weight(3));
+    const auto weight = [&](int column) {
+      const int place = place_of(kOrder<W>, column);
+      return V::fma(V::template in_mantissa<kByte>(quad(place / 4), place % 4), scale, minimum);
+    };
+#pragma GCC unroll 16
+    for (int pair = 0; pair < 2 * W::kQuads; ++pair) {
+      V::store_bf16_pairs(rows[pair], weight(2 * pair), weight(2 * pair + 1));
     }
   }
 };

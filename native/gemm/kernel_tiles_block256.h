@@ -103,7 +103,8 @@ struct TileKernel256 : SlabPanels {
 
   template <bool kFetch>
   [[gnu::noinline]] void unpack(const Step& step, int from, int to, Scratch& out) const {
-    const auto weights = Few::template weights<kFetch>(step.packed + step.column / kStep * Few::kStepBytes);
+    const auto weights = Few::template weights<kFetch>(step.packed + rows.w.layout.steps +
+                                                       step.column / kStep * Few::kStepBytes);
     if (from == 0) Few::decode_scales(rows.w, step.packed, step.column, kStep, out);
     if constexpr (requires { W::unpack(*weights.panel, out.quads); }) {
       if (from == 0) Few::unpack(weights, kStep, out);

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "gemm/activations.h"
 #include "gemm/matrix.h"
 #include "gemm/panel.h"
 #include "isa.h"
@@ -23,6 +24,10 @@ struct Kernels {
   // One row of `columns` floats to ActivationStep32 or ActivationStep256.
   void (*quantize_q8_32)(const float* x, std::int64_t columns, std::byte* out);
   void (*quantize_q8_256)(const float* x, std::int64_t columns, std::byte* out);
+  // To ActivationStep256 with columns in the orders that weights of some formats want; null for none.
+  void (*quantize_by16)(const float* x, std::int64_t columns, std::byte* out);
+  void (*quantize_by32)(const float* x, std::int64_t columns, std::byte* out);
+  std::array<ColumnOrder, kFormats> order;
   // To bfloat16, for those kernels that multiply bfloat16 weights with such rows; else null.
   void (*round_bf16)(const float* x, std::int64_t columns, std::byte* out);
 
@@ -44,6 +49,8 @@ extern const Kernels kAmxKernels;
 // What avx512_bf16 has in place of kAvx512Kernels; null where it has the same.
 struct Bf16Kernels {
   decltype(Kernels::round_bf16) round;
+  decltype(Kernels::quantize_by16) quantize_by16, quantize_by32;
+  decltype(Kernels::order) order;
   decltype(Kernels::multiply) multiply;
 };
 extern const Bf16Kernels kAvx512Bf16Kernels;

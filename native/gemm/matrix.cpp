@@ -23,6 +23,14 @@ std::size_t value_bytes(ActivationFormat format, std::int64_t columns) {
 constexpr std::int64_t kFewRows = 12;
 
 ActivationFormat exact_format(Format weights, Isa isa) {
+  switch (kernels(isa).order[static_cast<int>(weights)]) {
+    case ColumnOrder::by16:
+      return ActivationFormat::q8_256_by16;
+    case ColumnOrder::by32:
+      return ActivationFormat::q8_256_by32;
+    case ColumnOrder::natural:
+      break;
+  }
   switch (weights) {
     case Format::F32:
     case Format::F16:
@@ -87,6 +95,8 @@ std::size_t activation_row_bytes(ActivationFormat format, std::int64_t columns) 
     }
     case ActivationFormat::q8_32:
     case ActivationFormat::q8_256:
+    case ActivationFormat::q8_256_by16:
+    case ActivationFormat::q8_256_by32:
     case ActivationFormat::q8_256_fast: {
       const std::size_t step =
           format == ActivationFormat::q8_32 ? sizeof(ActivationStep32) : sizeof(ActivationStep256);
@@ -120,6 +130,12 @@ void pack_activations(ActivationFormat format, const float* x, std::int64_t ldx,
       case ActivationFormat::q8_256:
       case ActivationFormat::q8_256_fast:
         kernels(isa).quantize_q8_256(row, columns, packed);
+        break;
+      case ActivationFormat::q8_256_by16:
+        kernels(isa).quantize_by16(row, columns, packed);
+        break;
+      case ActivationFormat::q8_256_by32:
+        kernels(isa).quantize_by32(row, columns, packed);
         break;
     }
   }

@@ -12,10 +12,11 @@
 namespace trivet {
 
 // How activations are converted before they meet weights: kept as float32, rounded to bfloat16, or int8 with
-// one float32 scale per 32 or per 256 columns (see TRIVET_BLOCK_FORMATS); q8_256_fast is q8_256 for weights
-// that are rounded to int8, too. The conversion of a row looks at nothing but that row.
-enum class ActivationFormat { f32, bf16, q8_32, q8_256, q8_256_fast };
-inline constexpr int kActivationFormats = 5;
+// one float32 scale per 32 or per 256 columns (see TRIVET_BLOCK_FORMATS); q8_256_by16 and by32 have another
+// order of columns; q8_256_fast is q8_256 for weights that are rounded to int8, too. The conversion of a row
+// looks at nothing but that row.
+enum class ActivationFormat { f32, bf16, q8_32, q8_256, q8_256_by16, q8_256_by32, q8_256_fast };
+inline constexpr int kActivationFormats = 7;
 
 // With exact numerics an element of a product has the same bits whatever is multiplied beside it. Fast ones
 // give that up where the instruction set in use multiplies many rows faster otherwise: AMX rounds weights in

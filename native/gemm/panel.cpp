@@ -3,6 +3,8 @@
 #include <cstring>
 
 #include "formats/blocks.h"
+#include "formats/grids.h"
+#include "gemm/activations.h"
 
 namespace trivet {
 namespace {
@@ -74,8 +76,8 @@ void interleave(int count, Field field, void* out) {
 
 // out[r] = half at field(r)
 template <class Field>
-void store_halves(Field field, std::uint16_t* out) {
-  for (int r = 0; r < kPanelRows; ++r) std::memcpy(out + r, field(r), sizeof *out);
+void store_halves(Field field, void* out) {
+  for (int r = 0; r < kPanelRows; ++r) std::memcpy(static_cast<std::byte*>(out) + 2 * r, field(r), 2);
 }
 
 // Four bits, or four pairs of bits, to the low ends of four bytes.
@@ -201,18 +203,172 @@ void pack(Rows<BlockIQ4_XS> rows, int, PanelIQ4_XS& out) {
   store_halves([&](int r) { return &rows[r]->d; }, out.d);
 }
 
-// Blocks that begin or end with d.
-template <class Block, int kWords>
-void pack(Rows<Block> rows, int, PanelWords<kWords>& out) {
-  static_assert(sizeof(Block) == 4 * kWords + 2);
-  constexpr int kFirst = offsetof(Block, d) == 0 ? 2 : 0;
-  interleave(kWords, [&](int r) { return reinterpret_cast<const std::byte*>(rows[r]) + kFirst; }, out.words);
-  store_halves([&](int r) { return &rows[r]->d; }, out.d);
+void pack(Rows<BlockTQ2_0> rows, int, PanelTQ2_0& out) {
+  interleave(16, [&](int r) { return rows[r]->q; }, out.words);
+}
+
+using Digits = std::uint8_t[kStep / 4][4];  // of the quads of a row
+
+// digits(block, out) gives those of a row, of which `kEach` of base kBase become a byte.
+template <int kBase, int kEach, int kWords, class Block, class Get>
+void pack_digits(Rows<Block> rows, Get digits, std::uint32_t (*words)[kPanelRows]) {
+  constexpr int kNumbers = kEach == 5 ? kBase * kBase * kBase * kBase * kBase : kBase * kBase * kBase;
+  std::uint8_t quads[kWords * kEach + 1][4] = {};
+  for (int r = 0; r < kPanelRows; ++r) {
+    digits(*rows[r], r, reinterpret_cast<Digits&>(quads));
+    for (int w = 0; w < kWords; ++w) {
+      std::uint8_t bytes[4];
+      for (int i = 0; i < 4; ++i) {
+        int number = 0;
+        for (int n = 0; n < kEach; ++n) number = kBase * number + quads[kEach * w + n][i];
+        bytes[i] = static_cast<std::uint8_t>((number * 256 + kNumbers - 1) / kNumbers);
+      }
+      words[w][r] = load_word(bytes, 0);
+    }
+  }
+}
+
+template <class Block, class Get>
+void pack_trits(Rows<Block> rows, Get digits, std::uint32_t (*words)[kPanelRows]) {
+  pack_digits<3, 5, kTritWords>(rows, digits, words);
+}
+
+void pack(Rows<BlockTQ1_0> rows, int, PanelTQ1_0& out) {
+  const auto digits = [](const BlockTQ1_0& block, int, Digits& quads) {
+    std::uint8_t* next = quads[0];
+    const auto add = [&](const std::uint8_t* q, int count, int digits_each) {
+      for (int n = 0, factor = 1; n < digits_each; ++n, factor *= 3) {
+        for (int i = 0; i < count; ++i) {
+          *next++ = static_cast<std::uint8_t>(static_cast<std::uint8_t>(q[i] * factor) * 3 >> 8);
+        }
+      }
+    };
+    add(block.q, 32, 5);
+    add(block.q + 32, 16, 5);
+    add(block.high, 4, 4);
+  };
+  pack_trits(rows, digits, out.words);
+}
+
+// Entries of the grid for eight columns each: `high` has kBitsEach for one, more bits of its index first.
+template <int kBitsEach, class Block>
+void grid_digits(const Block& block, int, Digits& quads) {
+  for (int g = 0; g < 32; ++g) {
+    const int high = (block.high[g / 4 * 2] | block.high[g / 4 * 2 + 1] << 8) >> kBitsEach * (g % 4) & 7;
+    const std::uint64_t digits = kGridIQ1[block.q[g] | high << 8] >> 3;  // eight times each
+    std::memcpy(quads[2 * g], &digits, sizeof digits);
+  }
+}
+
+void pack(Rows<BlockIQ1_S> rows, int, PanelIQ1_S& out) {
+  pack_trits(rows, grid_digits<3, BlockIQ1_S>, out.words);
+  const auto scales = [&](int r, int) {
+    std::uint32_t word = 0;
+    for (int run = 0; run < 8; ++run) {
+      word |= static_cast<std::uint32_t>(rows[r]->high[2 * run + 1] >> 4) << (run % 4 * 8 + run / 4 * 4);
+    }
+    return word;
+  };
+  store_words(1, scales, out.words[kTritWords]);
 }
 
 void pack(Rows<BlockIQ1_M> rows, int, PanelIQ1_M& out) {
-  interleave(14, [&](int r) { return rows[r]; }, out.words);
+  pack_trits(rows, grid_digits<4, BlockIQ1_M>, out.words);
+  const auto signs = [&](int r, int) {
+    std::uint32_t word = 0;
+    for (int g = 0; g < 32; ++g) word |= (rows[r]->high[g / 2] >> (g % 2 * 4 + 3) & 1u) << g;
+    return word;
+  };
+  store_words(1, signs, out.words[kTritWords]);
+  interleave(2, [&](int r) { return rows[r]->scales; }, out.words[kTritWords + 1]);
 }
+
+// The signs and scales of IQ2_XXS and IQ3_XXS; word(k) is that of run k.
+template <class Word>
+std::uint32_t signs_and_scale(Word word, int k) {
+  const std::uint32_t signs = word(k);
+  std::uint32_t bytes = 0;
+  for (int g = 0; g < 4; ++g) {
+    bytes |= (signs >> 7 * g & 127) << 8 * g | (word(k / 4 * 4 + g) >> (28 + k % 4) & 1) << (8 * g + 7);
+  }
+  return bytes;
+}
+
+// Bytes m, m + 2, m + 4 and m + 6 of eight, the indices of PanelIQ3_XXS.
+std::uint32_t every_other(const std::uint8_t* bytes, int m) {
+  std::uint32_t word = 0;
+  for (int b = 0; b < 4; ++b) word |= static_cast<std::uint32_t>(bytes[2 * b + m]) << 8 * b;
+  return word;
+}
+
+void pack(Rows<BlockIQ2_XXS> rows, int, PanelIQ2_XXS& out) {
+  const auto word = [&](int r, int i) {
+    const std::uint8_t* words = rows[r]->words;
+    if (i % 2 == 0) return load_word(words, i);
+    return signs_and_scale([&](int run) { return load_word(words, 2 * run + 1); }, i / 2);
+  };
+  store_words(16, word, out.words);
+}
+
+void pack(Rows<BlockIQ2_XS> rows, int, PanelIQ2_XS& out) {
+  const auto word = [&](int r, int i) {
+    std::uint32_t bytes = 0;
+    for (int g = 0; g < 4; ++g) {
+      const std::uint8_t* half = rows[r]->q + 8 * (i / 2) + 2 * g;
+      bytes |= (i % 2 == 0 ? half[0] : (half[1] >> 1 | half[1] << 7) & 255u) << 8 * g;
+    }
+    return bytes;
+  };
+  store_words(16, word, out.words);
+  interleave(2, [&](int r) { return rows[r]->scales; }, out.words[16]);
+}
+
+void pack(Rows<BlockIQ2_S> rows, int, PanelIQ2_S& out) {
+  const auto digits = [&](const BlockIQ2_S& block, int r, Digits& quads) {
+    for (int g = 0; g < 32; ++g) {
+      const int high = block.high[g / 4] >> 2 * (g % 4) & 3;
+      const std::uint64_t entry = kGridIQ2_S[block.q[g] | high << 8];
+      for (int j = 0; j < 8; ++j) {
+        const int level = static_cast<int>(entry >> 8 * j & 255);
+        const int number = (level > kLevelsIQ2[0]) + (level > kLevelsIQ2[1]);
+        quads[2 * g + j / 4][j % 4] = static_cast<std::uint8_t>(number + 3 * (block.signs[g] >> j & 1));
+      }
+    }
+    const std::uint8_t (&last)[4] = quads[kStep / 4 - 1];
+    out.last[r] = static_cast<std::uint16_t>(last[0] | last[1] << 4 | last[2] << 8 | last[3] << 12);
+  };
+  pack_digits<6, 3, kSixWords>(rows, digits, out.words);
+  interleave(2, [&](int r) { return rows[r]->scales; }, out.scales);
+  store_halves([&](int r) { return &rows[r]->d; }, out.d);
+}
+
+template <class Block>
+void pack_indices(Rows<Block> rows, std::uint32_t (*words)[kPanelRows]) {
+  store_words(16, [&](int r, int i) { return every_other(rows[r]->q + i / 2 * 8, i % 2); }, words);
+}
+
+void pack(Rows<BlockIQ3_XXS> rows, int, PanelIQ3_XXS& out) {
+  const auto signs = [&](int r, int k) {
+    return signs_and_scale([&](int run) { return load_word(rows[r]->words, run); }, k);
+  };
+  pack_indices(rows, out.words);
+  store_words(8, signs, out.words[16]);
+}
+
+void pack(Rows<BlockIQ3_S> rows, int, PanelIQ3_S& out) {
+  const auto high = [&](int r, int i) {
+    std::uint32_t word = 0;  // of a run, pairs of bits as those of bytes
+    for (int k = 0; k < 4; ++k) word |= spread_pairs(rows[r]->high[4 * i + k]) << 2 * k;
+    return word;
+  };
+  pack_indices(rows, out.words);
+  store_words(2, high, out.words[16]);
+  interleave(8, [&](int r) { return rows[r]->signs; }, out.words[18]);
+  interleave(1, [&](int r) { return rows[r]->scales; }, out.words[26]);
+}
+
+// Of a block's d.
+constexpr std::size_t kHalvesBytes = 2 * kPanelRows;
 
 // Bytes of a panel's main stream for one block.
 template <class Panel, int kColumns>
@@ -224,6 +380,7 @@ template <class Block, class Panel, int kColumns>
 PanelLayout block_layout(std::int64_t columns) {
   const std::size_t blocks = static_cast<std::size_t>(columns / kColumns);
   const std::size_t main = blocks * main_bytes<Panel, kColumns>();
+  if (kScalesApart<Panel>) return {align64(blocks * kHalvesBytes) + main, align64(blocks * kHalvesBytes)};
   if (kColumns == 256) return {main, 0};
   const std::size_t scales = align64(blocks * sizeof(Block) * kPanelRows - main);
   return {scales + main, scales};
@@ -255,7 +412,9 @@ void pack_blocks(const std::byte* const rows[], std::int64_t columns, std::byte*
         rows[0] + kPanelRows * (columns / kColumns + b) * static_cast<std::int64_t>(sizeof(Block));
     for (std::size_t i = 0; i < kPanelRows * sizeof(Block); i += 64) __builtin_prefetch(ahead + i, 0, 2);
     for (int part = 0; part < kParts; ++part) pack(blocks, part, *out++);
-    if constexpr (kColumns != 256) {
+    if constexpr (kScalesApart<Panel>) {
+      store_halves([&](int r) { return &blocks[r]->d; }, panel + static_cast<std::size_t>(b) * kHalvesBytes);
+    } else if constexpr (kColumns != 256) {
       pack_scales<Block, sizeof(Block) - kParts * sizeof(Panel) / kPanelRows>(blocks, b, panel);
     }
   }

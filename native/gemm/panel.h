@@ -5,7 +5,8 @@
 // take. Rows past the end of the matrix have scale 0.
 //
 // Where a vector holds several quads, they have their own bits of every byte. A panel is as large as its
-// blocks in the file, but for rounding up to 64 bytes and for unpacked scales: at most 4 % more.
+// blocks in the file, but for rounding up to 64 bytes and for unpacked scales: at most 4 % more. IQ1_S and
+// IQ2_S take 16 and 17 % more, IQ1_M 14 %.
 #pragma once
 
 #include <cstddef>
@@ -104,31 +105,59 @@ struct alignas(64) PanelIQ4_XS {
   alignas(64) std::uint8_t quads[32][64];
 };
 
-// GGUF's bytes but for d, four of each row at a time.
+// Words of all rows; each block's d lies in a stream of its own, as the scales of smaller blocks do.
 template <int kWords>
 struct alignas(64) PanelWords {
-  std::uint16_t d[kPanelRows];
-  alignas(64) std::uint32_t words[kWords][kPanelRows];
+  std::uint32_t words[kWords][kPanelRows];
 };
-using PanelTQ1_0 = PanelWords<13>;
-using PanelTQ2_0 = PanelWords<16>;
-using PanelIQ2_XXS = PanelWords<16>;
-using PanelIQ2_XS = PanelWords<18>;
-using PanelIQ2_S = PanelWords<20>;
-using PanelIQ3_XXS = PanelWords<24>;
-using PanelIQ3_S = PanelWords<27>;
-using PanelIQ1_S = PanelWords<12>;
+template <class Panel>
+inline constexpr bool kScalesApart = false;
+template <int kWords>
+inline constexpr bool kScalesApart<PanelWords<kWords>> = true;
 
-// d is in the words.
+// GGUF's bytes, four of each row at a time.
+using PanelTQ2_0 = PanelWords<16>;
+
+// Five ternary digits in a byte, which is 256 / 243 of their number, rounded up: quad 5w + n is digit n, from
+// the highest, of words[w]. As indices of a grid of 2,048 entries, the weights of IQ1 would take 14 % less
+// memory, and more than twice the time.
+inline constexpr int kTritWords = 13;
+using PanelTQ1_0 = PanelWords<kTritWords>;
+// Then run b has its scale and above it its sign in the low nibble of byte b, run 4 + b in the high one.
+using PanelIQ1_S = PanelWords<kTritWords + 1>;
+// Then a word has the signs of all 32 times eight columns, and two the scales and d, as in GGUF.
 struct alignas(64) PanelIQ1_M {
-  std::uint32_t words[14][kPanelRows];
+  std::uint32_t words[kTritWords + 3][kPanelRows];
 };
+
+// Likewise three digits of base 6, the number of a level (kLevelsIQ2) and 3 more if it is negative; of the
+// last quad each is a nibble of `last`. Grids of 1,024 entries would take 15 % less memory, and twice the
+// time.
+inline constexpr int kSixWords = 21;
+struct alignas(64) PanelIQ2_S {
+  std::uint32_t words[kSixWords][kPanelRows];
+  std::uint32_t scales[2][kPanelRows];  // GGUF's bytes
+  std::uint16_t d[kPanelRows], last[kPanelRows];
+};
+
+// Of 32 columns, run k, four times eight have the low bytes of their indices in words[2k] and their seven
+// signs in the bytes of words[2k + 1]; the top bit of byte g of that is bit k % 4 of the scale of run
+// k / 4 * 4 + g.
+using PanelIQ2_XXS = PanelWords<16>;
+// Likewise, but the top bit is that of the index; then two words of scales as in GGUF.
+using PanelIQ2_XS = PanelWords<18>;
+// Indices of four columns: byte b of words[2k + m] is for columns 8b + 4m on of run k; then eight words of
+// signs and scales as in IQ2_XXS.
+using PanelIQ3_XXS = PanelWords<24>;
+// The low bytes of indices likewise; two words of their high bits, those of words[2k + m] in bit 2(k % 4) + m
+// of each byte; eight of signs and one of scales as in GGUF.
+using PanelIQ3_S = PanelWords<27>;
 
 // Where the parts of a panel are:
 //   F32, F16               [column][16 rows]
 //   BF16                   [column / 2][16 rows][2], the right-hand tile of AMX; an odd last column is paired
 //                          with 0
-//   blocks of 256 columns  [block]Panel*
+//   blocks of 256 columns  [block]Panel*; before that, if this is PanelWords, [block][16 rows] of d
 //   smaller blocks         [block][scale or minimum][16 rows], then at `steps` [32 columns]Panel*
 // Scales go first so that they, too, are fetched ahead by what is read before them: the end of the panel
 // before.

@@ -73,6 +73,7 @@ struct Quantize {
     }
   }
 
+  template <ColumnOrder kOrder>
   static void q8_256(const float* x, std::int64_t columns, std::byte* out) {
     auto* step = reinterpret_cast<ActivationStep256*>(out);
     float last[kStep];
@@ -92,6 +93,7 @@ struct Quantize {
       for (int i = 0; i < kStep / 32; ++i) {
         step->sum32[paired(i)] = static_cast<std::int16_t>(halves[2 * i] + halves[2 * i + 1]);
       }
+      if constexpr (kOrder != ColumnOrder::natural) V::template order_columns<kOrder>(step->q);
     }
   }
 };

@@ -6,56 +6,61 @@
 namespace trivet {
 namespace {
 
-// Where in 64 bits the bytes begin that Avx512Bf16::fields takes; by the first one.
-struct FieldBits {
-  alignas(64) std::uint8_t from[64][64];
-};
-
-template <int kStep>
-constexpr FieldBits kFields = [] {
-  FieldBits bits = {};
-  for (int first = 0; first < 64; ++first) {
-    for (int i = 0; i < 64; ++i) bits.from[first][i] = (i / 4 * 32 + first + kStep * (i % 4)) & 63;
-  }
-  return bits;
-}();
-
 struct Avx512Bf16 : Avx512 {
   // sum + the products of two bfloat16 in each lane.
   static F32x16 dot_bf16(F32x16 w, I32x16 x, F32x16 sum) {
     return _mm512_dpbf16_ps(sum, (__m512bh)w, (__m512bh)x);
   }
 
-  // Byte j of each lane: eight bits of the lane from first + kStep * j on. What lies outside of the lane is
-  // of no meaning.
-  template <int kStep>
-  static Bytes fields(I32x16 lanes, int first) {
-    return _mm512_multishift_epi64_epi8(load_vector(kFields<kStep>.from[first & 63]), lanes);
-  }
-
   // The bits `mask` of a, the others of b.
   static Bytes select(Bytes mask, Bytes a, Bytes b) { return _mm512_ternarylogic_epi32(mask, a, b, 0xca); }
-  template <int kMask>
-  static Bytes choose(Bytes a, Bytes b) {
-    return select(splat(kMask), a, b);
+  // Of each lane the low (or the high) halves of both.
+  static Bytes low_halves(Bytes a, Bytes b) {
+    return _mm512_mask_shuffle_epi8(a, 0xcccccccccccccccc, b, halves(0x0504050401000100, 0x0d0c0d0c09080908));
+  }
+  static Bytes high_halves(Bytes a, Bytes b) {
+    return _mm512_mask_shuffle_epi8(b, 0x3333333333333333, a, halves(0x0706070603020302, 0x0f0e0f0e0b0a0b0a));
+  }
+  static __m512i halves(long long low, long long high) {
+    return _mm512_broadcast_i32x4(_mm_set_epi64x(high, low));
+  }
+  // v in the lanes that have a bit clear, else 0.
+  static Bytes where_clear(I32x16 lanes, int bit, Bytes v) {
+    return _mm512_maskz_mov_epi32(_mm512_testn_epi32_mask(lanes, _mm512_set1_epi32(1 << bit)), v);
   }
 
   // Entries of a table of 64 bytes, whose numbers are the low six bits.
   static Bytes entries(const std::array<std::uint8_t, 64>& table, Bytes numbers) {
     return _mm512_permutexvar_epi8(numbers, _mm512_loadu_si512(table.data()));
   }
-  // Of a larger one: `low` has the low bytes of the numbers, `high` their other bits.
+  // Of a larger one: `low` has the low bytes of the numbers, `high` their other bits, from `bit` on.
   template <int kCount>
-  static Bytes entries(const std::uint8_t* table, Bytes low, Bytes high) {
+  static Bytes entries(const std::uint8_t* table, Bytes low, Bytes high, int bit = 0) {
     if constexpr (kCount == 128) {
       return _mm512_permutex2var_epi8(_mm512_loadu_si512(table), low, _mm512_loadu_si512(table + 64));
     } else {
-      const __mmask64 in_second =
-          kCount == 256 ? _mm512_movepi8_mask(low) : _mm512_test_epi8_mask(high, splat(kCount >> 9));
-      return _mm512_mask_blend_epi8(in_second, entries<kCount / 2>(table, low, high),
-                                    entries<kCount / 2>(table + kCount / 2, low, high));
+      const __mmask64 in_second = kCount == 256
+                                      ? _mm512_movepi8_mask(low)
+                                      : _mm512_test_epi8_mask(high, splat(1 << bit << (kCount == 1024)));
+      return _mm512_mask_blend_epi8(in_second, entries<kCount / 2>(table, low, high, bit),
+                                    entries<kCount / 2>(table + kCount / 2, low, high, bit));
     }
   }
+  template <ColumnOrder kOrder>
+  static void order_columns(std::int8_t (&q)[kStep]) {
+    const auto from = load_vector(kColumns<kOrder>.data());
+    for (int i = 0; i < kStep; i += 64) {
+      _mm512_store_si512(q + i, _mm512_permutexvar_epi8(from, load_vector(q + i)));
+    }
+  }
+
+ private:
+  template <ColumnOrder kOrder>
+  alignas(64) static constexpr std::array<std::uint8_t, 64> kColumns = [] {
+    std::array<std::uint8_t, 64> columns = {};
+    for (int i = 0; i < 64; ++i) columns[i] = static_cast<std::uint8_t>(column_at(kOrder, i));
+    return columns;
+  }();
 };
 
 }  // namespace

@@ -1,5 +1,4 @@
-// How the bytes of Q2_K to Q6_K, IQ4_XS, TQ1_0 and TQ2_0 become weights and scales: see kernel_block.h and
-// Block256Kernel.
+// How the bytes of Q2_K to Q6_K and IQ4_XS become weights and scales: see kernel_block.h and Block256Kernel.
 #pragma once
 
 #include "gemm/kernel_block.h"
@@ -174,67 +173,6 @@ struct WeightsIQ4_XS {
       widen_offset<V, WeightsIQ4_XS>(load_scales<V>(in.scales[g]), g, out);
     }
     V::store(out.d, V::load_f16(in.d));
-  }
-};
-
-// One scale for the block, and weights 1 too large.
-template <class V, class P>
-struct Ternary {
-  using Panel = P;
-  static constexpr int kBits = 2, kQuads = 8, kOffset = 1;
-  static constexpr bool kHasMinimum = false, kUniform = true;
-
-  template <class Scratch>
-  static void scales(const Panel& in, Scratch& out) {
-    const auto one = V::load_pairs(kOne);
-    for (RowPairs& scale : out.scales) V::store_pairs(scale, one);
-    for (RowPairs& offset : out.mins) V::store_pairs(offset, one);
-    V::store(out.d, V::load_f16(in.d));
-  }
-
-  static constexpr RowPairs kOne = same_for_all(1, 1);
-};
-
-template <class V>
-typename V::Bytes load_word_quads(const std::uint32_t (&lanes)[kPanelRows]) {
-  return V::load_bytes(reinterpret_cast<const std::uint8_t (&)[64]>(lanes));
-}
-
-template <class V>
-struct WeightsTQ2_0 : Ternary<V, PanelTQ2_0> {
-  static constexpr int kGroups = 2, kRuns = 4;
-  static constexpr bool kDirect = true;
-
-  static typename V::Bytes quad(const PanelTQ2_0* in, int half, int quarter, int v) {
-    return two_bits<V>(reinterpret_cast<const std::uint8_t (&)[64]>(in->words[8 * half + v]), quarter);
-  }
-};
-
-template <class V>
-struct WeightsTQ1_0 : Ternary<V, PanelTQ1_0> {
-  static constexpr int kGroups = 1, kRuns = 8;
-  static constexpr bool kDirect = false;
-
-  // Digits of the quads of words[from, from + count), the highest first; those of a digit follow each other.
-  template <int kDigits>
-  static std::uint8_t (*digits(const PanelTQ1_0& in, int from, int count, std::uint8_t (*out)[64]))[64] {
-    for (int w = 0; w < count; ++w) {
-      typename V::Bytes bytes = load_word_quads<V>(in.words[from + w]);
-      for (int n = 0; n < kDigits; ++n) {
-        // byte * 3 / 256 is the number of these that it reaches.
-        const typename V::Bytes digit = V::add_bytes(V::at_least(bytes, 86), V::at_least(bytes, 171));
-        V::store_bytes(out[n * count + w], V::sub_bytes(V::splat(0), digit));
-        bytes = V::add_bytes(bytes, V::add_bytes(bytes, bytes));
-      }
-    }
-    return out + kDigits * count;
-  }
-
-  static void unpack(const PanelTQ1_0& in, std::uint8_t (*out)[64]) {
-    fetch_part<V, sizeof in>(&in, 0, 1);
-    out = digits<5>(in, 0, 8, out);
-    out = digits<5>(in, 8, 4, out);
-    digits<4>(in, 12, 1, out);
   }
 };
 

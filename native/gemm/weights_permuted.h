@@ -1,22 +1,26 @@
-// The weights of weights_grid.h, and TQ1_0, where V looks bytes up in tables of hundreds: entries of a grid
-// are numbers of levels, of which a sign and a level are looked up.
+// The weights of weights_grid.h and weights_digits.h where V looks bytes up in tables of hundreds.
+//
+// A grid's entries are numbers of levels, of which a level and a sign are looked up. What a look-up gives are
+// those of columns that lie 8 apart, or 4: quads, where activations are in that order, too (ColumnOrder).
 #pragma once
 
+#include "gemm/weights_digits.h"
 #include "gemm/weights_grid.h"
 #include "unrolled.h"
 
 namespace trivet {
 namespace {
 
-// Of the number of a level in kLevelBits bits, then a sign: kOffset plus or minus the level. Higher bits do
-// not matter.
-template <int kOffset, int kLevelBits, std::size_t kLevels>
-constexpr std::array<std::uint8_t, 64> signed_levels(const std::array<std::uint8_t, kLevels>& levels) {
+// Of the number of a level in kBits bits from bit `at` on, and a sign at bit `sign`: kOffset plus or minus
+// the level. Other bits do not matter.
+template <int kOffset, int kBits, std::size_t kLevels>
+constexpr std::array<std::uint8_t, 64> signed_levels(const std::array<std::uint8_t, kLevels>& levels, int at,
+                                                     int sign) {
   std::array<std::uint8_t, 64> table = {};
   for (int i = 0; i < 64; ++i) {
-    const std::size_t number = i & ((1 << kLevelBits) - 1);
+    const std::size_t number = i >> at & ((1 << kBits) - 1);
     const int level = number < kLevels ? levels[number] : 0;
-    table[i] = static_cast<std::uint8_t>(i >> kLevelBits & 1 ? kOffset - level : kOffset + level);
+    table[i] = static_cast<std::uint8_t>(i >> sign & 1 ? kOffset - level : kOffset + level);
   }
   return table;
 }
@@ -28,149 +32,145 @@ constexpr std::array<std::uint8_t, 128> kEvenSigns = [] {
   return table;
 }();
 
-// A byte of signs of seven bits in each byte.
+// Signs of four values in each byte: in its low and in its high bits.
+template <class V>
+struct Signs {
+  typename V::Bytes low, high;
+
+  // The low or the high half of those of eight.
+  static Signs half(typename V::Bytes signs, int which) {
+    if (which == 0) return {signs, V::shift_left(signs, 4)};
+    return {V::shift_right(signs, 4), signs};
+  }
+
+  // Of bytes of seven: the first two, or the last two, give those of one run of sixteen columns.
+  static Signs of_run(typename V::Bytes signs, int run) {
+    const auto halves = V::broadcast(0xffff);
+    if (run == 0) {
+      return {V::select(halves, signs, V::shift_left(signs, 12)),
+              V::select(halves, V::shift_left(signs, 4), V::shift_left(signs, 16))};
+    }
+    return {V::select(halves, V::shift_right(signs, 16), V::shift_right(signs, 4)),
+            V::select(halves, V::shift_right(signs, 12), signs)};
+  }
+};
+
 template <class V>
 typename V::Bytes even_signs(typename V::Bytes sevens) {
   return V::template entries<128>(kEvenSigns.data(), sevens, sevens);
 }
 
-// A grid format W, whose quads are decoded by Format<V>::quad. What they share the compiler finds, which sees
-// a group, 32 columns, at a time.
-template <class V, template <class> class Format, class W, int kRunsOfGroup>
+// A grid format W, whose quads are decoded by Format<V>::quad_of: quad v of half `half` of a group of 32
+// columns. What they share the compiler finds.
+template <class V, template <class> class Format, class W, ColumnOrder kColumnOrder>
 struct Permuted : W {
   using typename W::Panel;
-  static constexpr int kGroups = 8, kRuns = kRunsOfGroup, kQuads = 8 / kRuns;
+  static constexpr ColumnOrder kOrder = kColumnOrder;
+  static constexpr int kDirectRows = 8;
+  static constexpr int kGroups = 8, kRuns = W::kRuns / 8, kQuads = W::kQuads;
+
+  static typename V::Bytes quad(const Panel* in, int group, int run, int v) {
+    return Format<V>::quad_of(*in, group, (run * kQuads + v) / 4, v % 4);
+  }
 
   static void unpack(const Panel& in, std::uint8_t (*out)[64]) {
     for (int group = 0; group < kGroups; ++group, out += 8) {
       fetch_part<V, sizeof in>(&in, group, kGroups);
       // Stores among the look-ups would make the compiler repeat them.
       typename V::Bytes quads[8];
-      unrolled<8>([&](auto q) { quads[q] = Format<V>::quad(&in, group, q / kQuads, q % kQuads); });
+      unrolled<8>([&](auto q) { quads[q] = Format<V>::quad_of(in, group, q / 4, q % 4); });
       unrolled<8>([&](auto q) { V::store_bytes(out[q], quads[q]); });
     }
   }
 };
 
-// The first or second four of eight values: byte g of each lane of `low` is the number of their entry, which
-// has its other bits in `high`. Signs are bit 2 of each byte of `signs`.
-template <class V, int kCount>
-typename V::Bytes half_of_eight(const GridCodes<kCount>& codes, typename V::Bytes low, typename V::Bytes high,
-                                int g, int half, const std::array<std::uint8_t, 64>& levels,
-                                typename V::Bytes signs) {
-  const auto numbers = V::template entries<kCount>(half == 0 ? codes.first : codes.second, low, high);
-  return V::entries(levels, V::template choose<3>(V::template fields<2>(numbers, 8 * g), signs));
+// Of IQ2: two bits for each of four values number their levels; those of the fourth are moved to the third's
+// place, and the first ones' sign stands behind them.
+constexpr std::array<std::uint8_t, 64> kSignedIQ2[4] = {
+    signed_levels<43, 2>(kLevelsIQ2, 0, 4), signed_levels<43, 2>(kLevelsIQ2, 2, 1),
+    signed_levels<43, 2>(kLevelsIQ2, 4, 2), signed_levels<43, 2>(kLevelsIQ2, 4, 3)};
+
+// Quad v of four levels in each byte.
+template <class V>
+typename V::Bytes quad_iq2(typename V::Bytes codes, int v, const Signs<V>& signs) {
+  const auto numbers = v == 3 ? V::shift_right(codes, 2) : codes;
+  const auto mask = V::splat(v == 3 ? 3 << 4 : 3 << 2 * v);
+  return V::entries(kSignedIQ2[v], V::select(mask, numbers, v == 0 ? signs.high : signs.low));
 }
 
-constexpr auto kSignedIQ2 = signed_levels<43, 2>(kLevelsIQ2);
-
-// The same, with byte g of each lane of `signs` for the eight.
+// Those of a run of sixteen columns: of the first or the last two of four entries, whose numbers have the low
+// bytes `low` and from bit `bit` of `high` on more.
 template <class V, int kCount>
-typename V::Bytes half_iq2(const GridCodes<kCount>& codes, typename V::Bytes low, typename V::Bytes high,
-                           int g, int half, typename V::Bytes signs) {
-  return half_of_eight<V>(codes, low, high, g, half, kSignedIQ2,
-                          V::template fields<1>(signs, 8 * g + 4 * half - 2));
+typename V::Bytes codes_of_run(const GridCodes<kCount>& codes, typename V::Bytes low, typename V::Bytes high,
+                               int bit, int run) {
+  const auto first = V::template entries<kCount>(codes.first, low, high, bit),
+             second = V::template entries<kCount>(codes.second, low, high, bit);
+  return run == 0 ? V::low_halves(first, second) : V::high_halves(first, second);
 }
 
 template <class V>
-struct PermutedIQ2_XXS : Permuted<V, PermutedIQ2_XXS, WeightsIQ2_XXS<V>, 1> {
-  static typename V::Bytes quad(const PanelIQ2_XXS* in, int group, int, int v) {
-    const auto numbers = V::load_lanes(in->words[2 * group]);
-    const auto signs = V::template fields<7>(V::load_lanes(in->words[2 * group + 1]), 0);
-    return half_iq2<V>(kGridCodesIQ2_XXS, numbers, numbers, v / 2, v % 2, even_signs<V>(signs));
+struct PermutedIQ2_XXS : Permuted<V, PermutedIQ2_XXS, WeightsIQ2_XXS<V>, ColumnOrder::by32> {
+  static typename V::Bytes quad_of(const PanelIQ2_XXS& in, int group, int half, int v) {
+    const auto index = V::load_lanes(in.words[2 * group]);
+    const auto signs = even_signs<V>(V::load_lanes(in.words[2 * group + 1]));
+    const auto& codes = half == 0 ? kGridCodesIQ2_XXS.first : kGridCodesIQ2_XXS.second;
+    return quad_iq2<V>(V::template entries<256>(codes, index, index), v, Signs<V>::half(signs, half));
   }
 };
 
 template <class V>
-struct PermutedIQ2_XS : Permuted<V, PermutedIQ2_XS, WeightsIQ2_XS<V>, 2> {
-  // A half of a word has the number of an entry in nine bits, then seven signs.
-  static typename V::Bytes quad(const PanelIQ2_XS* in, int group, int run, int v) {
-    const auto even = V::broadcast(0x00ff00ff);
-    const auto first = V::load_lanes(in->words[2 * group]), second = V::load_lanes(in->words[2 * group + 1]);
-    const auto low = V::select(even, first, V::shift_left(second, 8)),
-               high = V::select(even, V::shift_right(first, 8), second);
-    return half_iq2<V>(kGridCodesIQ2_XS, low, high, v / 2 * 2 + run, v % 2,
-                       even_signs<V>(V::shift_right(high, 1)));
+struct PermutedIQ2_XS : Permuted<V, PermutedIQ2_XS, WeightsIQ2_XS<V>, ColumnOrder::by16> {
+  static constexpr int kDirectRows = 1;  // the sums of more leave too few registers
+
+  static typename V::Bytes quad_of(const PanelIQ2_XS& in, int group, int run, int v) {
+    const auto low = V::load_lanes(in.words[2 * group]), high = V::load_lanes(in.words[2 * group + 1]);
+    return quad_iq2<V>(codes_of_run<V>(kGridCodesIQ2_XS, low, high, 7, run), v,
+                       Signs<V>::of_run(even_signs<V>(high), run));
   }
 };
 
-template <class V>
-struct PermutedIQ2_S : Permuted<V, PermutedIQ2_S, WeightsIQ2_S<V>, 2> {
-  static typename V::Bytes quad(const PanelIQ2_S* in, int group, int run, int v) {
-    const auto high = V::shift_right(V::load_lanes(in->words[16 + group / 4]), group % 4 * 8);
-    return half_iq2<V>(kGridCodesIQ2_S, V::load_lanes(in->words[group]), V::template fields<2>(high, 0),
-                       2 * run + v / 2, v % 2, V::load_lanes(in->words[8 + group]));
-  }
-};
+// Of IQ3: three bits for each of four values; a table has those of 3 and 0, or of 1 and 2.
+template <int kOffset>
+constexpr std::array<std::array<std::uint8_t, 64>, 4> signed_iq3(const std::array<std::uint8_t, 8>& levels) {
+  return {signed_levels<kOffset, 3>(levels, 3, 0), signed_levels<kOffset, 3>(levels, 0, 5),
+          signed_levels<kOffset, 3>(levels, 3, 2), signed_levels<kOffset, 3>(levels, 0, 3)};
+}
 
-// Four values of eight levels: byte v % 4 of each lane of `low` is the number of their entry, which has its
-// other bits in `high`; `signs` has those of eight quads.
+// Quad v of four entries, whose numbers have the low bytes `low` and bit `bit` of `high`.
 template <class V, int kCount>
 typename V::Bytes quad_iq3(const GridCodes<kCount>& codes, typename V::Bytes low, typename V::Bytes high,
-                           int v, const std::array<std::uint8_t, 64>& levels, typename V::Bytes signs) {
-  const auto first = V::template fields<2>(V::template entries<kCount>(codes.first, low, high), v % 4 * 8),
-             second =
-                 V::template fields<1>(V::template entries<kCount>(codes.second, low, high), v % 4 * 8 - 2);
-  return V::entries(levels, V::template choose<7>(V::template choose<3>(first, second),
-                                                  V::template fields<1>(signs, 4 * v - 3)));
+                           int bit, int v, const std::array<std::array<std::uint8_t, 64>, 4>& levels,
+                           const Signs<V>& signs) {
+  const auto& half = v == 0 || v == 3 ? codes.first : codes.second;
+  const auto numbers = V::template entries<kCount>(half, low, high, bit);
+  const auto mask = V::splat(v % 2 == 0 ? 7 << 3 : 7);
+  return V::entries(levels[v], V::select(mask, numbers, v == 1 ? signs.high : signs.low));
 }
 
 template <class V>
-struct PermutedIQ3_XXS : Permuted<V, PermutedIQ3_XXS, WeightsIQ3_XXS<V>, 1> {
-  static constexpr auto kLevels = signed_levels<PermutedIQ3_XXS::kOffset, 3>(kLevelsIQ3_XXS);
+struct PermutedIQ3_XXS : Permuted<V, PermutedIQ3_XXS, WeightsIQ3_XXS<V>, ColumnOrder::by32> {
+  static constexpr auto kLevels = signed_iq3<PermutedIQ3_XXS::kOffset>(kLevelsIQ3_XXS);
 
-  static typename V::Bytes quad(const PanelIQ3_XXS* in, int group, int, int v) {
-    const auto numbers = V::load_lanes(in->words[2 * group + v / 4]);
-    const auto signs = V::template fields<7>(V::load_lanes(in->words[16 + group]), 0);
-    return quad_iq3<V>(kGridCodesIQ3_XXS, numbers, numbers, v, kLevels, even_signs<V>(signs));
+  static typename V::Bytes quad_of(const PanelIQ3_XXS& in, int group, int half, int v) {
+    const auto index = V::load_lanes(in.words[2 * group + half]);
+    const auto signs = even_signs<V>(V::load_lanes(in.words[16 + group]));
+    return quad_iq3<V>(kGridCodesIQ3_XXS, index, index, 0, v, kLevels, Signs<V>::half(signs, half));
   }
 };
 
 template <class V>
-struct PermutedIQ3_S : Permuted<V, PermutedIQ3_S, WeightsIQ3_S<V>, 1> {
-  static constexpr auto kLevels = signed_levels<PermutedIQ3_S::kOffset, 3>(kLevelsIQ3_S);
+struct PermutedIQ3_S : Permuted<V, PermutedIQ3_S, WeightsIQ3_S<V>, ColumnOrder::by32> {
+  static constexpr auto kLevels = signed_iq3<PermutedIQ3_S::kOffset>(kLevelsIQ3_S);
 
-  static typename V::Bytes quad(const PanelIQ3_S* in, int group, int, int v) {
-    const auto high = V::shift_right(V::load_lanes(in->words[16 + group / 4]), group % 4 * 8);
-    return quad_iq3<V>(kGridCodesIQ3_S, V::load_lanes(in->words[2 * group + v / 4]),
-                       V::template fields<1>(high, v / 4 * 4), v, kLevels,
-                       V::load_lanes(in->words[18 + group]));
+  static typename V::Bytes quad_of(const PanelIQ3_S& in, int group, int half, int v) {
+    const auto low = V::load_lanes(in.words[2 * group + half]),
+               high = V::load_lanes(in.words[16 + group / 4]);
+    return quad_iq3<V>(kGridCodesIQ3_S, low, high, group % 4 * 2 + half, v, kLevels,
+                       Signs<V>::half(V::load_lanes(in.words[18 + group]), half));
   }
 };
 
-// Of IQ1: a sign takes 2 from what is 1 more than the offset.
-constexpr std::array<std::uint8_t, 64> kSignedIQ1 = [] {
-  std::array<std::uint8_t, 64> table = {};
-  for (int i = 0; i < 64; ++i) {
-    table[i] = static_cast<std::uint8_t>((i % 4 < 3 ? kLevelsIQ1[i % 4] : 0) + (i & 4 ? 0 : 2));
-  }
-  return table;
-}();
-
-// Of a group's 16 bits every eight columns have kBitsEach; their sign is the last of these, or of all.
-template <class V, int kBitsEach, class P>
-typename V::Bytes half_iq1(const P& in, int group, int g, int half) {
-  const auto high = V::shift_right(V::load_lanes(in.words[8 + group / 2]), group % 2 * 16);
-  return half_of_eight<V>(kGridCodesIQ1, V::load_lanes(in.words[group]),
-                          V::template fields<kBitsEach>(high, 0), g, half, kSignedIQ1,
-                          V::template fields<0>(high, (kBitsEach == 4 ? 4 * g + 3 : 15) - 2));
-}
-
-template <class V>
-struct PermutedIQ1_S : Permuted<V, PermutedIQ1_S, WeightsIQ1_S<V>, 1> {
-  static typename V::Bytes quad(const PanelIQ1_S* in, int group, int, int v) {
-    return half_iq1<V, 3>(*in, group, v / 2, v % 2);
-  }
-};
-
-template <class V>
-struct PermutedIQ1_M : Permuted<V, PermutedIQ1_M, WeightsIQ1_M<V>, 2> {
-  static typename V::Bytes quad(const PanelIQ1_M* in, int group, int run, int v) {
-    return half_iq1<V, 4>(*in, group, 2 * run + v / 2, v % 2);
-  }
-};
-
-// The digits of a byte, the highest first: two bits for each of four, then the fifth. See WeightsTQ1_0.
+// The digits of a byte of trits: two bits for each of four, the highest digit lowest, then the fifth.
 constexpr GridCodes<256> kDigits = [] {
   GridCodes<256> digits = {};
   for (int i = 0; i < 256; ++i) {
@@ -183,25 +183,74 @@ constexpr GridCodes<256> kDigits = [] {
   return digits;
 }();
 
-template <class V>
-struct PermutedTQ1_0 : WeightsTQ1_0<V> {
-  template <int kDigitsEach>
-  static void unpack(const PanelTQ1_0& in, int from, int count, std::uint8_t (*out)[64]) {
-    for (int w = 0; w < count; ++w) {
-      const auto bytes = load_word_quads<V>(in.words[from + w]);
-      const auto four = V::template entries<256>(kDigits.first, bytes, bytes);
-      unrolled<4>([&](auto n) { V::store_bytes(out[n * count + w], V::bits(four, 2 * n, 3)); });
-      if constexpr (kDigitsEach == 5) {
-        V::store_bytes(out[4 * count + w], V::template entries<256>(kDigits.second, bytes, bytes));
-      }
-    }
+// Quad u of trits, times 2^kShift.
+template <class V, int kShift>
+typename V::Bytes trits(const std::uint32_t (*words)[kPanelRows], int u) {
+  const auto bytes = load_scales<V>(words[u / 5]);
+  const int n = u % 5;
+  if (n == 4) return V::bits(V::template entries<256>(kDigits.second, bytes, bytes, 0), -kShift, 3 << kShift);
+  return V::bits(V::template entries<256>(kDigits.first, bytes, bytes, 0), 2 * n - kShift, 3 << kShift);
+}
+
+// A format W of which a word is kEach quads.
+template <class V, template <class> class Format, class W, int kEach>
+struct Digits : W {
+  using typename W::Panel;
+  static constexpr int kDirectRows = 8;
+
+  static typename V::Bytes quad(const Panel* in, int, int run, int v) {
+    return Format<V>::quad_of(*in, run * W::kQuads + v);
   }
 
-  static void unpack(const PanelTQ1_0& in, std::uint8_t (*out)[64]) {
+  static void unpack(const Panel& in, std::uint8_t (*out)[64]) {
     fetch_part<V, sizeof in>(&in, 0, 1);
-    unpack<5>(in, 0, 8, out);
-    unpack<5>(in, 8, 4, out + 40);
-    unpack<4>(in, 12, 1, out + 60);
+    constexpr int kAll = kStep / 4;
+    unrolled<(kAll + kEach - 1) / kEach>([&](auto w) {
+      constexpr int kFirst = kEach * w, kCount = kFirst + kEach > kAll ? kAll - kFirst : kEach;
+      typename V::Bytes quads[kEach];  // see Permuted::unpack
+      unrolled<kCount>([&](auto n) { quads[n] = Format<V>::quad_of(in, kFirst + n); });
+      unrolled<kCount>([&](auto n) { V::store_bytes(out[kFirst + n], quads[n]); });
+    });
+  }
+};
+
+template <class V>
+struct PermutedTQ1_0 : Digits<V, PermutedTQ1_0, WeightsTQ1_0<V>, 5> {
+  static typename V::Bytes quad_of(const PanelTQ1_0& in, int u) { return trits<V, 0>(in.words, u); }
+};
+
+template <class V>
+struct PermutedIQ1_S : Digits<V, PermutedIQ1_S, WeightsIQ1_S<V>, 5> {
+  static typename V::Bytes quad_of(const PanelIQ1_S& in, int u) { return trits<V, 0>(in.words, u); }
+};
+
+template <class V>
+struct PermutedIQ1_M : Digits<V, PermutedIQ1_M, WeightsIQ1_M<V>, 5> {
+  static constexpr int kDirectRows = 1;  // likewise
+
+  static typename V::Bytes quad_of(const PanelIQ1_M& in, int u) {
+    const auto positive = V::where_clear(V::load_lanes(in.words[kTritWords]), u / 2, V::splat(2));
+    return V::either(trits<V, 3>(in.words, u), positive);
+  }
+};
+
+// The weights that the digits of a byte of base 6 stand for.
+constexpr std::array<std::array<std::uint8_t, 256>, 3> kSixes = [] {
+  std::array<std::array<std::uint8_t, 256>, 3> weights = {};
+  for (int i = 0; i < 256; ++i) {
+    for (int n = 0, rest = i; n < 3; ++n, rest = rest * 6 & 255) {
+      weights[n][i] = kWeightsIQ2[rest * 6 >> 8];
+    }
+  }
+  return weights;
+}();
+
+template <class V>
+struct PermutedIQ2_S : Digits<V, PermutedIQ2_S, WeightsIQ2_S<V>, 3> {
+  static typename V::Bytes quad_of(const PanelIQ2_S& in, int u) {
+    if (u == 3 * kSixWords) return WeightsIQ2_S<V>::last_quad(in);
+    const auto bytes = load_scales<V>(in.words[u / 3]);
+    return V::template entries<256>(kSixes[u % 3].data(), bytes, bytes, 0);
   }
 };
 

@@ -196,7 +196,8 @@ def test_a_scale_that_is_not_finite_spoils_its_column_alone(fmt: Format, bad: fl
 @each_block_format
 def test_a_panel_is_as_large_as_its_blocks(fmt: Format) -> None:
     data = random_weights(fmt, 64, 4096)
-    assert data.nbytes <= _native.PackedMatrix(fmt.type_id, data.reshape(-1), 64, 4096).bytes <= 1.041 * data.nbytes
+    most = {Format.IQ1_S: 1.161, Format.IQ1_M: 1.143, Format.IQ2_S: 1.171}.get(fmt, 1.041)
+    assert data.nbytes <= _native.PackedMatrix(fmt.type_id, data.reshape(-1), 64, 4096).bytes <= most * data.nbytes
 
 
 @each_format

@@ -1,0 +1,210 @@
+// How the bytes of TQ1_0, TQ2_0, IQ1_S, IQ1_M and IQ2_S, of which each is several digits, become weights and
+// scales: see kernel_block.h and Block256Kernel.
+#pragma once
+
+#include "formats/grids.h"
+#include "gemm/kernel_block.h"
+#include "gemm/weights_k.h"
+
+namespace trivet {
+namespace {
+
+// One scale for the block, and weights 1 too large.
+template <class V, class P>
+struct Ternary {
+  using Panel = P;
+  static constexpr int kBits = 2, kQuads = 8, kOffset = 1;
+  static constexpr bool kHasMinimum = false, kUniform = true;
+  static constexpr float kFactor = 1;
+
+  template <class Scratch>
+  static void scales(const Panel&, Scratch& out) {
+    const auto one = V::load_pairs(kOne);
+    for (RowPairs& scale : out.scales) V::store_pairs(scale, one);
+    for (RowPairs& offset : out.mins) V::store_pairs(offset, one);
+  }
+
+  static constexpr RowPairs kOne = same_for_all(1, 1);
+};
+
+template <class V>
+struct WeightsTQ2_0 : Ternary<V, PanelTQ2_0> {
+  static constexpr int kGroups = 2, kRuns = 4;
+  static constexpr bool kDirect = true;
+
+  static typename V::Bytes quad(const PanelTQ2_0* in, int half, int quarter, int v) {
+    return two_bits<V>(reinterpret_cast<const std::uint8_t (&)[64]>(in->words[8 * half + v]), quarter);
+  }
+};
+
+// Calls use(u, digits) for each quad u of trits. See PanelTQ1_0.
+template <class V, class Use>
+void each_trits(const std::uint32_t (*words)[kPanelRows], Use use) {
+  for (int w = 0; w < kTritWords; ++w) {
+    typename V::Bytes bytes = load_scales<V>(words[w]);
+    for (int n = 0; n < 5 && 5 * w + n < kStep / 4; ++n) {
+      // byte * 3 / 256 is the number of these that it reaches.
+      const typename V::Bytes digit = V::add_bytes(V::at_least(bytes, 86), V::at_least(bytes, 171));
+      use(5 * w + n, V::sub_bytes(V::splat(0), digit));
+      bytes = V::add_bytes(bytes, V::add_bytes(bytes, bytes));
+    }
+  }
+}
+
+template <class V>
+struct WeightsTQ1_0 : Ternary<V, PanelTQ1_0> {
+  static constexpr int kGroups = 1, kRuns = 8;
+  static constexpr bool kDirect = false;
+
+  static void unpack(const PanelTQ1_0& in, std::uint8_t (*out)[64]) {
+    fetch_part<V, sizeof in>(&in, 0, 1);
+    each_trits<V>(in.words, [&](int u, typename V::Bytes digits) { V::store_bytes(out[u], digits); });
+  }
+};
+
+// d * scale * (digit - 1 + (sign ? -1/8 : 1/8)): the last two are the minimum, 7 or 9 eighths.
+template <class V>
+struct WeightsIQ1_S {
+  using Panel = PanelIQ1_S;
+  static constexpr int kBits = 2, kMost = 2, kOffset = 0, kGroups = 1, kRuns = 8, kQuads = 8;
+  static constexpr bool kHasMinimum = true, kDirect = false;
+  static constexpr float kFactor = 1, kMinimumFactor = 0.125f;
+
+  static void unpack(const Panel& in, std::uint8_t (*out)[64]) {
+    fetch_part<V, sizeof in>(&in, 0, 1);
+    each_trits<V>(in.words, [&](int u, typename V::Bytes digits) { V::store_bytes(out[u], digits); });
+  }
+
+  template <class Scratch>
+  static void scales(const Panel& in, Scratch& out) {
+    const auto packed = load_scales<V>(in.words[kTritWords]);
+    for (int g = 0; g < 2; ++g) {
+      const auto s = V::bits(packed, 4 * g, 7), negative = V::at_least(V::bits(packed, 4 * g, 8), 8);
+      const auto scale = V::either(V::add_bytes(s, s), V::splat(1));
+      const auto seven = V::sub_bytes(V::bits(scale, -3, 0xf8), scale);
+      widen_minima<V>(scale, V::add_bytes(seven, V::both(negative, V::add_bytes(scale, scale))), g, out);
+    }
+  }
+};
+
+// The odd scales 2s + 1, of bytes s, of runs 4g to 4g + 3.
+template <class V, class W, class Scratch>
+void odd_scales(typename V::Bytes s, int g, Scratch& out) {
+  widen_offset<V, W>(V::either(V::add_bytes(s, s), V::splat(1)), g, out);
+}
+
+// With the eighth that a sign adds or takes off, weights are between -9 and 9 eighths.
+template <class V>
+struct WeightsIQ1_M {
+  using Panel = PanelIQ1_M;
+  static constexpr int kBits = 5, kMost = 18, kOffset = 9, kGroups = 1, kRuns = 16, kQuads = 4;
+  static constexpr bool kHasMinimum = false, kDirect = false;
+
+  static void unpack(const Panel& in, std::uint8_t (*out)[64]) {
+    fetch_part<V, sizeof in>(&in, 0, 1);
+    each_trits<V>(in.words, [&](int u, typename V::Bytes digits) {
+      V::store_bytes(out[u], V::either(V::bits(digits, -3, 24), positive(in, u / 2)));
+    });
+  }
+
+  // 2 in all bytes of the rows whose columns [8g, 8g + 8) have no sign.
+  static typename V::Bytes positive(const Panel& in, int g) {
+    const auto sign = V::both(V::shift_right(V::load_lanes(in.words[kTritWords]), g), V::broadcast(1));
+    return V::both(V::sub(sign, V::broadcast(1)), V::splat(2));
+  }
+
+  template <class Scratch>
+  static void scales(const Panel& in, Scratch& out) {
+    const std::uint32_t (&words)[2][kPanelRows] =
+        reinterpret_cast<const std::uint32_t (&)[2][kPanelRows]>(in.words[kTritWords + 1]);
+    for (int g = 0; g < 4; ++g) {
+      const auto threes = spread_threes(V::shift_right(V::load_lanes(words[g / 2]), g % 2 * 16));
+      odd_scales<V, WeightsIQ1_M>(threes, g, out);
+    }
+    alignas(64) std::uint16_t d[kPanelRows];
+    for (int r = 0; r < kPanelRows; ++r) {
+      const std::uint32_t first = words[0][r], second = words[1][r];
+      d[r] = static_cast<std::uint16_t>((first >> 12 & 0xf) | (first >> 24 & 0xf0) | (second >> 4 & 0xf00) |
+                                        (second >> 16 & 0xf000));
+    }
+    V::store(out.d, V::mul(V::load_f16(d), V::broadcast(0.125f)));
+  }
+
+ private:
+  // Four times three bits of a lane to a byte each.
+  static typename V::I32x16 spread_threes(typename V::I32x16 lanes) {
+    const auto part = [&](int from, std::int32_t mask) {
+      return V::both(from == 0 ? lanes : V::shift_left(lanes, from), V::broadcast(mask));
+    };
+    return V::either(V::either(part(0, 7), part(5, 7 << 8)), V::either(part(10, 7 << 16), part(15, 7 << 24)));
+  }
+};
+
+// Four nibbles of a lane's low half to a byte each.
+template <class V>
+typename V::I32x16 spread_nibbles(typename V::I32x16 lanes) {
+  const auto low = V::both(lanes, V::broadcast(0xffff));
+  const auto pairs = V::both(V::either(low, V::shift_left(low, 8)), V::broadcast(0x00ff00ff));
+  return V::both(V::either(pairs, V::shift_left(pairs, 4)), V::broadcast(0x0f0f0f0f));
+}
+
+// Those of sixteen runs, each a nibble.
+template <class V, class W, class Scratch>
+void sixteen_scales(const std::uint32_t (*words)[kPanelRows], Scratch& out) {
+  for (int g = 0; g < 4; ++g) {
+    odd_scales<V, W>(spread_nibbles<V>(V::shift_right(V::load_lanes(words[g / 2]), g % 2 * 16)), g, out);
+  }
+}
+
+// The weights of IQ2, of three magnitudes up to 43: what they are times, how much larger they are, and those
+// that the digits of IQ2_S stand for.
+inline constexpr float kFactorIQ2 = 0.125f;
+inline constexpr int kOffsetIQ2 = 43;
+inline constexpr std::array<std::uint8_t, 16> kWeightsIQ2 = [] {
+  std::array<std::uint8_t, 16> weights = {};
+  for (int i = 0; i < 6; ++i) {
+    const int level = kLevelsIQ2[i % 3];
+    weights[i] = static_cast<std::uint8_t>(i < 3 ? kOffsetIQ2 + level : kOffsetIQ2 - level);
+  }
+  return weights;
+}();
+
+template <class V>
+struct WeightsIQ2_S {
+  using Panel = PanelIQ2_S;
+  static constexpr int kBits = 7, kOffset = kOffsetIQ2, kGroups = 1, kRuns = 16, kQuads = 4;
+  static constexpr bool kHasMinimum = false, kDirect = false;
+
+  static void unpack(const Panel& in, std::uint8_t (*out)[64]) {
+    fetch_part<V, sizeof in>(&in, 0, 1);
+    const auto low = V::broadcast(0x00ff00ff);
+    for (int w = 0; w < kSixWords; ++w) {
+      typename V::Bytes bytes = load_scales<V>(in.words[w]);
+      for (int n = 0; n < 3; ++n) {
+        // The high bytes of 6 times each are digits, the low ones what is left.
+        const auto even = V::template mul_words<6>(V::template even_bytes<false>(bytes)),
+                   odd = V::template mul_words<6>(V::template odd_bytes<false>(bytes));
+        const auto digits = V::either(V::both(V::shift_right(even, 8), low),
+                                      V::shift_left(V::both(V::shift_right(odd, 8), low), 8));
+        V::store_bytes(out[3 * w + n], V::look_up(kWeightsIQ2, digits));
+        bytes = V::either(V::both(even, low), V::shift_left(V::both(odd, low), 8));
+      }
+    }
+    V::store_bytes(out[3 * kSixWords], last_quad(in));
+  }
+
+  static typename V::Bytes last_quad(const Panel& in) {
+    alignas(64) std::uint32_t lanes[kPanelRows];
+    for (int r = 0; r < kPanelRows; ++r) lanes[r] = in.last[r];
+    return V::look_up(kWeightsIQ2, spread_nibbles<V>(V::load_lanes(lanes)));
+  }
+
+  template <class Scratch>
+  static void scales(const Panel& in, Scratch& out) {
+    sixteen_scales<V, WeightsIQ2_S>(in.scales, out);
+    V::store(out.d, V::mul(V::load_f16(in.d), V::broadcast(kFactorIQ2)));
+  }
+};
+
+}  // namespace
+}  // namespace trivet

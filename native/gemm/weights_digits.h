@@ -177,17 +177,18 @@ struct WeightsIQ2_S {
 
   static void unpack(const Panel& in, std::uint8_t (*out)[64]) {
     fetch_part<V, sizeof in>(&in, 0, 1);
-    const auto low = V::broadcast(0x00ff00ff);
+    const auto high = V::broadcast(static_cast<std::int32_t>(0xff00ff00));
     for (int w = 0; w < kSixWords; ++w) {
-      typename V::Bytes bytes = load_scales<V>(in.words[w]);
+      const typename V::Bytes bytes = load_scales<V>(in.words[w]);
+      auto even = V::template even_bytes<false>(bytes), odd = V::template odd_bytes<false>(bytes);
       for (int n = 0; n < 3; ++n) {
         // The high bytes of 6 times each are digits, the low ones what is left.
-        const auto even = V::template mul_words<6>(V::template even_bytes<false>(bytes)),
-                   odd = V::template mul_words<6>(V::template odd_bytes<false>(bytes));
-        const auto digits = V::either(V::both(V::shift_right(even, 8), low),
-                                      V::shift_left(V::both(V::shift_right(odd, 8), low), 8));
+        even = V::template mul_words<6>(even);
+        odd = V::template mul_words<6>(odd);
+        const auto digits = V::either(V::template odd_bytes<false>(even), V::both(odd, high));
         V::store_bytes(out[3 * w + n], V::look_up(kWeightsIQ2, digits));
-        bytes = V::either(V::both(even, low), V::shift_left(V::both(odd, low), 8));
+        even = V::template even_bytes<false>(even);
+        odd = V::template even_bytes<false>(odd);
       }
     }
     V::store_bytes(out[3 * kSixWords], last_quad(in));

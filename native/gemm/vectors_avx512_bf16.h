@@ -26,7 +26,7 @@ struct Avx512Bf16 : Avx512 {
   }
   // v in the lanes that have a bit clear, else 0.
   static Bytes where_clear(I32x16 lanes, int bit, Bytes v) {
-    return _mm512_maskz_mov_epi32(_mm512_testn_epi32_mask(lanes, _mm512_set1_epi32(1 << bit)), v);
+    return _mm512_mask_mov_epi32(v, _mm512_test_epi32_mask(lanes, _mm512_set1_epi32(1 << bit)), izero());
   }
 
   // Entries of a table of 64 bytes, whose numbers are the low six bits.

@@ -2,12 +2,14 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <random>
 #include <utility>
 #include <vector>
 
 #include "attention/attention.h"
+#include "formats/blocks.h"
 #include "gemm/activations.h"
 #include "gemm/kernels.h"
 #include "gemm/memory.h"
@@ -40,16 +42,54 @@ double difference(const Floats& values, const Floats& others) {
 // The last panel, the last step and the last tile of activation rows are not full.
 constexpr std::int64_t kColumns = 2 * kStep, kOutputs = 3 * kPanelRows - 5;
 
-// Packed weights: bytes below 0x40, so that whatever part of them is a scale is a number, not too large.
+// Makes numbers, not too large, of scales of any bits.
+template <class Block>
+void tame(Block& block) {
+  constexpr std::uint16_t kSmall = 0x3f3f;
+  if constexpr (requires { block.d; }) block.d &= kSmall;
+  if constexpr (requires { block.m; }) block.m &= kSmall;
+  if constexpr (requires { block.dmin; }) block.dmin &= kSmall;
+  if constexpr (requires { block.exponent; }) block.exponent &= 0x3f;
+  if constexpr (requires { block.scale; }) {
+    for (auto& scale : block.scale) scale &= 0x3f;
+  }
+}
+void tame(BlockIQ1_M& block) {
+  for (auto& scale : block.scales) scale &= 0x3f;  // d is in these
+}
+
+void tame(Format format, std::byte* row) {
+  switch (format) {
+#define TRIVET_CASE(name, id, values, group)                                          \
+  case Format::name:                                                                  \
+    for (std::int64_t c = 0; c < kColumns; c += values, row += sizeof(Block##name)) { \
+      Block##name block;                                                              \
+      std::memcpy(&block, row, sizeof block);                                         \
+      tame(block);                                                                    \
+      std::memcpy(row, &block, sizeof block);                                         \
+    }                                                                                 \
+    break;
+    TRIVET_BLOCK_FORMATS(TRIVET_CASE)
+#undef TRIVET_CASE
+    default:
+      for (std::size_t i = 0; i < row_bytes(format, kColumns); ++i) row[i] &= std::byte(0x3f);
+  }
+}
+
+// Packed weights of any bits but for scales.
 std::shared_ptr<std::byte> random_weights(Format format, const PanelLayout& layout) {
   std::mt19937 random(static_cast<std::uint32_t>(format));
-  std::vector<std::byte> rows(kPanelRows * row_bytes(format, kColumns));
+  const std::size_t stride = row_bytes(format, kColumns);
+  std::vector<std::byte> rows(kPanelRows * stride);
   const std::int64_t panels = (kOutputs + kPanelRows - 1) / kPanelRows;
   auto packed = allocate_weights(panels * layout.bytes);
   for (std::int64_t p = 0; p < panels; ++p) {
-    for (std::byte& b : rows) b = static_cast<std::byte>(random() & 0x3f);
+    for (std::byte& b : rows) b = static_cast<std::byte>(random() & 0xff);
     const std::byte* sources[kPanelRows];
-    for (int r = 0; r < kPanelRows; ++r) sources[r] = rows.data() + r * row_bytes(format, kColumns);
+    for (int r = 0; r < kPanelRows; ++r) {
+      tame(format, &rows[r * stride]);
+      sources[r] = &rows[r * stride];
+    }
     pack_panel(format, sources, kColumns, packed.get() + p * layout.bytes);
   }
   return packed;

@@ -24,9 +24,10 @@ struct CenterSums {
   std::int16_t first, last;
 };
 
-// In which order the columns of a step lie: as they come, or as the values that a look-up in tables of bytes
-// gives for every 16 or 32 of them. Of 16, those of a quad lie 8 or 4 apart, of 32, 8.
+// In which order the columns of a step lie: as they come, or as look-ups in tables of bytes give their
+// weights. Every four are columns v, v + 8, v + 4 and v + 12 of 16, or v, v + 8, v + 16 and v + 24 of 32.
 enum class ColumnOrder { natural, by16, by32 };
+inline constexpr int kColumnOrders = 3;
 
 // The column at `place` of every 64.
 constexpr int column_at(ColumnOrder order, int place) {
@@ -49,7 +50,8 @@ constexpr int place_of(ColumnOrder order, int column) {
 // PanelQ4_K).
 constexpr int paired(int run) { return (run & ~3) | (run & 1) << 1 | (run & 2) >> 1; }
 
-// One scale per 256 columns; the sums of every 32 and every 16 columns, paired.
+// One scale per 256 columns; the sums of every 32 and every 16 columns, paired, before q is put into an
+// order.
 struct alignas(64) ActivationStep256 {
   std::int8_t q[kStep];
   float scale;

@@ -27,9 +27,7 @@ void multiply_any(const Panels& w, const std::byte* x, std::size_t stride, std::
 constexpr Kernels make_amx_kernels() {
   Kernels kernels = {
       .quantize_q8_32 = Quantize<Avx512Bf16>::q8_32,
-      .quantize_q8_256 = Quantize<Avx512Bf16>::q8_256<ColumnOrder::natural>,
-      .quantize_by16 = Quantize<Avx512Bf16>::q8_256<ColumnOrder::by16>,
-      .quantize_by32 = Quantize<Avx512Bf16>::q8_256<ColumnOrder::by32>,
+      .quantize_q8_256 = Quantize<Avx512Bf16>::kOfOrders,
       .order = {},
       .round_bf16 = round_bf16,
       .multiply = {},

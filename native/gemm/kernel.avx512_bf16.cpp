@@ -9,8 +9,7 @@ constexpr Bf16Kernels make_bf16_kernels() {
   using V = Avx512Bf16;
   Bf16Kernels kernels = {
       .round = round_bf16,
-      .quantize_by16 = Quantize<V>::q8_256<ColumnOrder::by16>,
-      .quantize_by32 = Quantize<V>::q8_256<ColumnOrder::by32>,
+      .quantize_q8_256 = Quantize<V>::kOfOrders,
       .order = {},
       .multiply = {},
   };

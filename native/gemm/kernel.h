@@ -12,7 +12,7 @@
 //                          fetches ahead
 //   unpack(weights, ..)    another, over scratch in the L1 cache that it fills with the decoded step
 //   tile<M>(source, ..)    acc[0, M) += the step's products of M rows
-// At most kDirectRows<K> rows take weights that are decoded where they are used. With K::kDirect, each of up
+// Up to kDirectRows<K> rows take weights that are decoded where they are used. With K::kDirect, each of up
 // to V::kDirectBlocks blocks of rows decodes the panel's weights anew, which hides behind its products, and
 // what is fetched ahead comes evenly; more blocks unpack them once, and fetch while they multiply. A row goes
 // through the same operations in the same order either way, and in any block.
@@ -119,9 +119,7 @@ template <class V>
 constexpr Kernels make_kernels() {
   Kernels kernels = {
       .quantize_q8_32 = Quantize<V>::q8_32,
-      .quantize_q8_256 = Quantize<V>::template q8_256<ColumnOrder::natural>,
-      .quantize_by16 = nullptr,
-      .quantize_by32 = nullptr,
+      .quantize_q8_256 = {Quantize<V>::template q8_256<ColumnOrder::natural>},
       .order = {},
       .round_bf16 = nullptr,
       .multiply = {},

@@ -8,6 +8,7 @@
 //   kMost                              the largest weight, if that is not the largest of so many bits
 //   kOffset                            how much larger than what they stand for weights are
 //   kFactor, kMinimumFactor            of d, where this lies apart; the latter with minima
+//   kOrder                             of the columns of quads, if they do not lie as they come
 //   quad(panel, group, run, v)         quad v of a run; all but panel and group are constants when compiling
 //   unpack(panel, quads)               or this, where decoding shares work across runs: all quads of a step;
 //                                      with kDirectRows quad(), too, for so many rows

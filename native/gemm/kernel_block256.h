@@ -42,7 +42,7 @@ struct Block256Kernel {
   static void decode_scales(const Panels& w, const std::byte* panel, std::int64_t column, int, Scratch& out) {
     const std::int64_t block = column / kStep;
     W::scales(reinterpret_cast<const typename W::Panel*>(panel + w.layout.steps)[block], out);
-    if constexpr (kScalesApart<typename W::Panel>) {
+    if constexpr (kDApart<typename W::Panel>) {
       const F d = V::load_f16(reinterpret_cast<const std::uint16_t*>(panel) + block * kPanelRows);
       V::store(out.d, V::mul(d, V::broadcast(W::kFactor)));
       if constexpr (W::kHasMinimum) V::store(out.dmin, V::mul(d, V::broadcast(W::kMinimumFactor)));

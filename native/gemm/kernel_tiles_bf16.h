@@ -61,6 +61,14 @@ struct RoundedTiles {
   static constexpr int kByte = W::kBits == 8 ? 1 : 2;
   static constexpr float kBias = kByte == 1 ? 0x1p15f : 0x1p7f;
 
+  static constexpr std::array<std::uint8_t, kRunColumns> kPlaces = [] {
+    std::array<std::uint8_t, kRunColumns> places = {};
+    for (int column = 0; column < kRunColumns; ++column) {
+      places[column] = static_cast<std::uint8_t>(place_of(kOrder<W>, column));
+    }
+    return places;
+  }();
+
   struct Scratch : Few::Scratch, ChunkTiles {};
 
   static const std::byte* at(const Panels& w, std::int64_t panel, std::int64_t column) {
@@ -100,7 +108,7 @@ struct RoundedTiles {
     }
   }
 
-  // Of quads come two rows of a tile each, pairs of columns of each row of the panel.
+  // A quad gives two rows of a tile, each a pair of columns of every row of the panel.
   template <class Quad>
   [[gnu::always_inline]] static void round_run(const Quad& quad, const Scratch& scratch, int run,
                                                std::byte (*rows)[kTileBytes]) {
@@ -108,13 +116,24 @@ struct RoundedTiles {
     Few::line(scratch, run, scale, minimum);
     minimum = V::fnma(scale, V::broadcast(kBias), minimum);
     V::only_numbers(scale, minimum);
-    const auto weight = [&](int column) {
-      const int place = place_of(kOrder<W>, column);
-      return V::fma(V::template in_mantissa<kByte>(quad(place / 4), place % 4), scale, minimum);
+    const auto weight = [&](const V::Bytes& bytes, int byte) {
+      return V::fma(V::template in_mantissa<kByte>(bytes, byte), scale, minimum);
     };
+    if constexpr (kOrder<W> == ColumnOrder::natural) {
+#pragma GCC unroll 8
+      for (int v = 0; v < W::kQuads; ++v) {
+        const V::Bytes bytes = quad(v);
+        V::store_bf16_pairs(rows[2 * v], weight(bytes, 0), weight(bytes, 1));
+        V::store_bf16_pairs(rows[2 * v + 1], weight(bytes, 2), weight(bytes, 3));
+      }
+    } else {
+      const auto of_column = [&](int column) {
+        return weight(quad(kPlaces[column] / 4), kPlaces[column] % 4);
+      };
 #pragma GCC unroll 16
-    for (int pair = 0; pair < 2 * W::kQuads; ++pair) {
-      V::store_bf16_pairs(rows[pair], weight(2 * pair), weight(2 * pair + 1));
+      for (int pair = 0; pair < 2 * W::kQuads; ++pair) {
+        V::store_bf16_pairs(rows[pair], of_column(2 * pair), of_column(2 * pair + 1));
+      }
     }
   }
 };

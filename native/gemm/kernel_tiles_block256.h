@@ -81,10 +81,11 @@ struct TileKernel256 : SlabPanels {
   FetchPanels fetch_after(std::int64_t s, std::int64_t times) const {
     const bool more = s + 1 < steps();
     const Step next = step(more ? s + 1 : 0);
-    const std::byte* weights = next.packed + (more ? 0 : 2 * rows.w.layout.bytes) + rows.w.layout.steps +
-                               next.column / kStep * Few::kStepBytes;
-    const int lines = rows.few() || (!more && panel + 2 >= last) ? 0 : Few::kStepBytes / 128;
-    return {weights, weights + 64 * lines, lines, times};
+    const std::byte* next_panel = next.packed + (more ? 0 : 2 * rows.w.layout.bytes);
+    const std::byte* weights = next_panel + rows.w.layout.steps + next.column / kStep * Few::kStepBytes;
+    constexpr int kHalf = (Few::kStepBytes / 64 + 1) / 2;
+    const int lines = rows.few() || (!more && panel + 2 >= last) ? 0 : kHalf;
+    return {weights, weights + Few::kStepBytes - 64 * kHalf, lines, times};
   }
 
   // One or two tiles of rows and a step of a panel.

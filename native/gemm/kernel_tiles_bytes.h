@@ -37,6 +37,7 @@ struct RoundedBytes {
   using F = V::F32x16;
   using I = V::I32x16;
   using W = typename Few::W;
+  static_assert(kOrder<W> == ColumnOrder::natural);
   static constexpr int kRunColumns = 4 * W::kQuads;
   static constexpr float kMost = [] {
     if constexpr (requires { W::kMost; }) return W::kMost;

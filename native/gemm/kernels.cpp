@@ -10,8 +10,7 @@ const Kernels& avx512_bf16_kernels() {
   static const Kernels kernels = [] {
     Kernels all = kAvx512Kernels;
     all.round_bf16 = kAvx512Bf16Kernels.round;
-    all.quantize_by16 = kAvx512Bf16Kernels.quantize_by16;
-    all.quantize_by32 = kAvx512Bf16Kernels.quantize_by32;
+    all.quantize_q8_256 = kAvx512Bf16Kernels.quantize_q8_256;
     all.order = kAvx512Bf16Kernels.order;
     for (int format = 0; format < kFormats; ++format) {
       const auto own = kAvx512Bf16Kernels.multiply[format];

@@ -23,11 +23,10 @@ struct Panels {
 struct Kernels {
   // One row of `columns` floats to ActivationStep32 or ActivationStep256.
   void (*quantize_q8_32)(const float* x, std::int64_t columns, std::byte* out);
-  void (*quantize_q8_256)(const float* x, std::int64_t columns, std::byte* out);
-  // To ActivationStep256 with columns in the orders that weights of some formats want; null for none.
-  void (*quantize_by16)(const float* x, std::int64_t columns, std::byte* out);
-  void (*quantize_by32)(const float* x, std::int64_t columns, std::byte* out);
-  std::array<ColumnOrder, kFormats> order;
+  // By the order of columns; null for those that no weights want.
+  using Quantize = void (*)(const float* x, std::int64_t columns, std::byte* out);
+  std::array<Quantize, kColumnOrders> quantize_q8_256;
+  std::array<ColumnOrder, kFormats> order;  // that weights want, by number of the format
   // To bfloat16, for those kernels that multiply bfloat16 weights with such rows; else null.
   void (*round_bf16)(const float* x, std::int64_t columns, std::byte* out);
 
@@ -46,10 +45,10 @@ extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
 extern const Kernels kAmxKernels;
 
-// What avx512_bf16 has in place of kAvx512Kernels; null where it has the same.
+// What avx512_bf16 has in place of kAvx512Kernels; products are null where it has the same.
 struct Bf16Kernels {
   decltype(Kernels::round_bf16) round;
-  decltype(Kernels::quantize_by16) quantize_by16, quantize_by32;
+  decltype(Kernels::quantize_q8_256) quantize_q8_256;
   decltype(Kernels::order) order;
   decltype(Kernels::multiply) multiply;
 };

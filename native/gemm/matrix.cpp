@@ -22,6 +22,12 @@ std::size_t value_bytes(ActivationFormat format, std::int64_t columns) {
 // Rows that the exact kernels multiply as fast as the rounded ones: 7 (of Q8_0) to 13 (of Q4_0).
 constexpr std::int64_t kFewRows = 12;
 
+ColumnOrder order_of(ActivationFormat format) {
+  if (format == ActivationFormat::q8_256_by16) return ColumnOrder::by16;
+  if (format == ActivationFormat::q8_256_by32) return ColumnOrder::by32;
+  return ColumnOrder::natural;
+}
+
 ActivationFormat exact_format(Format weights, Isa isa) {
   switch (kernels(isa).order[static_cast<int>(weights)]) {
     case ColumnOrder::by16:
@@ -128,14 +134,10 @@ void pack_activations(ActivationFormat format, const float* x, std::int64_t ldx,
         kernels(isa).quantize_q8_32(row, columns, packed);
         break;
       case ActivationFormat::q8_256:
-      case ActivationFormat::q8_256_fast:
-        kernels(isa).quantize_q8_256(row, columns, packed);
-        break;
       case ActivationFormat::q8_256_by16:
-        kernels(isa).quantize_by16(row, columns, packed);
-        break;
       case ActivationFormat::q8_256_by32:
-        kernels(isa).quantize_by32(row, columns, packed);
+      case ActivationFormat::q8_256_fast:
+        kernels(isa).quantize_q8_256[static_cast<int>(order_of(format))](row, columns, packed);
         break;
     }
   }

@@ -207,20 +207,23 @@ void pack(Rows<BlockTQ2_0> rows, int, PanelTQ2_0& out) {
   interleave(16, [&](int r) { return rows[r]->q; }, out.words);
 }
 
-using Digits = std::uint8_t[kStep / 4][4];  // of the quads of a row
-
-// digits(block, out) gives those of a row, of which `kEach` of base kBase become a byte.
+// digits(block, r, out) gives those of all columns of row r, of which kEach of base kBase become a byte.
 template <int kBase, int kEach, int kWords, class Block, class Get>
 void pack_digits(Rows<Block> rows, Get digits, std::uint32_t (*words)[kPanelRows]) {
-  constexpr int kNumbers = kEach == 5 ? kBase * kBase * kBase * kBase * kBase : kBase * kBase * kBase;
-  std::uint8_t quads[kWords * kEach + 1][4] = {};
+  constexpr int kNumbers = [] {
+    int numbers = 1;
+    for (int n = 0; n < kEach; ++n) numbers *= kBase;
+    return numbers;
+  }();
+  std::uint8_t columns[kWords * kEach * 4 + 4] = {};  // whichever is more, all of them or those of the words
+  static_assert(sizeof columns >= kStep);
   for (int r = 0; r < kPanelRows; ++r) {
-    digits(*rows[r], r, reinterpret_cast<Digits&>(quads));
+    digits(*rows[r], r, columns);
     for (int w = 0; w < kWords; ++w) {
       std::uint8_t bytes[4];
       for (int i = 0; i < 4; ++i) {
         int number = 0;
-        for (int n = 0; n < kEach; ++n) number = kBase * number + quads[kEach * w + n][i];
+        for (int n = 0; n < kEach; ++n) number = kBase * number + columns[(kEach * w + n) * 4 + i];
         bytes[i] = static_cast<std::uint8_t>((number * 256 + kNumbers - 1) / kNumbers);
       }
       words[w][r] = load_word(bytes, 0);
@@ -234,8 +237,7 @@ void pack_trits(Rows<Block> rows, Get digits, std::uint32_t (*words)[kPanelRows]
 }
 
 void pack(Rows<BlockTQ1_0> rows, int, PanelTQ1_0& out) {
-  const auto digits = [](const BlockTQ1_0& block, int, Digits& quads) {
-    std::uint8_t* next = quads[0];
+  const auto digits = [](const BlockTQ1_0& block, int, std::uint8_t* next) {
     const auto add = [&](const std::uint8_t* q, int count, int digits_each) {
       for (int n = 0, factor = 1; n < digits_each; ++n, factor *= 3) {
         for (int i = 0; i < count; ++i) {
@@ -252,11 +254,11 @@ void pack(Rows<BlockTQ1_0> rows, int, PanelTQ1_0& out) {
 
 // Entries of the grid for eight columns each: `high` has kBitsEach for one, more bits of its index first.
 template <int kBitsEach, class Block>
-void grid_digits(const Block& block, int, Digits& quads) {
+void grid_digits(const Block& block, int, std::uint8_t* out) {
   for (int g = 0; g < 32; ++g) {
     const int high = (block.high[g / 4 * 2] | block.high[g / 4 * 2 + 1] << 8) >> kBitsEach * (g % 4) & 7;
     const std::uint64_t digits = kGridIQ1[block.q[g] | high << 8] >> 3;  // eight times each
-    std::memcpy(quads[2 * g], &digits, sizeof digits);
+    std::memcpy(out + 8 * g, &digits, sizeof digits);
   }
 }
 
@@ -279,8 +281,8 @@ void pack(Rows<BlockIQ1_M> rows, int, PanelIQ1_M& out) {
     for (int g = 0; g < 32; ++g) word |= (rows[r]->high[g / 2] >> (g % 2 * 4 + 3) & 1u) << g;
     return word;
   };
-  store_words(1, signs, out.words[kTritWords]);
-  interleave(2, [&](int r) { return rows[r]->scales; }, out.words[kTritWords + 1]);
+  store_words(1, signs, out.signs);
+  interleave(2, [&](int r) { return rows[r]->scales; }, out.scales);
 }
 
 // The signs and scales of IQ2_XXS and IQ3_XXS; word(k) is that of run k.
@@ -324,17 +326,17 @@ void pack(Rows<BlockIQ2_XS> rows, int, PanelIQ2_XS& out) {
 }
 
 void pack(Rows<BlockIQ2_S> rows, int, PanelIQ2_S& out) {
-  const auto digits = [&](const BlockIQ2_S& block, int r, Digits& quads) {
+  const auto digits = [&](const BlockIQ2_S& block, int r, std::uint8_t* columns) {
     for (int g = 0; g < 32; ++g) {
       const int high = block.high[g / 4] >> 2 * (g % 4) & 3;
       const std::uint64_t entry = kGridIQ2_S[block.q[g] | high << 8];
       for (int j = 0; j < 8; ++j) {
         const int level = static_cast<int>(entry >> 8 * j & 255);
         const int number = (level > kLevelsIQ2[0]) + (level > kLevelsIQ2[1]);
-        quads[2 * g + j / 4][j % 4] = static_cast<std::uint8_t>(number + 3 * (block.signs[g] >> j & 1));
+        columns[8 * g + j] = static_cast<std::uint8_t>(number + 3 * (block.signs[g] >> j & 1));
       }
     }
-    const std::uint8_t (&last)[4] = quads[kStep / 4 - 1];
+    const std::uint8_t* last = columns + kStep - 4;
     out.last[r] = static_cast<std::uint16_t>(last[0] | last[1] << 4 | last[2] << 8 | last[3] << 12);
   };
   pack_digits<6, 3, kSixWords>(rows, digits, out.words);
@@ -380,9 +382,9 @@ template <class Block, class Panel, int kColumns>
 PanelLayout block_layout(std::int64_t columns) {
   const std::size_t blocks = static_cast<std::size_t>(columns / kColumns);
   const std::size_t main = blocks * main_bytes<Panel, kColumns>();
-  if (kScalesApart<Panel>) return {align64(blocks * kHalvesBytes) + main, align64(blocks * kHalvesBytes)};
-  if (kColumns == 256) return {main, 0};
-  const std::size_t scales = align64(blocks * sizeof(Block) * kPanelRows - main);
+  if (kColumns == 256 && !kDApart<Panel>) return {main, 0};
+  const std::size_t scales =
+      align64(kDApart<Panel> ? blocks * kHalvesBytes : blocks * sizeof(Block) * kPanelRows - main);
   return {scales + main, scales};
 }
 
@@ -412,7 +414,7 @@ void pack_blocks(const std::byte* const rows[], std::int64_t columns, std::byte*
         rows[0] + kPanelRows * (columns / kColumns + b) * static_cast<std::int64_t>(sizeof(Block));
     for (std::size_t i = 0; i < kPanelRows * sizeof(Block); i += 64) __builtin_prefetch(ahead + i, 0, 2);
     for (int part = 0; part < kParts; ++part) pack(blocks, part, *out++);
-    if constexpr (kScalesApart<Panel>) {
+    if constexpr (kDApart<Panel>) {
       store_halves([&](int r) { return &blocks[r]->d; }, panel + static_cast<std::size_t>(b) * kHalvesBytes);
     } else if constexpr (kColumns != 256) {
       pack_scales<Block, sizeof(Block) - kParts * sizeof(Panel) / kPanelRows>(blocks, b, panel);

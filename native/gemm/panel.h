@@ -1,10 +1,11 @@
 // The packed bytes of a panel: 16 rows of a weight matrix.
 //
-// Everywhere a vector of 64 bytes holds four consecutive columns (a quad) of each of the 16 rows,
-// [row][column], which is what byte dot products of every x86 vector length and the right-hand tile of AMX
-// take. Rows past the end of the matrix have scale 0.
+// A vector of 64 bytes holds four consecutive columns (a quad) of each of the 16 rows, [row][column], which
+// is what byte dot products of every x86 vector length and the right-hand tile of AMX take. Where it holds
+// several quads, they have their own bits of every byte, or are digits of it; in grid formats, it holds
+// indices. Rows past the end of the matrix have scale 0.
 //
-// Where a vector holds several quads, they have their own bits of every byte. A panel is as large as its
+// A panel is as large as its
 // blocks in the file, but for rounding up to 64 bytes and for unpacked scales: at most 4 % more. IQ1_S and
 // IQ2_S take 16 and 17 % more, IQ1_M 14 %.
 #pragma once
@@ -56,8 +57,8 @@ struct PanelQ2_0 {
 };
 
 // Blocks of 256 columns. Byte j of scales[g][r] and mins[g][r] is that of run 4g + j of row r: the even and
-// the odd bytes of a lane give the pairs (0, 2) and (1, 3), in 16 bits each. Scales go first, as they are
-// used first: memory is read in order.
+// the odd bytes of a lane give the pairs (0, 2) and (1, 3), in 16 bits each. In the K formats scales go
+// first, as they are used first: memory is read in order.
 
 // quads[8h + v] has quad v of the four quarters of half h, two bits each; scales has GGUF's bytes.
 struct alignas(64) PanelQ2_K {
@@ -111,23 +112,25 @@ struct alignas(64) PanelWords {
   std::uint32_t words[kWords][kPanelRows];
 };
 template <class Panel>
-inline constexpr bool kScalesApart = false;
+inline constexpr bool kDApart = false;
 template <int kWords>
-inline constexpr bool kScalesApart<PanelWords<kWords>> = true;
+inline constexpr bool kDApart<PanelWords<kWords>> = true;
 
 // GGUF's bytes, four of each row at a time.
 using PanelTQ2_0 = PanelWords<16>;
 
 // Five ternary digits in a byte, which is 256 / 243 of their number, rounded up: quad 5w + n is digit n, from
-// the highest, of words[w]. As indices of a grid of 2,048 entries, the weights of IQ1 would take 14 % less
+// the highest, of words[w]. As indices of a grid of 2,048 entries, the panels of IQ1 would take 13 % less
 // memory, and more than twice the time.
 inline constexpr int kTritWords = 13;
 using PanelTQ1_0 = PanelWords<kTritWords>;
-// Then run b has its scale and above it its sign in the low nibble of byte b, run 4 + b in the high one.
+// After the trits a word of scales: run b has its scale and above it its sign in the low nibble of byte b,
+// run 4 + b in the high one.
 using PanelIQ1_S = PanelWords<kTritWords + 1>;
-// Then a word has the signs of all 32 times eight columns, and two the scales and d, as in GGUF.
+// A bit of `signs` is that of eight columns; d is in the scales.
 struct alignas(64) PanelIQ1_M {
-  std::uint32_t words[kTritWords + 3][kPanelRows];
+  std::uint32_t words[kTritWords][kPanelRows], signs[kPanelRows];
+  std::uint32_t scales[2][kPanelRows];  // GGUF's bytes
 };
 
 // Likewise three digits of base 6, the number of a level (kLevelsIQ2) and 3 more if it is negative; of the
@@ -150,14 +153,14 @@ using PanelIQ2_XS = PanelWords<18>;
 // signs and scales as in IQ2_XXS.
 using PanelIQ3_XXS = PanelWords<24>;
 // The low bytes of indices likewise; two words of their high bits, those of words[2k + m] in bit 2(k % 4) + m
-// of each byte; eight of signs and one of scales as in GGUF.
+// of each byte of word k / 4 of these; eight of signs and one of scales as in GGUF.
 using PanelIQ3_S = PanelWords<27>;
 
 // Where the parts of a panel are:
 //   F32, F16               [column][16 rows]
 //   BF16                   [column / 2][16 rows][2], the right-hand tile of AMX; an odd last column is paired
 //                          with 0
-//   blocks of 256 columns  [block]Panel*; before that, if this is PanelWords, [block][16 rows] of d
+//   blocks of 256 columns  [block]Panel*; with kDApart at `steps`, behind [block][16 rows] of d
 //   smaller blocks         [block][scale or minimum][16 rows], then at `steps` [32 columns]Panel*
 // Scales go first so that they, too, are fetched ahead by what is read before them: the end of the panel
 // before.

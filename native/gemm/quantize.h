@@ -1,6 +1,8 @@
 // Float rows to int8 rows. See kernel.h.
 #pragma once
 
+#include <array>
+
 #include "formats/half.h"
 #include "gemm/activations.h"
 
@@ -96,6 +98,9 @@ struct Quantize {
       if constexpr (kOrder != ColumnOrder::natural) V::template order_columns<kOrder>(step->q);
     }
   }
+
+  static constexpr std::array<void (*)(const float*, std::int64_t, std::byte*), kColumnOrders> kOfOrders = {
+      q8_256<ColumnOrder::natural>, q8_256<ColumnOrder::by16>, q8_256<ColumnOrder::by32>};
 };
 
 // Nearest, ties to even; NaN stays NaN.

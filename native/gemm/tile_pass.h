@@ -68,7 +68,7 @@ struct PassRows {
   bool few() const { return tiles() <= 2; }
 
   // Fetches `steps` steps of two panels from a column on, a part at each of so many times: but nothing if the
-  // first is not before `last`, nor scales of small blocks, which are few.
+  // first is not before `last`, nor scales that lie apart, which are few.
   FetchPanels fetch(std::int64_t panel, std::int64_t last, std::int64_t column, int steps, int step_bytes,
                     std::int64_t times) const {
     const auto at = [&](std::int64_t p) {

@@ -132,8 +132,12 @@ struct Avx512 {
       return _mm512_mask_shuffle_epi8(odd, 0x5555555555555555, even, from);
     }
   }
+  // Every 16 bytes of `a` in the order that the bytes of low and high say.
   static I32x16 shuffle(I32x16 a, long long low, long long high) {
-    return _mm512_shuffle_epi8(a, _mm512_broadcast_i32x4(_mm_set_epi64x(high, low)));
+    return _mm512_shuffle_epi8(a, sixteen(low, high));
+  }
+  static I32x16 sixteen(long long low, long long high) {
+    return _mm512_broadcast_i32x4(_mm_set_epi64x(high, low));
   }
 
   // Both int16 of every lane multiplied.

@@ -16,13 +16,12 @@ struct Avx512Bf16 : Avx512 {
   static Bytes select(Bytes mask, Bytes a, Bytes b) { return _mm512_ternarylogic_epi32(mask, a, b, 0xca); }
   // Of each lane the low (or the high) halves of both.
   static Bytes low_halves(Bytes a, Bytes b) {
-    return _mm512_mask_shuffle_epi8(a, 0xcccccccccccccccc, b, halves(0x0504050401000100, 0x0d0c0d0c09080908));
+    return _mm512_mask_shuffle_epi8(a, 0xcccccccccccccccc, b,
+                                    sixteen(0x0504050401000100, 0x0d0c0d0c09080908));
   }
   static Bytes high_halves(Bytes a, Bytes b) {
-    return _mm512_mask_shuffle_epi8(b, 0x3333333333333333, a, halves(0x0706070603020302, 0x0f0e0f0e0b0a0b0a));
-  }
-  static __m512i halves(long long low, long long high) {
-    return _mm512_broadcast_i32x4(_mm_set_epi64x(high, low));
+    return _mm512_mask_shuffle_epi8(b, 0x3333333333333333, a,
+                                    sixteen(0x0706070603020302, 0x0f0e0f0e0b0a0b0a));
   }
   // v in the lanes that have a bit clear, else 0.
   static Bytes where_clear(I32x16 lanes, int bit, Bytes v) {
@@ -33,19 +32,25 @@ struct Avx512Bf16 : Avx512 {
   static Bytes entries(const std::array<std::uint8_t, 64>& table, Bytes numbers) {
     return _mm512_permutexvar_epi8(numbers, _mm512_loadu_si512(table.data()));
   }
-  // Of a larger one: `low` has the low bytes of the numbers, `high` their other bits, from `bit` on.
+  // Of a larger one: `low` has the low bytes of the numbers, those of 512 a ninth bit in bit `bit` of `high`.
   template <int kCount>
-  static Bytes entries(const std::uint8_t* table, Bytes low, Bytes high, int bit = 0) {
-    if constexpr (kCount == 128) {
-      return _mm512_permutex2var_epi8(_mm512_loadu_si512(table), low, _mm512_loadu_si512(table + 64));
+  static Bytes entries(const std::uint8_t* table, Bytes low, Bytes high, int bit) {
+    static_assert(kCount == 256 || kCount == 512);
+    constexpr int kHalf = kCount / 2;
+    if constexpr (kCount == 256) {
+      return _mm512_mask_blend_epi8(_mm512_movepi8_mask(low), entries(table, low),
+                                    entries(table + kHalf, low));
     } else {
-      const __mmask64 in_second = kCount == 256
-                                      ? _mm512_movepi8_mask(low)
-                                      : _mm512_test_epi8_mask(high, splat(1 << bit << (kCount == 1024)));
-      return _mm512_mask_blend_epi8(in_second, entries<kCount / 2>(table, low, high, bit),
-                                    entries<kCount / 2>(table + kCount / 2, low, high, bit));
+      return _mm512_mask_blend_epi8(_mm512_test_epi8_mask(high, splat(1 << bit)),
+                                    entries<kHalf>(table, low, high, bit),
+                                    entries<kHalf>(table + kHalf, low, high, bit));
     }
   }
+  // Of 128, whose numbers are the low seven bits.
+  static Bytes entries(const std::uint8_t* table, Bytes numbers) {
+    return _mm512_permutex2var_epi8(_mm512_loadu_si512(table), numbers, _mm512_loadu_si512(table + 64));
+  }
+  // The columns of a step to where their order says.
   template <ColumnOrder kOrder>
   static void order_columns(std::int8_t (&q)[kStep]) {
     const auto from = load_vector(kColumns<kOrder>.data());

@@ -37,11 +37,12 @@ struct WeightsTQ2_0 : Ternary<V, PanelTQ2_0> {
   }
 };
 
-// Calls use(u, digits) for each quad u of trits. See PanelTQ1_0.
-template <class V, class Use>
-void each_trits(const std::uint32_t (*words)[kPanelRows], Use use) {
+// Calls use(u, digits) for each quad u of a panel's trits. See PanelTQ1_0.
+template <class V, class Panel, class Use>
+void each_trits(const Panel& in, Use use) {
   for (int w = 0; w < kTritWords; ++w) {
-    typename V::Bytes bytes = load_scales<V>(words[w]);
+    fetch_part<V, sizeof in>(&in, w, kTritWords);
+    typename V::Bytes bytes = load_scales<V>(in.words[w]);
     for (int n = 0; n < 5 && 5 * w + n < kStep / 4; ++n) {
       // byte * 3 / 256 is the number of these that it reaches.
       const typename V::Bytes digit = V::add_bytes(V::at_least(bytes, 86), V::at_least(bytes, 171));
@@ -51,15 +52,17 @@ void each_trits(const std::uint32_t (*words)[kPanelRows], Use use) {
   }
 }
 
+template <class V, class Panel>
+void unpack_trits(const Panel& in, std::uint8_t (*out)[64]) {
+  each_trits<V>(in, [&](int u, typename V::Bytes digits) { V::store_bytes(out[u], digits); });
+}
+
 template <class V>
 struct WeightsTQ1_0 : Ternary<V, PanelTQ1_0> {
   static constexpr int kGroups = 1, kRuns = 8;
   static constexpr bool kDirect = false;
 
-  static void unpack(const PanelTQ1_0& in, std::uint8_t (*out)[64]) {
-    fetch_part<V, sizeof in>(&in, 0, 1);
-    each_trits<V>(in.words, [&](int u, typename V::Bytes digits) { V::store_bytes(out[u], digits); });
-  }
+  static void unpack(const PanelTQ1_0& in, std::uint8_t (*out)[64]) { unpack_trits<V>(in, out); }
 };
 
 // d * scale * (digit - 1 + (sign ? -1/8 : 1/8)): the last two are the minimum, 7 or 9 eighths.
@@ -70,10 +73,7 @@ struct WeightsIQ1_S {
   static constexpr bool kHasMinimum = true, kDirect = false;
   static constexpr float kFactor = 1, kMinimumFactor = 0.125f;
 
-  static void unpack(const Panel& in, std::uint8_t (*out)[64]) {
-    fetch_part<V, sizeof in>(&in, 0, 1);
-    each_trits<V>(in.words, [&](int u, typename V::Bytes digits) { V::store_bytes(out[u], digits); });
-  }
+  static void unpack(const Panel& in, std::uint8_t (*out)[64]) { unpack_trits<V>(in, out); }
 
   template <class Scratch>
   static void scales(const Panel& in, Scratch& out) {
@@ -101,29 +101,26 @@ struct WeightsIQ1_M {
   static constexpr bool kHasMinimum = false, kDirect = false;
 
   static void unpack(const Panel& in, std::uint8_t (*out)[64]) {
-    fetch_part<V, sizeof in>(&in, 0, 1);
-    each_trits<V>(in.words, [&](int u, typename V::Bytes digits) {
+    each_trits<V>(in, [&](int u, typename V::Bytes digits) {
       V::store_bytes(out[u], V::either(V::bits(digits, -3, 24), positive(in, u / 2)));
     });
   }
 
   // 2 in all bytes of the rows whose columns [8g, 8g + 8) have no sign.
   static typename V::Bytes positive(const Panel& in, int g) {
-    const auto sign = V::both(V::shift_right(V::load_lanes(in.words[kTritWords]), g), V::broadcast(1));
+    const auto sign = V::both(V::shift_right(V::load_lanes(in.signs), g), V::broadcast(1));
     return V::both(V::sub(sign, V::broadcast(1)), V::splat(2));
   }
 
   template <class Scratch>
   static void scales(const Panel& in, Scratch& out) {
-    const std::uint32_t (&words)[2][kPanelRows] =
-        reinterpret_cast<const std::uint32_t (&)[2][kPanelRows]>(in.words[kTritWords + 1]);
     for (int g = 0; g < 4; ++g) {
-      const auto threes = spread_threes(V::shift_right(V::load_lanes(words[g / 2]), g % 2 * 16));
+      const auto threes = spread_threes(V::shift_right(V::load_lanes(in.scales[g / 2]), g % 2 * 16));
       odd_scales<V, WeightsIQ1_M>(threes, g, out);
     }
     alignas(64) std::uint16_t d[kPanelRows];
     for (int r = 0; r < kPanelRows; ++r) {
-      const std::uint32_t first = words[0][r], second = words[1][r];
+      const std::uint32_t first = in.scales[0][r], second = in.scales[1][r];
       d[r] = static_cast<std::uint16_t>((first >> 12 & 0xf) | (first >> 24 & 0xf0) | (second >> 4 & 0xf00) |
                                         (second >> 16 & 0xf000));
     }
@@ -148,7 +145,7 @@ typename V::I32x16 spread_nibbles(typename V::I32x16 lanes) {
   return V::both(V::either(pairs, V::shift_left(pairs, 4)), V::broadcast(0x0f0f0f0f));
 }
 
-// Those of sixteen runs, each a nibble.
+// The odd scales of sixteen runs, whose s are nibbles.
 template <class V, class W, class Scratch>
 void sixteen_scales(const std::uint32_t (*words)[kPanelRows], Scratch& out) {
   for (int g = 0; g < 4; ++g) {
@@ -156,10 +153,10 @@ void sixteen_scales(const std::uint32_t (*words)[kPanelRows], Scratch& out) {
   }
 }
 
-// The weights of IQ2, of three magnitudes up to 43: what they are times, how much larger they are, and those
-// that the digits of IQ2_S stand for.
+// The weights of IQ2 have three magnitudes up to 43, and stand for eighths.
 inline constexpr float kFactorIQ2 = 0.125f;
 inline constexpr int kOffsetIQ2 = 43;
+// Of the digits of IQ2_S.
 inline constexpr std::array<std::uint8_t, 16> kWeightsIQ2 = [] {
   std::array<std::uint8_t, 16> weights = {};
   for (int i = 0; i < 6; ++i) {
@@ -176,9 +173,9 @@ struct WeightsIQ2_S {
   static constexpr bool kHasMinimum = false, kDirect = false;
 
   static void unpack(const Panel& in, std::uint8_t (*out)[64]) {
-    fetch_part<V, sizeof in>(&in, 0, 1);
     const auto high = V::broadcast(static_cast<std::int32_t>(0xff00ff00));
     for (int w = 0; w < kSixWords; ++w) {
+      fetch_part<V, sizeof in>(&in, w, kSixWords);
       const typename V::Bytes bytes = load_scales<V>(in.words[w]);
       auto even = V::template even_bytes<false>(bytes), odd = V::template odd_bytes<false>(bytes);
       for (int n = 0; n < 3; ++n) {

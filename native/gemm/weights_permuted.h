@@ -1,4 +1,5 @@
-// The weights of weights_grid.h and weights_digits.h where V looks bytes up in tables of hundreds.
+// The weights of weights_grid.h and weights_digits.h where V looks bytes up in tables of hundreds, which are
+// permutations of the tables' bytes.
 //
 // A grid's entries are numbers of levels, of which a level and a sign are looked up. What a look-up gives are
 // those of columns that lie 8 apart, or 4: quads, where activations are in that order, too (ColumnOrder).
@@ -25,14 +26,14 @@ constexpr std::array<std::uint8_t, 64> signed_levels(const std::array<std::uint8
   return table;
 }
 
-// Seven bits, and an eighth that makes the number of set bits even.
+// By seven of them: the eighth makes their number even.
 constexpr std::array<std::uint8_t, 128> kEvenSigns = [] {
   std::array<std::uint8_t, 128> table = {};
   for (int i = 0; i < 128; ++i) table[i] = static_cast<std::uint8_t>(i | __builtin_parity(i) << 7);
   return table;
 }();
 
-// Signs of four values in each byte: in its low and in its high bits.
+// Signs of four values in each byte: in the low four bits, and in the high four. The others have no meaning.
 template <class V>
 struct Signs {
   typename V::Bytes low, high;
@@ -43,7 +44,7 @@ struct Signs {
     return {V::shift_right(signs, 4), signs};
   }
 
-  // Of bytes of seven: the first two, or the last two, give those of one run of sixteen columns.
+  // Of bytes of eight, the first two or the last two: those of one run of sixteen columns.
   static Signs of_run(typename V::Bytes signs, int run) {
     const auto halves = V::broadcast(0xffff);
     if (run == 0) {
@@ -57,12 +58,12 @@ struct Signs {
 
 template <class V>
 typename V::Bytes even_signs(typename V::Bytes sevens) {
-  return V::template entries<128>(kEvenSigns.data(), sevens, sevens);
+  return V::entries(kEvenSigns.data(), sevens);
 }
 
-// A grid format W, whose quads are decoded by Format<V>::quad_of: quad v of half `half` of a group of 32
-// columns. What they share the compiler finds.
-template <class V, template <class> class Format, class W, ColumnOrder kColumnOrder>
+// A grid format W, whose quads are decoded by Self::quad_of: quad v of half `half` of a group of 32 columns.
+// What they share the compiler finds.
+template <class V, class Self, class W, ColumnOrder kColumnOrder>
 struct Permuted : W {
   using typename W::Panel;
   static constexpr ColumnOrder kOrder = kColumnOrder;
@@ -70,7 +71,7 @@ struct Permuted : W {
   static constexpr int kGroups = 8, kRuns = W::kRuns / 8, kQuads = W::kQuads;
 
   static typename V::Bytes quad(const Panel* in, int group, int run, int v) {
-    return Format<V>::quad_of(*in, group, (run * kQuads + v) / 4, v % 4);
+    return Self::quad_of(*in, group, (run * kQuads + v) / 4, v % 4);
   }
 
   static void unpack(const Panel& in, std::uint8_t (*out)[64]) {
@@ -78,17 +79,17 @@ struct Permuted : W {
       fetch_part<V, sizeof in>(&in, group, kGroups);
       // Stores among the look-ups would make the compiler repeat them.
       typename V::Bytes quads[8];
-      unrolled<8>([&](auto q) { quads[q] = Format<V>::quad_of(in, group, q / 4, q % 4); });
+      unrolled<8>([&](auto q) { quads[q] = Self::quad_of(in, group, q / 4, q % 4); });
       unrolled<8>([&](auto q) { V::store_bytes(out[q], quads[q]); });
     }
   }
 };
 
-// Of IQ2: two bits for each of four values number their levels; those of the fourth are moved to the third's
-// place, and the first ones' sign stands behind them.
+// Of IQ2: two bits for each of values 0 to 3 number their levels; those of value 3 are moved to the place of
+// value 2. The sign of value 0 is bit 4, of Signs::high, those of the others their own bits of Signs::low.
 constexpr std::array<std::uint8_t, 64> kSignedIQ2[4] = {
-    signed_levels<43, 2>(kLevelsIQ2, 0, 4), signed_levels<43, 2>(kLevelsIQ2, 2, 1),
-    signed_levels<43, 2>(kLevelsIQ2, 4, 2), signed_levels<43, 2>(kLevelsIQ2, 4, 3)};
+    signed_levels<kOffsetIQ2, 2>(kLevelsIQ2, 0, 4), signed_levels<kOffsetIQ2, 2>(kLevelsIQ2, 2, 1),
+    signed_levels<kOffsetIQ2, 2>(kLevelsIQ2, 4, 2), signed_levels<kOffsetIQ2, 2>(kLevelsIQ2, 4, 3)};
 
 // Quad v of four levels in each byte.
 template <class V>
@@ -109,20 +110,20 @@ typename V::Bytes codes_of_run(const GridCodes<kCount>& codes, typename V::Bytes
 }
 
 template <class V>
-struct PermutedIQ2_XXS : Permuted<V, PermutedIQ2_XXS, WeightsIQ2_XXS<V>, ColumnOrder::by32> {
-  static typename V::Bytes quad_of(const PanelIQ2_XXS& in, int group, int half, int v) {
+struct PermutedIQ2_XXS : Permuted<V, PermutedIQ2_XXS<V>, WeightsIQ2_XXS<V>, ColumnOrder::by32> {
+  TRIVET_INLINE static typename V::Bytes quad_of(const PanelIQ2_XXS& in, int group, int half, int v) {
     const auto index = V::load_lanes(in.words[2 * group]);
     const auto signs = even_signs<V>(V::load_lanes(in.words[2 * group + 1]));
     const auto& codes = half == 0 ? kGridCodesIQ2_XXS.first : kGridCodesIQ2_XXS.second;
-    return quad_iq2<V>(V::template entries<256>(codes, index, index), v, Signs<V>::half(signs, half));
+    return quad_iq2<V>(V::template entries<256>(codes, index, index, 0), v, Signs<V>::half(signs, half));
   }
 };
 
 template <class V>
-struct PermutedIQ2_XS : Permuted<V, PermutedIQ2_XS, WeightsIQ2_XS<V>, ColumnOrder::by16> {
+struct PermutedIQ2_XS : Permuted<V, PermutedIQ2_XS<V>, WeightsIQ2_XS<V>, ColumnOrder::by16> {
   static constexpr int kDirectRows = 1;  // the sums of more leave too few registers
 
-  static typename V::Bytes quad_of(const PanelIQ2_XS& in, int group, int run, int v) {
+  TRIVET_INLINE static typename V::Bytes quad_of(const PanelIQ2_XS& in, int group, int run, int v) {
     const auto low = V::load_lanes(in.words[2 * group]), high = V::load_lanes(in.words[2 * group + 1]);
     return quad_iq2<V>(codes_of_run<V>(kGridCodesIQ2_XS, low, high, 7, run), v,
                        Signs<V>::of_run(even_signs<V>(high), run));
@@ -148,10 +149,10 @@ typename V::Bytes quad_iq3(const GridCodes<kCount>& codes, typename V::Bytes low
 }
 
 template <class V>
-struct PermutedIQ3_XXS : Permuted<V, PermutedIQ3_XXS, WeightsIQ3_XXS<V>, ColumnOrder::by32> {
+struct PermutedIQ3_XXS : Permuted<V, PermutedIQ3_XXS<V>, WeightsIQ3_XXS<V>, ColumnOrder::by32> {
   static constexpr auto kLevels = signed_iq3<PermutedIQ3_XXS::kOffset>(kLevelsIQ3_XXS);
 
-  static typename V::Bytes quad_of(const PanelIQ3_XXS& in, int group, int half, int v) {
+  TRIVET_INLINE static typename V::Bytes quad_of(const PanelIQ3_XXS& in, int group, int half, int v) {
     const auto index = V::load_lanes(in.words[2 * group + half]);
     const auto signs = even_signs<V>(V::load_lanes(in.words[16 + group]));
     return quad_iq3<V>(kGridCodesIQ3_XXS, index, index, 0, v, kLevels, Signs<V>::half(signs, half));
@@ -159,10 +160,10 @@ struct PermutedIQ3_XXS : Permuted<V, PermutedIQ3_XXS, WeightsIQ3_XXS<V>, ColumnO
 };
 
 template <class V>
-struct PermutedIQ3_S : Permuted<V, PermutedIQ3_S, WeightsIQ3_S<V>, ColumnOrder::by32> {
+struct PermutedIQ3_S : Permuted<V, PermutedIQ3_S<V>, WeightsIQ3_S<V>, ColumnOrder::by32> {
   static constexpr auto kLevels = signed_iq3<PermutedIQ3_S::kOffset>(kLevelsIQ3_S);
 
-  static typename V::Bytes quad_of(const PanelIQ3_S& in, int group, int half, int v) {
+  TRIVET_INLINE static typename V::Bytes quad_of(const PanelIQ3_S& in, int group, int half, int v) {
     const auto low = V::load_lanes(in.words[2 * group + half]),
                high = V::load_lanes(in.words[16 + group / 4]);
     return quad_iq3<V>(kGridCodesIQ3_S, low, high, group % 4 * 2 + half, v, kLevels,
@@ -170,14 +171,17 @@ struct PermutedIQ3_S : Permuted<V, PermutedIQ3_S, WeightsIQ3_S<V>, ColumnOrder::
   }
 };
 
-// The digits of a byte of trits: two bits for each of four, the highest digit lowest, then the fifth.
-constexpr GridCodes<256> kDigits = [] {
-  GridCodes<256> digits = {};
+// The digits of a byte of trits, the highest first: two bits for each of four, the fifth.
+struct alignas(64) TritDigits {
+  std::uint8_t four[256], fifth[256];
+};
+constexpr TritDigits kTritDigits = [] {
+  TritDigits digits = {};
   for (int i = 0; i < 256; ++i) {
     for (int n = 0, rest = i; n < 5; ++n, rest = rest * 3 & 255) {
       const auto digit = static_cast<std::uint8_t>(rest * 3 >> 8);
-      if (n < 4) digits.first[i] |= static_cast<std::uint8_t>(digit << 2 * n);
-      if (n == 4) digits.second[i] = digit;
+      if (n < 4) digits.four[i] |= static_cast<std::uint8_t>(digit << 2 * n);
+      if (n == 4) digits.fifth[i] = digit;
     }
   }
   return digits;
@@ -185,51 +189,54 @@ constexpr GridCodes<256> kDigits = [] {
 
 // Quad u of trits, times 2^kShift.
 template <class V, int kShift>
-typename V::Bytes trits(const std::uint32_t (*words)[kPanelRows], int u) {
+TRIVET_INLINE typename V::Bytes trits(const std::uint32_t (*words)[kPanelRows], int u) {
   const auto bytes = load_scales<V>(words[u / 5]);
   const int n = u % 5;
-  if (n == 4) return V::bits(V::template entries<256>(kDigits.second, bytes, bytes, 0), -kShift, 3 << kShift);
-  return V::bits(V::template entries<256>(kDigits.first, bytes, bytes, 0), 2 * n - kShift, 3 << kShift);
+  const auto digits =
+      V::template entries<256>(n == 4 ? kTritDigits.fifth : kTritDigits.four, bytes, bytes, 0);
+  return V::bits(digits, (n == 4 ? 0 : 2 * n) - kShift, 3 << kShift);
 }
 
-// A format W of which a word is kEach quads.
-template <class V, template <class> class Format, class W, int kEach>
+// A format W of which a word is kEach quads; Self::quad_of decodes one.
+template <class V, class Self, class W, int kEach>
 struct Digits : W {
   using typename W::Panel;
   static constexpr int kDirectRows = 8;
 
   static typename V::Bytes quad(const Panel* in, int, int run, int v) {
-    return Format<V>::quad_of(*in, run * W::kQuads + v);
+    return Self::quad_of(*in, run * W::kQuads + v);
   }
 
   static void unpack(const Panel& in, std::uint8_t (*out)[64]) {
-    fetch_part<V, sizeof in>(&in, 0, 1);
-    constexpr int kAll = kStep / 4;
-    unrolled<(kAll + kEach - 1) / kEach>([&](auto w) {
+    constexpr int kAll = kStep / 4, kWords = (kAll + kEach - 1) / kEach;
+    unrolled<kWords>([&](auto w) {
       constexpr int kFirst = kEach * w, kCount = kFirst + kEach > kAll ? kAll - kFirst : kEach;
+      fetch_part<V, sizeof in>(&in, w, kWords);
       typename V::Bytes quads[kEach];  // see Permuted::unpack
-      unrolled<kCount>([&](auto n) { quads[n] = Format<V>::quad_of(in, kFirst + n); });
+      unrolled<kCount>([&](auto n) { quads[n] = Self::quad_of(in, kFirst + n); });
       unrolled<kCount>([&](auto n) { V::store_bytes(out[kFirst + n], quads[n]); });
     });
   }
 };
 
-template <class V>
-struct PermutedTQ1_0 : Digits<V, PermutedTQ1_0, WeightsTQ1_0<V>, 5> {
-  static typename V::Bytes quad_of(const PanelTQ1_0& in, int u) { return trits<V, 0>(in.words, u); }
+// Trits that are the weights.
+template <class V, class W>
+struct PlainTrits : Digits<V, PlainTrits<V, W>, W, 5> {
+  TRIVET_INLINE static typename V::Bytes quad_of(const typename W::Panel& in, int u) {
+    return trits<V, 0>(in.words, u);
+  }
 };
+template <class V>
+using PermutedTQ1_0 = PlainTrits<V, WeightsTQ1_0<V>>;
+template <class V>
+using PermutedIQ1_S = PlainTrits<V, WeightsIQ1_S<V>>;
 
 template <class V>
-struct PermutedIQ1_S : Digits<V, PermutedIQ1_S, WeightsIQ1_S<V>, 5> {
-  static typename V::Bytes quad_of(const PanelIQ1_S& in, int u) { return trits<V, 0>(in.words, u); }
-};
+struct PermutedIQ1_M : Digits<V, PermutedIQ1_M<V>, WeightsIQ1_M<V>, 5> {
+  static constexpr int kDirectRows = 1;  // the sums of more leave too few registers
 
-template <class V>
-struct PermutedIQ1_M : Digits<V, PermutedIQ1_M, WeightsIQ1_M<V>, 5> {
-  static constexpr int kDirectRows = 1;  // likewise
-
-  static typename V::Bytes quad_of(const PanelIQ1_M& in, int u) {
-    const auto positive = V::where_clear(V::load_lanes(in.words[kTritWords]), u / 2, V::splat(2));
+  TRIVET_INLINE static typename V::Bytes quad_of(const PanelIQ1_M& in, int u) {
+    const auto positive = V::where_clear(V::load_lanes(in.signs), u / 2, V::splat(2));
     return V::either(trits<V, 3>(in.words, u), positive);
   }
 };
@@ -246,8 +253,8 @@ constexpr std::array<std::array<std::uint8_t, 256>, 3> kSixes = [] {
 }();
 
 template <class V>
-struct PermutedIQ2_S : Digits<V, PermutedIQ2_S, WeightsIQ2_S<V>, 3> {
-  static typename V::Bytes quad_of(const PanelIQ2_S& in, int u) {
+struct PermutedIQ2_S : Digits<V, PermutedIQ2_S<V>, WeightsIQ2_S<V>, 3> {
+  TRIVET_INLINE static typename V::Bytes quad_of(const PanelIQ2_S& in, int u) {
     if (u == 3 * kSixWords) return WeightsIQ2_S<V>::last_quad(in);
     const auto bytes = load_scales<V>(in.words[u / 3]);
     return V::template entries<256>(kSixes[u % 3].data(), bytes, bytes, 0);

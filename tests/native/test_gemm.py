@@ -159,7 +159,12 @@ def test_many_rows(fmt: Format, m: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "fmt", [Format.Q4_0, Format.Q5_1, Format.NVFP4, Format.Q4_K, Format.Q6_K, Format.IQ3_S], ids=lambda f: f.name
+    "fmt",
+    [
+        *(Format.Q4_0, Format.Q5_1, Format.NVFP4, Format.Q4_K, Format.Q6_K),
+        *(Format.IQ1_S, Format.IQ2_XS, Format.IQ2_S, Format.IQ3_S),
+    ],
+    ids=lambda f: f.name,
 )
 @pytest.mark.parametrize(("rows", "columns", "m"), [(40, 4864, 271), (546, 2560, 271), (40, 11520, 20)])
 def test_columns_and_panels_in_parts(fmt: Format, rows: int, columns: int, m: int) -> None:

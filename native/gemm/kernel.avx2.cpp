@@ -5,6 +5,8 @@
 
 #include <array>
 
+#include "gemm/rounding_avx2.h"
+
 namespace trivet {
 namespace {
 
@@ -17,6 +19,7 @@ struct Avx2 {
   static constexpr bool kDirectBytes = true;
   static constexpr int kDirectBlocks = 2;
 
+  using Rounding = Avx2Rounding;
   struct F32x16 {
     __m256 low, high;
   };

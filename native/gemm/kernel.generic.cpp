@@ -13,6 +13,7 @@ struct Generic {
   static constexpr bool kDirectBytes = false;
   static constexpr int kDirectBlocks = 1;
 
+  using Rounding = ScalarRounding;
   struct F32x16 {
     float lane[16];
   };

@@ -9,91 +9,115 @@
 namespace trivet {
 namespace {
 
-template <class V>
-struct Quantize {
-  static constexpr bool kByVectors =
-      requires(std::int8_t* q) { V::template round_bytes<16>(nullptr, 0.0f, q); };
-
-  // Rounds N values to q = nearest(x * 127 / max|x|), ties to even; returns the scale. A block whose largest
-  // magnitude is below 2^-100 counts as zero: the reciprocal would overflow.
-  template <int N>
-  static float block(const float* x, std::int8_t* q) {
-    std::int32_t peak_bits = 0;
-    if constexpr (kByVectors) {
-      peak_bits = V::template peak_bits<N>(x);
-    } else {
-      for (int i = 0; i < N; ++i) {
-        std::int32_t bits;
-        __builtin_memcpy(&bits, x + i, sizeof bits);
-        bits &= 0x7fffffff;
-        peak_bits = bits > peak_bits ? bits : peak_bits;
+// How the 256 floats of a step are rounded, one by one. V::Rounding does the same with vectors.
+struct ScalarRounding {
+  // The bits of the largest magnitude of every 32. Those of a value that is not finite are more than any
+  // other's.
+  static void peaks(const float* x, std::int32_t (&bits)[kStep / 32]) {
+    for (std::int32_t& peak : bits) {
+      peak = 0;
+      for (int i = 0; i < 32; ++i, ++x) {
+        std::int32_t magnitude;
+        __builtin_memcpy(&magnitude, x, sizeof magnitude);
+        magnitude &= 0x7fffffff;
+        peak = magnitude > peak ? magnitude : peak;
       }
     }
-    const float peak = float_from_bits(peak_bits);
-    const bool finite = peak_bits < 0x7f800000;
-    if (!finite || peak < 0x1p-100f) {
-      for (int i = 0; i < N; ++i) q[i] = 0;
-      return finite ? 0.0f : __builtin_nanf("");
-    }
-    const float inverse = 127.0f / peak;
-    if constexpr (kByVectors) {
-      V::template round_bytes<N>(x, inverse, q);
-      return peak / 127.0f;
-    }
-    for (int i = 0; i < N; ++i) {
-      const float shifted = x[i] * inverse + 0x1.8p23f;  // the low mantissa bits are now the rounded integer
+  }
+
+  // q = nearest(x * factor), with a factor for every 32; ties to even. No magnitude is above 127.
+  static void round(const float* x, const float (&factor)[kStep / 32], std::int8_t* q) {
+    for (int i = 0; i < kStep; ++i) {
+      const float shifted = x[i] * factor[i / 32] + 0x1.8p23f;  // has the integer in its lowest bits
       std::int32_t bits;
       __builtin_memcpy(&bits, &shifted, sizeof bits);
       q[i] = static_cast<std::int8_t>(bits);
     }
-    return peak / 127.0f;
   }
 
-  // Sums of every 16 columns of a step.
-  static void sums(const std::int8_t* q, std::int16_t (&out)[kStep / 16]) {
+  // Sums of the first and of the last 16 of every 32.
+  static void sum_sixteens(const std::int8_t* q, std::int16_t (&sums)[2][kStep / 32]) {
     for (int i = 0; i < kStep / 16; ++i) {
-      if constexpr (kByVectors) {
-        if (i % 4 == 0) V::sum_sixteens(q + 16 * i, out + i);
-      } else {
-        int total = 0;
-        for (int k = 0; k < 16; ++k) total += q[16 * i + k];
-        out[i] = static_cast<std::int16_t>(total);
-      }
+      int total = 0;
+      for (int k = 0; k < 16; ++k) total += q[16 * i + k];
+      sums[i % 2][i / 2] = static_cast<std::int16_t>(total);
     }
+  }
+};
+
+template <class V>
+struct Quantize {
+  using Rounding = typename V::Rounding;
+  static constexpr int kBlocks = kStep / 32;
+
+  struct Scales {
+    float scale[kBlocks], factor[kBlocks];
+  };
+
+  // Of q = nearest(x * 127 / peak). A block whose peak is below 2^-100 counts as zero: the reciprocal would
+  // overflow. One that is not finite has a scale of NaN.
+  static void scales_of(const std::int32_t (&peaks)[kBlocks], Scales& out) {
+    for (int b = 0; b < kBlocks; ++b) {
+      const float peak = float_from_bits(peaks[b]);
+      const bool counts = peaks[b] < 0x7f800000 && peak >= 0x1p-100f;
+      out.scale[b] = counts ? peak / 127.0f : peaks[b] < 0x7f800000 ? 0.0f : __builtin_nanf("");
+      out.factor[b] = counts ? 127.0f / peak : 0.0f;
+    }
+  }
+
+  // The step at x with `columns` left of a row, in `memory` if these are not all of it.
+  static const float* whole_step(const float* x, std::int64_t columns, float (&memory)[kStep]) {
+    if (columns >= kStep) return x;
+    for (int i = 0; i < kStep; ++i) memory[i] = i < columns ? x[i] : 0.0f;
+    return memory;
+  }
+
+  // What rounds to a number though it is none.
+  static void clear(std::int8_t* q, int count) {
+    for (int i = 0; i < count; ++i) q[i] = 0;
   }
 
   static void q8_32(const float* x, std::int64_t columns, std::byte* out) {
     auto* step = reinterpret_cast<ActivationStep32*>(out);
+    alignas(64) float last[kStep];
     for (; columns > 0; columns -= kStep, x += kStep, ++step) {
-      *step = {};
-      for (int b = 0; b < kStep / 32 && b * 32 < columns; ++b) {
-        step->scale[b] = block<32>(x + 32 * b, step->q + 32 * b);
+      const float* values = whole_step(x, columns, last);
+      std::int32_t peaks[kBlocks];
+      Rounding::peaks(values, peaks);
+      Scales scales;
+      scales_of(peaks, scales);
+      Rounding::round(values, scales.factor, step->q);
+      for (int b = 0; b < kBlocks; ++b) {
+        step->scale[b] = scales.scale[b];
+        if (peaks[b] >= 0x7f800000) clear(step->q + 32 * b, 32);
       }
-      std::int16_t halves[kStep / 16];
-      sums(step->q, halves);
-      for (int i = 0; i < kStep / 16; ++i) step->sum16[i % 2][i / 2] = halves[i];
+      Rounding::sum_sixteens(step->q, step->sum16);
     }
   }
 
   template <ColumnOrder kOrder>
   static void q8_256(const float* x, std::int64_t columns, std::byte* out) {
     auto* step = reinterpret_cast<ActivationStep256*>(out);
-    float last[kStep];
+    alignas(64) float last[kStep];
     for (; columns > 0; columns -= kStep, x += kStep, ++step) {
-      *step = {};
-      if (columns < kStep) {
-        for (int i = 0; i < kStep; ++i) last[i] = i < columns ? x[i] : 0.0f;
-        x = last;
-      }
-      step->scale = block<kStep>(x, step->q);
+      const float* values = whole_step(x, columns, last);
+      std::int32_t peaks[kBlocks], peak = 0;
+      Rounding::peaks(values, peaks);
+      for (const std::int32_t of_block : peaks) peak = of_block > peak ? of_block : peak;
+      for (std::int32_t& of_block : peaks) of_block = peak;
+      Scales scales;
+      scales_of(peaks, scales);
+      Rounding::round(values, scales.factor, step->q);
+      step->scale = scales.scale[0];
+      if (peak >= 0x7f800000) clear(step->q, kStep);
       if constexpr (requires { V::kCenteredRows; }) {
         for (int i = 0; i < kStep / 16; ++i) V::store_center(step->q + 16 * i, step->center16[i]);
       }
-      std::int16_t halves[kStep / 16];
-      sums(step->q, halves);
-      for (int i = 0; i < kStep / 16; ++i) step->sum16[paired(i)] = halves[i];
-      for (int i = 0; i < kStep / 32; ++i) {
-        step->sum32[paired(i)] = static_cast<std::int16_t>(halves[2 * i] + halves[2 * i + 1]);
+      std::int16_t halves[2][kBlocks];
+      Rounding::sum_sixteens(step->q, halves);
+      for (int i = 0; i < kStep / 16; ++i) step->sum16[paired(i)] = halves[i % 2][i / 2];
+      for (int i = 0; i < kBlocks; ++i) {
+        step->sum32[paired(i)] = static_cast<std::int16_t>(halves[0][i] + halves[1][i]);
       }
       if constexpr (kOrder != ColumnOrder::natural) V::template order_columns<kOrder>(step->q);
     }

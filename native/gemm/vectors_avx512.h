@@ -5,6 +5,7 @@
 
 #include "avx512.h"
 #include "gemm/kernel.h"
+#include "gemm/rounding_avx512.h"
 
 namespace trivet {
 namespace {
@@ -22,6 +23,7 @@ struct Avx512 {
   static constexpr bool kDirectBytes = true;
   static constexpr int kDirectBlocks = 64;
 
+  using Rounding = Avx512Rounding;
   using F32x16 = __m512;
   using I32x16 = __m512i;
 
@@ -180,34 +182,6 @@ struct Avx512 {
     std::int32_t value;
     __builtin_memcpy(&value, p, sizeof value);
     return _mm512_set1_epi32(value);
-  }
-
-  // For Quantize: the bits of the largest magnitude of N floats; N bytes nearest to x * inverse; sums of
-  // four times 16 bytes.
-  template <int N>
-  static std::int32_t peak_bits(const float* x) {
-    I32x16 peak = izero();
-#pragma GCC unroll 16
-    for (int i = 0; i < N; i += 16) {
-      peak = _mm512_max_epi32(peak, both(_mm512_loadu_si512(x + i), _mm512_set1_epi32(0x7fffffff)));
-    }
-    return _mm512_reduce_max_epi32(peak);
-  }
-  template <int N>
-  static void round_bytes(const float* x, float inverse, std::int8_t* q) {
-#pragma GCC unroll 16
-    for (int i = 0; i < N; i += 16) {
-      const F32x16 scaled = mul(_mm512_loadu_ps(x + i), broadcast(inverse));
-      const I32x16 rounded = _mm512_castps_si512(add(scaled, broadcast(0x1.8p23f)));
-      _mm_store_si128(reinterpret_cast<__m128i*>(q + i), _mm512_cvtepi32_epi8(rounded));
-    }
-  }
-  static void sum_sixteens(const std::int8_t* q, std::int16_t* sums) {
-    const I32x16 fours = _mm512_dpbusd_epi32(izero(), splat(1), load_vector(q));
-    const I32x16 pairs = _mm512_add_epi32(fours, _mm512_srli_epi64(fours, 32));
-    alignas(64) std::int32_t lane[kPanelRows];
-    _mm512_store_si512(lane, pairs);
-    for (int i = 0; i < 4; ++i) sums[i] = static_cast<std::int16_t>(lane[4 * i] + lane[4 * i + 2]);
   }
 
   // Sums are of 32 bits.

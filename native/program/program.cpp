@@ -124,6 +124,11 @@ void Program::append(std::unique_ptr<Step> step) {
   }
   if (barrier) since_barrier_.clear();
   since_barrier_.insert(since_barrier_.end(), step->accesses().begin(), step->accesses().end());
+  if (!barrier && !instructions_.empty()) {
+    auto* last = dynamic_cast<RowStep*>(instructions_.back().step.get());
+    auto* next = dynamic_cast<RowStep*>(step.get());
+    if (last != nullptr && next != nullptr && last->absorb(*next)) return;
+  }
   instructions_.push_back({std::move(step), barrier});
 }
 

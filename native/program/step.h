@@ -1,10 +1,12 @@
 // What a compiled program is made of: steps, and the memory they read and write.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <utility>
@@ -93,27 +95,49 @@ class Step {
   const std::string& name() const { return name_; }
   const std::vector<Access>& accesses() const { return accesses_; }
 
+ protected:
+  void extend(const Step& next) {
+    name_ += " " + next.name_;
+    accesses_.insert(accesses_.end(), next.accesses_.begin(), next.accesses_.end());
+  }
+
  private:
   std::string name_;
   std::vector<Access> accesses_;
 };
 
-// Each member executes `body` for its rows.
+// Each member executes some bodies for its rows, a few rows at a time: what one body writes is in the cache
+// when the next one reads it.
 class RowStep final : public Step {
  public:
   using Body = std::function<void(const Batch& batch, std::int64_t begin, std::int64_t end)>;
 
   RowStep(std::string name, Rows rows, std::vector<Access> accesses, Body body)
-      : Step(std::move(name), std::move(accesses)), rows_(rows), body_(std::move(body)) {}
+      : Step(std::move(name), std::move(accesses)), rows_(rows) {
+    bodies_.push_back(std::move(body));
+  }
+
+  // Takes on what the next step does, if that is for the same rows. No barrier may be needed between them.
+  bool absorb(RowStep& next) {
+    if (next.rows_ != rows_) return false;
+    extend(next);
+    std::move(next.bodies_.begin(), next.bodies_.end(), std::back_inserter(bodies_));
+    return true;
+  }
 
   void run(const Batch& batch, Worker worker) override {
     const Range range = split(batch.rows(rows_), worker.member, worker.members);
-    if (range.begin < range.end) body_(batch, range.begin, range.end);
+    for (std::int64_t begin = range.begin; begin < range.end; begin += kBlock) {
+      const std::int64_t end = begin + kBlock < range.end ? begin + kBlock : range.end;
+      for (const Body& body : bodies_) body(batch, begin, end);
+    }
   }
 
  private:
+  static constexpr std::int64_t kBlock = 8;
+
   Rows rows_;
-  Body body_;
+  std::vector<Body> bodies_;
 };
 
 // Hands out the units of a step's work to whoever asks; which member gets which does not affect any result.

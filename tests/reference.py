@@ -182,6 +182,14 @@ def act_mul(step: Step, op: Op, gate: Array, up: Array) -> Array:
     return activation(op.attrs["act"], gate) * up
 
 
+def feed_forward(step: Step, op: Op, x: Array) -> Array:
+    gate, up, down = (
+        lambda rows, w=w, bias=bias: rows @ step.load(w).T + (0 if bias is None else step.load(bias))
+        for w, bias in zip(op.weights, op.attrs["bias"], strict=True)
+    )
+    return down(activation(op.attrs["act"], gate(x)) * up(x))
+
+
 def add(step: Step, op: Op, a: Array, b: Array) -> Array:
     return a + b
 
@@ -224,6 +232,7 @@ OPS: dict[str, Callable[..., Any]] = {
         rope,
         attention,
         act_mul,
+        feed_forward,
         add,
         scale,
         moe,

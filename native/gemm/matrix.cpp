@@ -112,34 +112,40 @@ std::size_t activation_row_bytes(ActivationFormat format, std::int64_t columns) 
   return 0;
 }
 
+void pack_columns(ActivationFormat format, const float* x, std::int64_t begin, std::int64_t end,
+                  std::int64_t columns, std::byte* row, Isa isa) {
+  const std::int64_t count = end - begin;
+  switch (format) {
+    case ActivationFormat::f32:
+    case ActivationFormat::bf16: {
+      std::byte* out = row + value_bytes(format, begin);
+      if (format == ActivationFormat::f32) {
+        std::memcpy(out, x, value_bytes(format, count));
+      } else {
+        kernels(isa).round_bf16(x, count, out);
+      }
+      const std::size_t used = value_bytes(format, end);
+      if (end == columns) std::memset(row + used, 0, activation_row_bytes(format, columns) - used);
+      break;
+    }
+    case ActivationFormat::q8_32:
+      kernels(isa).quantize_q8_32(x, count, row + begin / kStep * sizeof(ActivationStep32));
+      break;
+    case ActivationFormat::q8_256:
+    case ActivationFormat::q8_256_by16:
+    case ActivationFormat::q8_256_by32:
+    case ActivationFormat::q8_256_fast:
+      kernels(isa).quantize_q8_256[static_cast<int>(order_of(format))](
+          x, count, row + begin / kStep * sizeof(ActivationStep256));
+      break;
+  }
+}
+
 void pack_activations(ActivationFormat format, const float* x, std::int64_t ldx, std::int64_t begin,
                       std::int64_t end, std::int64_t columns, std::byte* out, Isa isa) {
   const std::size_t stride = activation_row_bytes(format, columns);
   for (std::int64_t i = begin; i < end; ++i) {
-    const float* row = x + i * ldx;
-    std::byte* packed = out + static_cast<std::size_t>(i) * stride;
-    switch (format) {
-      case ActivationFormat::f32:
-      case ActivationFormat::bf16: {
-        const std::size_t bytes = value_bytes(format, columns);
-        if (format == ActivationFormat::f32) {
-          std::memcpy(packed, row, bytes);
-        } else {
-          kernels(isa).round_bf16(row, columns, packed);
-        }
-        std::memset(packed + bytes, 0, stride - bytes);
-        break;
-      }
-      case ActivationFormat::q8_32:
-        kernels(isa).quantize_q8_32(row, columns, packed);
-        break;
-      case ActivationFormat::q8_256:
-      case ActivationFormat::q8_256_by16:
-      case ActivationFormat::q8_256_by32:
-      case ActivationFormat::q8_256_fast:
-        kernels(isa).quantize_q8_256[static_cast<int>(order_of(format))](row, columns, packed);
-        break;
-    }
+    pack_columns(format, x + i * ldx, 0, columns, columns, out + static_cast<std::size_t>(i) * stride, isa);
   }
 }
 

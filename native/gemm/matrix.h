@@ -48,6 +48,11 @@ std::size_t activation_row_bytes(ActivationFormat format, std::int64_t columns);
 void pack_activations(ActivationFormat format, const float* x, std::int64_t ldx, std::int64_t begin,
                       std::int64_t end, std::int64_t columns, std::byte* out, Isa isa = active_isa());
 
+// The same for the columns [begin, end) of one row, whose values are at x. `begin` is a multiple of 256, and
+// `end` as well where it is not `columns`.
+void pack_columns(ActivationFormat format, const float* x, std::int64_t begin, std::int64_t end,
+                  std::int64_t columns, std::byte* row, Isa isa = active_isa());
+
 // Rows of activations that a product takes in one pass over the weights; for more it goes over them again.
 int product_pass_rows();
 

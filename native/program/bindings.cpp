@@ -172,6 +172,17 @@ void linear(Program& program, int input,
   program.linear(input, std::move(parts));
 }
 
+using BiasedMatrix = std::pair<int, std::optional<Floats>>;
+
+Program::BiasedMatrix biased(const BiasedMatrix& part) {
+  return {part.first, part.second ? to_vector(*part.second) : std::vector<float>()};
+}
+
+void feed_forward(Program& program, int input, int output, const BiasedMatrix& gate, const BiasedMatrix& up,
+                  const BiasedMatrix& down, const std::string& act) {
+  program.feed_forward(input, output, biased(gate), biased(up), biased(down), activation(act));
+}
+
 }  // namespace
 
 void bind_program(nb::module_& m) {
@@ -233,6 +244,8 @@ void bind_program(nb::module_& m) {
             self.act_mul(gate, up, y, activation(act));
           },
           "gate"_a, "up"_a, "output"_a, "act"_a)
+      .def("feed_forward", &feed_forward, "input"_a, "output"_a, "gate"_a, "up"_a, "down"_a, "act"_a,
+           "`gate`, `up` and `down`: (matrix, bias or None).")
       .def("add", &Program::add, "a"_a, "b"_a, "output"_a)
       .def("scale", &Program::scale, "input"_a, "output"_a, "factor"_a)
       .def(

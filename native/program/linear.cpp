@@ -7,9 +7,6 @@
 namespace trivet {
 namespace {
 
-// Units per member: enough that one slowed by something else on the machine does not hold up the others.
-constexpr std::int64_t kUnits = 4;
-
 // Weight bytes read times rows multiplied, below which a unit is done faster than another member joins.
 constexpr std::int64_t kUnitWork = 32 << 10;
 
@@ -19,6 +16,10 @@ constexpr std::int64_t kUnitBytes = 2 << 10;
 
 // But rows of tiles go over the panels: they are the larger part, and all of them are read for each unit.
 constexpr std::int64_t kUnitPanels = 8;
+
+bool is_rounded(ActivationFormat activation) {
+  return activation == ActivationFormat::bf16 || activation == ActivationFormat::q8_256_fast;
+}
 
 std::vector<Access> linear_accesses(const PackedRows& input, const std::vector<Projection>& projections) {
   std::vector<Access> accesses = {reads(&input, Division::anywhere)};
@@ -44,28 +45,31 @@ std::vector<ActivationFormat> activation_formats(const std::vector<Format>& weig
   return formats;
 }
 
+std::int64_t panels_at_a_time(std::int64_t panels, std::int64_t panel_bytes, std::int64_t rows,
+                              ActivationFormat activation) {
+  const std::int64_t pass = product_pass_rows();
+  if (rows <= pass || is_rounded(activation)) return panels;
+  return std::clamp<std::int64_t>(pass * kUnitBytes / panel_bytes, 1, panels);
+}
+
 std::int64_t panels_per_unit(std::int64_t panels, std::int64_t panel_bytes, std::int64_t rows,
                              ActivationFormat activation, int members) {
-  const std::int64_t pass = product_pass_rows();
-  const bool rounded = activation == ActivationFormat::bf16 || activation == ActivationFormat::q8_256_fast;
-  if (rows > pass && !rounded) return std::max<std::int64_t>(1, pass * kUnitBytes / panel_bytes);
+  const bool again = rows > product_pass_rows();
+  if (again && !is_rounded(activation)) return panels_at_a_time(panels, panel_bytes, rows, activation);
   if (members == 1) return panels;
   std::int64_t balanced = (panels + members * kUnits - 1) / (members * kUnits);
-  if (rounded) balanced = (balanced + 1) / 2 * 2;  // panels are multiplied in pairs
-  if (rows > pass) return std::max(balanced, kUnitPanels);
+  if (is_rounded(activation)) balanced = (balanced + 1) / 2 * 2;  // panels are multiplied in pairs
+  if (again) return std::max(balanced, kUnitPanels);
   const std::int64_t worthwhile = kUnitWork / (panel_bytes * rows) + 1;
   return std::max(balanced, worthwhile);
 }
 
 std::unique_ptr<Step> pack_step(const Buffer& input, Rows rows, PackedRows& packed,
-                                const std::vector<Projection>& projections, Numerics numerics,
-                                Inputs inputs) {
+                                std::vector<Format> weights, Numerics numerics, Inputs inputs) {
   const Division division = by_row(rows);
-  std::vector<Format> weights;
-  for (const Projection& p : projections) weights.push_back(p.matrix->format());
   return std::make_unique<RowStep>("pack", rows,
                                    std::vector{reads(&input, division), writes(&packed, division)},
-                                   [&input, &packed, weights, numerics, inputs, rows](
+                                   [&input, &packed, weights = std::move(weights), numerics, inputs, rows](
                                        const Batch& batch, std::int64_t begin, std::int64_t end) {
                                      for (const ActivationFormat format :
                                           activation_formats(weights, numerics, batch.rows(rows), inputs)) {

@@ -8,6 +8,9 @@
 
 namespace trivet {
 
+// Units per member: enough that one slowed by something else on the machine does not hold up the others.
+inline constexpr std::int64_t kUnits = 4;
+
 // Activations of `columns` columns, converted to any of the formats, which all products of a program share.
 class PackedRows {
  public:
@@ -36,9 +39,9 @@ struct Projection {
   std::vector<float> bias;  // empty for none
 };
 
-// Converts the rows of `input` to what these products take.
+// Converts the rows of `input` to what products with these weights take.
 std::unique_ptr<Step> pack_step(const Buffer& input, Rows rows, PackedRows& packed,
-                                const std::vector<Projection>& projections, Numerics numerics, Inputs inputs);
+                                std::vector<Format> weights, Numerics numerics, Inputs inputs);
 
 // output = input W^T + bias for several matrices; then `scale` and `softcap`, see RowKernels::softcap.
 class LinearStep final : public Step {
@@ -67,6 +70,10 @@ class LinearStep final : public Step {
   std::vector<std::int64_t> unit_ends_;  // for each projection, of its units within those of a tile of rows
   Claims claims_;
 };
+
+// Panels whose weights stay in the L2 cache while the rows go over them, in several passes if there are many.
+std::int64_t panels_at_a_time(std::int64_t panels, std::int64_t panel_bytes, std::int64_t rows,
+                              ActivationFormat activation);
 
 // Panels per unit such that `members` are kept busy until about the same time, and no unit is too small to be
 // worth claiming. `activation` is the format in which most of the products take their rows.

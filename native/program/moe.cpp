@@ -211,7 +211,7 @@ std::vector<std::unique_ptr<Step>> moe_steps(const MoeShape& shape, const MoeWei
   const Inputs raised = inputs_of(s.width), lowered = Inputs::wide;
 
   std::vector<std::unique_ptr<Step>> steps;
-  steps.push_back(pack_step(input, rows, s.router_input, router, numerics, raised));
+  steps.push_back(pack_step(input, rows, s.router_input, {weights.router->format()}, numerics, raised));
   steps.push_back(std::make_unique<LinearStep>("moe.router", rows, s.router_input, router, numerics, raised));
   steps.push_back(std::make_unique<RowStep>(
       "moe.choose", rows,

@@ -195,6 +195,31 @@ void Program::act_mul(int gate_value, int up_value, int output_value, Activation
               });
 }
 
+void Program::feed_forward(int input_value, int output_value, BiasedMatrix gate, BiasedMatrix up,
+                           BiasedMatrix down, Activation act) {
+  const Value x = read(input_value);
+  need(gate.matrix >= 0 && gate.matrix < static_cast<int>(matrices_.size()),
+       "feed_forward: there is no matrix " + number(gate.matrix));
+  const std::int64_t hidden = matrices_[gate.matrix]->front().rows(), width = this->width(output_value);
+  const PackedMatrix &g = matrix(gate.matrix, hidden, x.width), &u = matrix(up.matrix, hidden, x.width),
+                     &d = matrix(down.matrix, width, hidden);
+  for (const auto& [part, columns] : {std::pair{&gate, hidden}, {&up, hidden}, {&down, width}}) {
+    need(part->bias.empty() || static_cast<std::int64_t>(part->bias.size()) == columns,
+         "feed_forward: got " + number(part->bias.size()) + " biases for " + number(columns) + " columns");
+  }
+  const Value& y = write(output_value, width, x.rows);
+  const Inputs inputs = inputs_of(x.width);
+  PackedRows& rows = packed(x.width);
+  GatedScratch& scratch = gated(hidden);
+  append(pack_step(*x.buffer, x.rows, rows, {g.format(), u.format()}, numerics_, inputs));
+  append(std::make_unique<GatedStep>(
+      x.rows, rows, GatedWeights{{&g, std::move(gate.bias)}, {&u, std::move(up.bias)}, act, d.format()},
+      scratch, numerics_, inputs));
+  append(std::make_unique<LinearStep>("feed_forward.down", x.rows, scratch.output,
+                                      std::vector<Projection>{{&d, y.buffer, std::move(down.bias)}},
+                                      numerics_, Inputs::wide));
+}
+
 void Program::add(int a_value, int b_value, int output_value) {
   const Value &a = read(a_value), &b = read(b_value);
   need(a.width == b.width && a.rows == b.rows, "add: the operands differ in shape");

@@ -144,7 +144,9 @@ void Program::append_rows(std::string name, const std::vector<const Value*>& inp
 void Program::append_linear(std::string name, const Value& input, std::vector<Projection> projections,
                             Inputs inputs, float scale, float softcap) {
   PackedRows& rows = packed(input.width);
-  append(pack_step(*input.buffer, input.rows, rows, projections, numerics_, inputs));
+  std::vector<Format> weights;
+  for (const Projection& p : projections) weights.push_back(p.matrix->format());
+  append(pack_step(*input.buffer, input.rows, rows, std::move(weights), numerics_, inputs));
   append(std::make_unique<LinearStep>(std::move(name), input.rows, rows, std::move(projections), numerics_,
                                       inputs, scale, softcap));
 }
@@ -154,6 +156,13 @@ PackedRows& Program::packed(std::int64_t columns) {
     if (rows->columns() == columns) return *rows;
   }
   return *packed_.emplace_back(std::make_unique<PackedRows>(columns));
+}
+
+GatedScratch& Program::gated(std::int64_t hidden) {
+  for (const auto& scratch : gated_scratch_) {
+    if (scratch->hidden == hidden) return *scratch;
+  }
+  return *gated_scratch_.emplace_back(std::make_unique<GatedScratch>(hidden));
 }
 
 AttentionSchedule& Program::schedule(const AttentionShape& shape) {

@@ -11,6 +11,7 @@
 
 #include "attention/cache.h"
 #include "program/attend.h"
+#include "program/feed_forward.h"
 #include "program/linear.h"
 #include "program/moe.h"
 #include "program/step.h"
@@ -54,6 +55,12 @@ class Program {
   void attention(int q, int k, int v, int output, int layer, int heads, float scale, std::int64_t window,
                  float softcap, std::vector<float> sinks);
   void act_mul(int gate, int up, int output, Activation act);
+  struct BiasedMatrix {
+    int matrix;
+    std::vector<float> bias;  // empty for none
+  };
+  void feed_forward(int input, int output, BiasedMatrix gate, BiasedMatrix up, BiasedMatrix down,
+                    Activation act);
   void add(int a, int b, int output);
   void scale(int input, int output, float factor);
   void moe(int input, int output, int router, int gate, int up, int down, int top_k, Activation act,
@@ -118,6 +125,7 @@ class Program {
   int useful_members(const Batch& batch) const;
   std::unique_lock<std::mutex> exclusive();
   PackedRows& packed(std::int64_t columns);
+  GatedScratch& gated(std::int64_t hidden);
   AttentionSchedule& schedule(const AttentionShape& shape);
   void append(std::unique_ptr<Step> step);
   void append_rows(std::string name, const std::vector<const Value*>& inputs,
@@ -134,6 +142,7 @@ class Program {
   std::vector<std::unique_ptr<Rotary>> rotaries_;
   std::vector<std::unique_ptr<PackedRows>> packed_;
   std::vector<std::unique_ptr<AttentionSchedule>> schedules_;
+  std::vector<std::unique_ptr<GatedScratch>> gated_scratch_;
   std::vector<std::unique_ptr<MoeScratch>> moe_scratch_;
   std::unique_ptr<Buffer> result_;
   Rows result_rows_ = Rows::outputs;

@@ -15,6 +15,7 @@ from trivet.graph.ops import CacheLayer, Graph, Op
 from trivet.graph.passes import (
     cut,
     fuse_add_norm,
+    fuse_feed_forward,
     fuse_gated_linear,
     fuse_linears,
     fuse_rope_cache,
@@ -22,7 +23,7 @@ from trivet.graph.passes import (
     optimize,
 )
 
-PASSES = [fuse_linears, fuse_add_norm, hoist_select, optimize]
+PASSES = [fuse_linears, fuse_add_norm, fuse_feed_forward, hoist_select, optimize]
 
 
 @pytest.mark.parametrize("transform", PASSES)

@@ -17,6 +17,8 @@ are those of `StepPlan.logit_rows`. The kinds of operation (attrs in parentheses
     act_mul     gate, up    -> y        (act: "silu" | "gelu_tanh" | "gelu")       y = act(gate) * up
     gated_linear x          -> y        [G, U] (act, bias)      y = act(x G^T + b) * (x U^T + c). Made by
                                         `fuse_gated_linear`, for runtimes that gain by it
+    feed_forward x          -> y        [G, U, D] (act, bias)   y = (act(x G^T + b) * (x U^T + c)) D^T + d. Made by
+                                        `fuse_feed_forward`, for runtimes that gain by it
     add         a, b        -> y
     scale       x           -> y        (factor)
     moe         x           -> y        [router, gate, up, down] (top_k, act, normalize, scale)

@@ -7,6 +7,7 @@ import numpy as np
 from trivet import _native
 from trivet.graph.buffers import assign_buffers
 from trivet.graph.ops import Graph, Op, Weight
+from trivet.graph.passes import fuse_feed_forward
 from trivet.runtime.weights import Progress, WeightReader, mapping, release_pages
 from trivet.weights.formats import Format
 from trivet.weights.tensor import Checkpoint
@@ -38,7 +39,7 @@ class _Compiler:
         progress: Progress | None,
         numerics: str,
     ) -> None:
-        self.graph = graph
+        self.graph = graph = fuse_feed_forward(graph)
         self.reader = WeightReader(graph, checkpoint, progress)
         self.matrices: dict[Weight, int] = {}
         slots = list(zip(assign_buffers(graph), graph.widths, strict=True))
@@ -94,6 +95,14 @@ class _Compiler:
     def act_mul(self, op: Op) -> None:
         gate, up = op.inputs
         self.program.act_mul(gate, up, op.outputs[0], op.attrs["act"])
+
+    def feed_forward(self, op: Op) -> None:
+        biases = op.attrs.get("bias") or (None,) * 3
+        gate, up, down = (
+            (self.matrix(weight), None if bias is None else self.reader.floats(bias))
+            for weight, bias in zip(op.weights, biases, strict=True)
+        )
+        self.program.feed_forward(op.inputs[0], op.outputs[0], gate, up, down, op.attrs["act"])
 
     def add(self, op: Op) -> None:
         a, b = op.inputs

@@ -3,6 +3,7 @@
 from trivet.graph.ops import Graph
 from trivet.graph.passes.cut import cut
 from trivet.graph.passes.fuse_add_norm import fuse_add_norm
+from trivet.graph.passes.fuse_feed_forward import fuse_feed_forward
 from trivet.graph.passes.fuse_gated_linear import fuse_gated_linear
 from trivet.graph.passes.fuse_linears import fuse_linears
 from trivet.graph.passes.fuse_rope_cache import fuse_rope_cache
@@ -11,6 +12,7 @@ from trivet.graph.passes.hoist_select import hoist_select
 __all__ = [
     "cut",
     "fuse_add_norm",
+    "fuse_feed_forward",
     "fuse_gated_linear",
     "fuse_linears",
     "fuse_rope_cache",

@@ -32,7 +32,16 @@ struct PlainTile {
   static void store(std::byte* part, int /*dim*/, int /*lane*/, int first, int stride, const float* x,
                     int count) {
     E* out = reinterpret_cast<E*>(part) + first;
-    for (int i = 0; i < count; ++i) trivet::store(out + std::int64_t{i} * stride, x[i]);
+    E converted[kLanes];
+    for (; count > 0; count -= kLanes, x += kLanes, out += std::int64_t{kLanes} * stride) {
+      const int columns = count < kLanes ? count : kLanes;
+      trivet::store(converted, load(x, count));
+      if (stride == 1) {
+        std::memcpy(out, converted, columns * sizeof(E));
+      } else {
+        for (int i = 0; i < columns; ++i) out[std::int64_t{i} * stride] = converted[i];
+      }
+    }
   }
 
   // The floats of keys [dim][kTile]; `memory` has room for them.

@@ -147,11 +147,11 @@ TRIVET_INLINE Vec load(const std::int8_t* p) {
 }
 
 // Nearest, ties to even; NaN stays NaN.
-TRIVET_INLINE void store(bf16* p, float x) {
-  std::uint32_t bits;
-  std::memcpy(&bits, &x, sizeof bits);
-  const std::uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  p->bits = static_cast<std::uint16_t>(x == x ? rounded : (bits >> 16) | 0x40u);
+TRIVET_INLINE void store(bf16* p, Vec x) {
+  const UintVec bits = reinterpret_cast<UintVec>(x);
+  const UintVec rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+  const HalfVec halves = __builtin_convertvector(x == x ? rounded : bits >> 16 | 0x40u, HalfVec);
+  std::memcpy(p, &halves, sizeof halves);
 }
 
 TRIVET_INLINE void store(f16* p, float x) {
@@ -177,7 +177,15 @@ TRIVET_INLINE void store(f16* p, float x) {
 #endif
 }
 
-TRIVET_INLINE void store(float* p, float x) { *p = x; }
+TRIVET_INLINE void store(f16* p, Vec x) {
+#if TRIVET_LANES == 16
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__F16C__)
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+#else
+  for (int i = 0; i < kLanes; ++i) store(p + i, x[i]);
+#endif
+}
 
 // Sums and maxima over the lanes, in one fixed order.
 TRIVET_INLINE float sum(Vec v) {

@@ -10,9 +10,9 @@ namespace {
 constexpr std::int64_t kPanel = PackedMatrix::kPanel;
 constexpr std::int64_t kGroupPanels = kStep / kPanel;
 
-// Rows of a unit, the most that there are enough units of; for fewer rows the weights' way through the memory
-// is what takes time.
-constexpr std::int64_t kBlockRows[] = {256, 128, 64};
+// Rows of a unit: the most of these that there are enough units of, but most of all only if the weights are
+// rounded anew for each. For fewer rows, what takes time is to read the weights.
+constexpr std::int64_t kBlockRows[] = {512, 256, 128, 64};
 
 // Of a member's block: gate and up of a step, and a line more, so that rows do not compete for a cache's
 // sets.
@@ -56,11 +56,15 @@ void GatedStep::prepare(const Batch& batch, int members) {
   output_format_ = activation_format(weights_.down, numerics_, rows, Inputs::wide);
   s_.output.reserve(output_format_, rows);
   claims_.reset();
-  const auto* block = std::find_if(std::begin(kBlockRows), std::end(kBlockRows), [&](std::int64_t height) {
+  const bool rounded = activation(weights_.gate, rows) == ActivationFormat::q8_256_fast;
+  const auto* most = std::begin(kBlockRows) + (rounded ? 0 : 1);
+  const auto* block = std::find_if(most, std::end(kBlockRows), [&](std::int64_t height) {
     return rows >= height && groups_ * ((rows + height - 1) / height) >= members * kUnits;
   });
-  block_rows_ = block == std::end(kBlockRows) ? 0 : *block;
-  if (block_rows_ > 0) {
+  block_rows_ = 0;
+  if (block != std::end(kBlockRows)) {
+    const std::int64_t blocks = (rows + *block - 1) / *block, even = (rows + blocks - 1) / blocks;
+    block_rows_ = (even + kPanel - 1) / kPanel * kPanel;
     s_.blocks.reserve(rows_before(s_.hidden) + members * block_rows_);
     return;
   }

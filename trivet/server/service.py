@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from trivet.api.async_llm import AsyncLLM
 
 T = TypeVar("T")
+
+LONG_CONVERSATION = 200
+"""Messages from which on a template is applied in a thread."""
 
 
 class Service:
@@ -92,6 +95,15 @@ class Service:
         if (current := exchange.current.get()) is not None:
             current.encodings.append((started, time.monotonic()))
         return tokens
+
+    async def render(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None, **variables: Any
+    ) -> str:
+        """What the model's template makes of a conversation, of a long one in a thread. Raises RequestError."""
+        render = self.llm.chat_template.render
+        if len(messages) < LONG_CONVERSATION:
+            return render(messages, tools, **variables)
+        return await asyncio.to_thread(render, messages, tools, **variables)
 
     def truncate(self, prompt: list[int], length: int) -> list[int]:
         """Keep the last `length` (>= 1) tokens of a prompt, its beginning-of-sequence token among them."""

@@ -26,7 +26,7 @@ async def prompt_tokens(service: Service, body: Conversation) -> list[int]:
         messages.insert(0, {"role": "system", "content": system})
     continues = bool(messages) and messages[-1]["role"] == "assistant"
     variables: dict[str, Any] = {"enable_thinking": False} if body.thinking else {}
-    text = service.llm.chat_template.render(
+    text = await service.render(
         messages, add_generation_prompt=not continues, continue_final_message=continues, **variables
     )
     return await service.encode(text, add_special=False)

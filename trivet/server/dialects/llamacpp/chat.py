@@ -11,7 +11,7 @@ from trivet.server.fields import refuse_unsupported
 from trivet.server.service import Service
 
 
-def render(service: Service, body: ChatBody) -> tuple[str, str]:
+async def render(service: Service, body: ChatBody) -> tuple[str, str]:
     """The conversation as the model's template writes it, and the text that the answer is to go on from.
 
     An assistant's message at the end is such a text (prefill). The beginning-of-text token is left to the tokenizer.
@@ -35,7 +35,7 @@ def render(service: Service, body: ChatBody) -> tuple[str, str]:
         raise Problem(Kind.INVALID, message, "continue_final_message")
     add_generation_prompt = body.add_generation_prompt is not False or bool(prefill)
     variables = {"add_generation_prompt": add_generation_prompt, **_template_variables(body)}
-    text = service.llm.chat_template.render(messages, **variables)
+    text = await service.render(messages, **variables)
     if (bos := added_bos(service)) is not None:
         text = text.removeprefix(service.llm.tokenizer.token_text(bos))
     return text + prefill, prefill

@@ -90,7 +90,7 @@ async def chat_completions(service: Service, request: Request) -> Response:
     """The OpenAI API's chat completions, with llama.cpp's parameters and defaults."""
     body = await _read(service, request, ChatBody)
     given = settings(service, body)
-    text, prefill = chat.render(service, body)
+    text, prefill = await chat.render(service, body)
     generation = _generation(service, request, body, given, [await chat.encode(service, text)])
     options = body.stream_options
     answer = ChatAnswer(

@@ -53,7 +53,7 @@ async def render(
     plain = [_plain(message) for message in messages]
     everything = settings | variables | given
     if body.chat_template is None:
-        return service.llm.chat_template.render(plain, body.tools, **everything)
+        return await service.render(plain, body.tools, **everything)
     # It is not known how long it takes: the event loop goes on meanwhile.
     return await asyncio.to_thread(_render_by, service, body.chat_template, plain, body.tools, everything)
 

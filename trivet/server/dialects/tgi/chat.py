@@ -44,7 +44,7 @@ async def chat_completions(service: Service, request: Request) -> Response:
     """Answer a conversation."""
     started = time.perf_counter()
     body = await read_json(request, service.options.payload_limit, ChatBody)
-    prompt = render(service, body)
+    prompt = await render(service, body)
     answer = ChatAnswer(service, body)
     if body.stream:
 
@@ -62,7 +62,7 @@ async def chat_completions(service: Service, request: Request) -> Response:
     return json_response(answer.whole(validated, output), headers | compute_time(started))
 
 
-def render(service: Service, body: ChatBody) -> str:
+async def render(service: Service, body: ChatBody) -> str:
     """The conversation as the model's template writes it; where the assistant spoke last, it goes on speaking.
 
     Raises Problem for what the template cannot read, and for what is not supported.
@@ -75,7 +75,7 @@ def render(service: Service, body: ChatBody) -> str:
     messages = [{**message, "content": _text(message.get("content"))} for message in body.messages]
     goes_on = bool(messages) and messages[-1].get("role") == "assistant" and bool(messages[-1]["content"])
     try:
-        return service.llm.chat_template.render(
+        return await service.render(
             messages, add_generation_prompt=not goes_on, continue_final_message=goes_on
         )
     except RequestError as error:

@@ -47,7 +47,7 @@ async def vertex(service: Service, request: Request) -> Response:
 async def _instance(service: Service, instance: bytes) -> Generation:
     if "messages" in body_keys(instance):
         chat = decode(instance, ChatBody)
-        return await chat_generation(service, chat, render(service, chat))
+        return await chat_generation(service, chat, await render(service, chat))
     given = decode(instance, GenerateBody)
     asked = given.parameters or Parameters()
     if asked.do_sample is None:

@@ -42,7 +42,7 @@ async def tokenize(service: Service, request: Request) -> Response:
 async def chat_tokenize(service: Service, request: Request) -> Response:
     """Tell the tokens of a conversation, as the model's template writes it."""
     body = await read_json(request, service.options.payload_limit, ChatBody)
-    text = render(service, body)
+    text = await render(service, body)
     tokens = await service.encode(text, add_special=False)
     return json_response(ChatTokens(spans(service.llm.tokenizer, text, tokens), text))
 

@@ -11,10 +11,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from trivet import _native
 from trivet.cli.system import system_info
 
 SOURCE = Path(__file__).with_name("limits.c")
 COMPILERS = ("clang-16", "clang", "gcc", "cc")
+MACHINES = {"avx2": ["-march=x86-64-v3"], "avx512": ["-march=x86-64-v4", "-mavx512vnni"]}
+"""Flags for the instruction sets that may be forced where there are better ones."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,13 @@ class Limits:
 
 
 def measure_limits(threads: int) -> Limits:
-    """Takes 5 seconds. Raises OSError where no C compiler is found."""
+    """Of the instruction set in use. Takes 5 seconds. Raises OSError where no C compiler is found."""
+    machine = MACHINES.get(_native.system_info()["isa"], ["-march=native"])
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder, "limits")
         for compiler in COMPILERS:
             try:
-                build = [compiler, "-O3", "-march=native", "-pthread", SOURCE, "-o", program]
+                build = [compiler, "-O3", *machine, "-pthread", SOURCE, "-o", program]
                 subprocess.run(build, check=True, capture_output=True)
                 break
             except (FileNotFoundError, subprocess.CalledProcessError):

@@ -15,7 +15,8 @@ def fuse_feed_forward(graph: Graph) -> Graph:
     fused = fuse_gated_linear(graph)
     uses = Counter(value for op in fused.ops for value in op.inputs)
     gates = {op.outputs[0]: op for op in fused.ops if op.kind == "gated_linear" and uses[op.outputs[0]] == 1}
-    downs = {op.inputs[0]: op for op in graph.ops if op.kind == "linear" and len(op.outputs) == 1 and op.inputs[0] in gates}
+    linears = [op for op in graph.ops if op.kind == "linear" and len(op.outputs) == 1]
+    downs = {op.inputs[0]: op for op in linears if op.inputs[0] in gates}
     gone = {op.inputs[0] for op in graph.ops if op.kind == "act_mul" and op.outputs[0] in downs}
     ops = []
     for op in graph.ops:

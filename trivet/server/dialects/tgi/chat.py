@@ -75,9 +75,7 @@ async def render(service: Service, body: ChatBody) -> str:
     messages = [{**message, "content": _text(message.get("content"))} for message in body.messages]
     goes_on = bool(messages) and messages[-1].get("role") == "assistant" and bool(messages[-1]["content"])
     try:
-        return await service.render(
-            messages, add_generation_prompt=not goes_on, continue_final_message=goes_on
-        )
+        return await service.render(messages, add_generation_prompt=not goes_on, continue_final_message=goes_on)
     except RequestError as error:
         raise TemplateError(str(error), error.parameter) from None
 

@@ -31,17 +31,22 @@ using Float32x16 = float __attribute__((vector_size(64)));
   using Uint16x16 = std::uint16_t __attribute__((vector_size(32)));
   return (__m512i) __builtin_convertvector((Uint16x16)a, Int32x16);
 }
+[[maybe_unused]] inline __m256i _mm512_cvtepi32_epi16(__m512i a) {
+  using Int16x16 = std::int16_t __attribute__((vector_size(32)));
+  return (__m256i) __builtin_convertvector((Int32x16)a, Int16x16);
+}
+[[maybe_unused]] inline __m512i _mm512_cvtps_epi32(__m512 a) {
+  float values[16];
+  std::int32_t nearest[16];
+  _mm512_storeu_ps(values, a);
+  for (int i = 0; i < 16; i += 8) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(nearest + i),
+                        _mm256_cvtps_epi32(_mm256_loadu_ps(values + i)));
+  }
+  return _mm512_loadu_si512(nearest);
+}
 [[maybe_unused]] inline __m512i _mm512_srai_epi32(__m512i a, int bits) {
   return (__m512i)((Int32x16)a >> bits);
-}
-[[maybe_unused]] inline __m128i _mm512_cvtepi32_epi8(__m512i a) {
-  using Int8x16 = signed char __attribute__((vector_size(16)));
-  return (__m128i) __builtin_convertvector((Int32x16)a, Int8x16);
-}
-[[maybe_unused]] inline int _mm512_reduce_max_epi32(__m512i a) {
-  int most = ((Int32x16)a)[0];
-  for (int i = 1; i < 16; ++i) most = ((Int32x16)a)[i] > most ? ((Int32x16)a)[i] : most;
-  return most;
 }
 using Bfloat16x32 = std::uint16_t __attribute__((vector_size(64)));
 #define __m512bh Bfloat16x32
@@ -56,6 +61,13 @@ using Bfloat16x32 = std::uint16_t __attribute__((vector_size(64)));
   _mm256_storeu_ps(values, _mm256_cvtph_ps(_mm256_castsi256_si128(a)));
   _mm256_storeu_ps(values + 8, _mm256_cvtph_ps(_mm256_extracti128_si256(a, 1)));
   return _mm512_loadu_ps(values);
+}
+[[maybe_unused]] inline __m256i _mm512_cvtps_ph(__m512 a, int) {
+  float values[16];
+  _mm512_storeu_ps(values, a);
+  const __m128i low = _mm256_cvtps_ph(_mm256_loadu_ps(values), 0),
+                high = _mm256_cvtps_ph(_mm256_loadu_ps(values + 8), 0);
+  return _mm256_set_m128i(high, low);
 }
 [[maybe_unused]] inline __m512i _mm512_i32gather_epi32(__m512i index, const void* base, int) {
   Int32x16 result;

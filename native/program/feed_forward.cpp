@@ -42,8 +42,7 @@ GatedStep::GatedStep(Rows rows, PackedRows& input, GatedWeights weights, GatedSc
       numerics_(numerics),
       inputs_(inputs),
       panel_bytes_(0),
-      groups_((scratch.hidden + kStep - 1) / kStep),
-      missing_(groups_) {
+      groups_((scratch.hidden + kStep - 1) / kStep) {
   for (const auto* part : {&weights_.gate, &weights_.up}) {
     panel_bytes_ =
         std::max(panel_bytes_, static_cast<std::int64_t>(part->matrix->bytes()) / part->matrix->panels());
@@ -61,34 +60,37 @@ void GatedStep::prepare(const Batch& batch, int members) {
   const auto* block = std::find_if(most, std::end(kBlockRows), [&](std::int64_t height) {
     return rows >= height && groups_ * ((rows + height - 1) / height) >= members * kUnits;
   });
-  block_rows_ = 0;
-  if (block != std::end(kBlockRows)) {
+  blocks_ = block != std::end(kBlockRows);
+  if (blocks_) {
     const std::int64_t blocks = (rows + *block - 1) / *block, even = (rows + blocks - 1) / blocks;
-    block_rows_ = (even + kPanel - 1) / kPanel * kPanel;
-    s_.blocks.reserve(rows_before(s_.hidden) + members * block_rows_);
+    unit_rows_ = (even + kPanel - 1) / kPanel * kPanel;
+    s_.blocks.reserve(rows_before(s_.hidden) + members * unit_rows_);
     return;
   }
   s_.gate.reserve(rows);
   s_.up.reserve(rows);
   const std::int64_t panels = weights_.gate.matrix->panels();
   unit_panels_ = panels_per_unit(2 * panels, panel_bytes_, rows, activation(weights_.gate, rows), members);
-  for (std::int64_t group = 0; group < groups_; ++group) {
-    const std::int64_t of_group = std::min(kGroupPanels, panels - group * kGroupPanels);
-    missing_[group].store(2 * of_group, std::memory_order_relaxed);
+  unit_rows_ = rows_per_unit(rows, 2 * ((panels + unit_panels_ - 1) / unit_panels_), members);
+  const std::int64_t count = (rows + unit_rows_ - 1) / unit_rows_ * groups_;
+  if (std::ssize(missing_) < count) missing_ = std::vector<std::atomic<std::int64_t>>(count);
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::int64_t of_group = std::min(kGroupPanels, panels - i % groups_ * kGroupPanels);
+    missing_[i].store(2 * of_group, std::memory_order_relaxed);
   }
 }
 
 void GatedStep::run(const Batch& batch, Worker worker) {
-  if (block_rows_ > 0) return run_blocks(batch.rows(rows_), worker.member);
+  if (blocks_) return run_blocks(batch.rows(rows_), worker.member);
   run_panels(batch.rows(rows_));
 }
 
 void GatedStep::run_blocks(std::int64_t rows, int member) {
-  float* block = s_.blocks.row(rows_before(s_.hidden) + member * block_rows_);
-  const std::int64_t blocks = (rows + block_rows_ - 1) / block_rows_, panels = weights_.gate.matrix->panels();
+  float* block = s_.blocks.row(rows_before(s_.hidden) + member * unit_rows_);
+  const std::int64_t blocks = (rows + unit_rows_ - 1) / unit_rows_, panels = weights_.gate.matrix->panels();
   for (std::int64_t unit = claims_.next(); unit < groups_ * blocks; unit = claims_.next()) {
-    const std::int64_t group = unit / blocks, first = group * kGroupPanels;
-    const Range of_unit = {unit % blocks * block_rows_, std::min(rows, (unit % blocks + 1) * block_rows_)};
+    const std::int64_t group = unit / blocks, first = group * kGroupPanels, row = unit % blocks * unit_rows_;
+    const Range of_unit = {row, std::min(rows, row + unit_rows_)};
     const Range of_group = {first, std::min(panels, first + kGroupPanels)};
     float* y = block;
     for (const auto* part : {&weights_.gate, &weights_.up}) {
@@ -101,18 +103,23 @@ void GatedStep::run_blocks(std::int64_t rows, int member) {
 
 void GatedStep::run_panels(std::int64_t rows) {
   const std::int64_t panels = weights_.gate.matrix->panels();
-  const std::int64_t units = (panels + unit_panels_ - 1) / unit_panels_;
-  for (std::int64_t unit = claims_.next(); unit < 2 * units; unit = claims_.next()) {
-    const bool of_gate = unit < units;
+  const std::int64_t of_matrix = (panels + unit_panels_ - 1) / unit_panels_;
+  const std::int64_t units = (rows + unit_rows_ - 1) / unit_rows_ * 2 * of_matrix;
+  for (std::int64_t unit = claims_.next(); unit < units; unit = claims_.next()) {
+    const std::int64_t tile = unit / (2 * of_matrix), run = unit % of_matrix * unit_panels_;
+    const bool of_gate = unit % (2 * of_matrix) < of_matrix;
     const GatedWeights::Part& part = of_gate ? weights_.gate : weights_.up;
-    const std::int64_t begin = unit % units * unit_panels_, end = std::min(panels, begin + unit_panels_);
-    const Buffer& y = of_gate ? s_.gate : s_.up;
-    multiply(part, activation(part, rows), {0, rows}, {begin, end}, y.row(0), y.stride());
-    for (std::int64_t group = begin / kGroupPanels; group * kGroupPanels < end; ++group) {
+    const Range of_unit = {tile * unit_rows_, std::min(rows, (tile + 1) * unit_rows_)};
+    const Range of_run = {run, std::min(panels, run + unit_panels_)};
+    float *gate = s_.gate.row(of_unit.begin), *up = s_.up.row(of_unit.begin);
+    const std::int64_t stride = s_.gate.stride();
+    multiply(part, activation(part, rows), of_unit, of_run, of_gate ? gate : up, stride);
+    for (std::int64_t group = run / kGroupPanels; group * kGroupPanels < of_run.end; ++group) {
       const std::int64_t first = group * kGroupPanels;
-      const std::int64_t added = std::min(end, first + kGroupPanels) - std::max(begin, first);
-      if (missing_[group].fetch_sub(added, std::memory_order_acq_rel) > added) continue;
-      convert(group, {0, rows}, s_.gate.row(0) + first * kPanel, s_.up.row(0) + first * kPanel, y.stride());
+      const std::int64_t added = std::min(of_run.end, first + kGroupPanels) - std::max(run, first);
+      std::atomic<std::int64_t>& missing = missing_[tile * groups_ + group];
+      if (missing.fetch_sub(added, std::memory_order_acq_rel) > added) continue;
+      convert(group, of_unit, gate + first * kPanel, up + first * kPanel, stride);
     }
   }
 }

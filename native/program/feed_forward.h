@@ -61,10 +61,10 @@ class GatedStep final : public Step {
   Numerics numerics_;
   Inputs inputs_;
   std::int64_t panel_bytes_, groups_;  // a group is a step of columns
-  std::int64_t block_rows_ = 0;        // of a unit; 0 for units of panels
-  std::int64_t unit_panels_ = 1;
+  bool blocks_ = false;                // or units of panels
+  std::int64_t unit_rows_ = 1, unit_panels_ = 1;
   ActivationFormat output_format_ = ActivationFormat::f32;
-  std::vector<std::atomic<std::int64_t>> missing_;  // panels of each group
+  std::vector<std::atomic<std::int64_t>> missing_;  // panels, of each group of each unit's rows
   Claims claims_;
 };
 

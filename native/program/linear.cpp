@@ -64,6 +64,12 @@ std::int64_t panels_per_unit(std::int64_t panels, std::int64_t panel_bytes, std:
   return std::max(balanced, worthwhile);
 }
 
+std::int64_t rows_per_unit(std::int64_t rows, std::int64_t units, int members) {
+  const std::int64_t pass = product_pass_rows();
+  const std::int64_t tiles = std::clamp<std::int64_t>(members * kUnits / units, 1, (rows + pass - 1) / pass);
+  return ((rows + tiles - 1) / tiles + pass - 1) / pass * pass;
+}
+
 std::unique_ptr<Step> pack_step(const Buffer& input, Rows rows, PackedRows& packed,
                                 std::vector<Format> weights, Numerics numerics, Inputs inputs) {
   const Division division = by_row(rows);
@@ -106,10 +112,7 @@ void LinearStep::prepare(const Batch& batch, int members) {
     units += (projections_[i].matrix->panels() + unit_panels_ - 1) / unit_panels_;
     unit_ends_[i] = units;
   }
-  // Where the panels are too few for the members, the rows are divided too.
-  const std::int64_t pass = product_pass_rows();
-  const std::int64_t tiles = std::clamp<std::int64_t>(members * kUnits / units, 1, (rows + pass - 1) / pass);
-  unit_rows_ = ((rows + tiles - 1) / tiles + pass - 1) / pass * pass;
+  unit_rows_ = rows_per_unit(rows, units, members);
   claims_.reset();
 }
 

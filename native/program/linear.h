@@ -80,4 +80,7 @@ std::int64_t panels_at_a_time(std::int64_t panels, std::int64_t panel_bytes, std
 std::int64_t panels_per_unit(std::int64_t panels, std::int64_t panel_bytes, std::int64_t rows,
                              ActivationFormat activation, int members);
 
+// Rows per unit: all of them, but where the panels give too few units for the members.
+std::int64_t rows_per_unit(std::int64_t rows, std::int64_t units, int members);
+
 }  // namespace trivet

@@ -218,6 +218,14 @@ def test_prompts(url, llm, fields, prompt):
     assert llm.tokenizer.decode(llm.requests[0].prompt) == "<s>" + prompt
 
 
+def test_long_conversations(url):
+    """Their template is applied in a thread."""
+    prompt = {"prompt": "user: hi\n" * 500 + "assistant: "}
+    assert post(url, "/apply-template", chat(*[USER] * 500)).json() == prompt
+    wrong = post(url, "/apply-template", chat(*[USER] * 500, {"role": 5, "content": "hi"}))
+    assert wrong.status_code == 400 and "messages[500]" in wrong.text
+
+
 def test_the_templates_own_beginning_is_not_doubled(serve):
     llm = FakeLLM()
     llm.args.chat_template = "{{ bos_token }}{{ messages[0].content }}{{ enable_thinking }}{{ reasoning_effort }}"

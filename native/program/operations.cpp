@@ -122,7 +122,7 @@ void Program::linear(int input_value, std::vector<LinearOutput> outputs) {
     for (const Projection& p : projections) need(p.output != y.buffer, "linear: two outputs share a buffer");
     projections.push_back({&w, y.buffer, std::move(out.bias)});
   }
-  append_linear("linear", x, std::move(projections), x.product ? Inputs::wide : inputs_of(x.width));
+  append_linear("linear", x, std::move(projections), x.inputs());
 }
 
 void Program::rope(int input_value, int output_value, int rotary_index, std::int64_t head_dim) {
@@ -208,7 +208,7 @@ void Program::feed_forward(int input_value, int output_value, BiasedMatrix gate,
          "feed_forward: got " + number(part->bias.size()) + " biases for " + number(columns) + " columns");
   }
   const Value& y = write(output_value, width, x.rows);
-  const Inputs inputs = inputs_of(x.width);
+  const Inputs inputs = x.inputs();
   PackedRows& rows = packed(x.width);
   GatedScratch& scratch = gated(hidden);
   append(pack_step(*x.buffer, x.rows, rows, {g.format(), u.format()}, numerics_, inputs));

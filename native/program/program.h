@@ -106,6 +106,8 @@ class Program {
     bool defined = false;
     Rows rows = Rows::tokens;
     bool product = false;  // of two values
+
+    Inputs inputs() const { return product ? Inputs::wide : inputs_of(width); }
   };
   struct Instruction {
     std::unique_ptr<Step> step;

@@ -107,7 +107,7 @@ class Step {
 };
 
 // Each member executes some bodies for its rows, a few rows at a time: what one body writes is in the cache
-// when the next one reads it.
+// when the next one reads it. So a body looks at no rows of what is divided by row but those it is given.
 class RowStep final : public Step {
  public:
   using Body = std::function<void(const Batch& batch, std::int64_t begin, std::int64_t end)>;

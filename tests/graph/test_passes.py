@@ -98,6 +98,19 @@ def test_products_are_gated_at_once_where_nothing_else_reads_them(change: str) -
         assert gates[0] in fused and makers[0] in fused
 
 
+@pytest.mark.parametrize(("read", "left"), [(None, 0), ("act_mul", 1), ("linear", 1)])
+def test_a_network_whose_inner_values_are_read_elsewhere_stays_as_it_is(read: str | None, left: int) -> None:
+    graph = fuse_linears(model_graph()[0])
+    ops = list(graph.ops)
+    gate = next(op for op in ops if op.kind == "act_mul")
+    if read is not None:
+        value = gate.outputs[0] if read == "act_mul" else gate.inputs[1]
+        ops.insert(ops.index(gate) + 1, Op("scale", (value,), (len(graph.widths),), (), {"factor": 2.0}))
+    fused = [op.kind for op in fuse_feed_forward(replace(graph, ops=ops)).ops]
+    assert fused.count("feed_forward") == 2 - left and fused.count("act_mul") == left
+    assert fused.count("linear") == 8 - 2 * (2 - left)
+
+
 def _keys(graph: Graph) -> set[int]:
     return {op.inputs[1] for op in graph.ops if op.kind == "attention"}
 

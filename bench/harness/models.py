@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.harness import mixture
 from bench.harness.machine import Limits
 from bench.harness.process import Case
 from bench.harness.random_weights import FLOATS, randomise_layers
@@ -25,12 +26,19 @@ MAKER = Path(__file__).parents[3] / "shared/tools/make_model.py"
 def source_model(name: str, folder: Path) -> tuple[Path, Path | None]:
     """A model's unquantised GGUF file and its Hugging Face folder, where it has one.
 
-    name: a file, or a shape that `make_model.py` knows; such a model is made in `folder` unless it is there.
+    name: a file, or a shape that `make_model.py` or `mixture.py` knows; such a model is made in `folder` unless it is
+        there.
     """
     if Path(name).is_file():
         return Path(name), None
     home = folder / name
     gguf = home / f"{name}-bf16.gguf"
+    if name in mixture.SHAPES:
+        if not gguf.exists():
+            vocabulary = open_checkpoint(str(source_model("smollm2-360m", folder)[0]))
+            assert isinstance(vocabulary, GGUFFile)
+            mixture.write_mixture(name, vocabulary, gguf)
+        return gguf, None
     if not gguf.exists():
         if not MAKER.exists():
             raise SystemExit(f"{name} is no file, and {MAKER}, which makes shapes, is not there")
@@ -63,20 +71,25 @@ def quantised(source: Path, to: str, folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class Work:
-    """What a model asks for: matrix weights in numbers and bytes, those of the output apart, and what a token of
-    context costs a token that looks at it.
+    """What a model asks for: matrix weights in numbers and bytes, those of the output apart, those of experts again
+    apart, and what a token of context costs a token that looks at it.
     """
 
     layers: int
     head: int
+    experts: int
     weight_bytes: int
+    expert_bytes: int
+    used: float
+    """The share of experts that a token uses; 0 without any."""
     floating: bool
     context_products: int
     context_bytes: int
 
     def seconds(self, case: Case, limits: Limits) -> float:
         """The least time: as long as memory takes to bring all weights and contexts once, or the products, in the
-        fastest kind that the format allows and attention's in floating point, whichever is longer.
+        fastest kind that the format allows and attention's in floating point, whichever is longer. Of experts, as
+        many are needed as tokens that choose by chance choose on average.
         """
         if case.tokens:
             rows, heads, looks = case.streams, case.streams, case.streams * case.context
@@ -84,10 +97,11 @@ class Work:
         else:
             rows, heads, looks = case.context, 1, case.context**2 / 2
             contexts, rounds = case.context, 1
-        products = rows * self.layers + heads * self.head
+        products = rows * (self.layers + self.used * self.experts) + heads * self.head
         arithmetic = products / (limits.float if self.floating else limits.int8)
         arithmetic += looks * self.context_products / limits.float
-        memory = (self.weight_bytes + contexts * self.context_bytes) / limits.read
+        weights = self.weight_bytes + self.expert_bytes * (1 - (1 - self.used) ** rows)
+        memory = (weights + contexts * self.context_bytes) / limits.read
         return max(arithmetic, memory) * rounds
 
 
@@ -98,15 +112,21 @@ def work(path: Path) -> Work:
     matrices = {
         name: info
         for name, info in checkpoint.tensors.items()
-        if len(info.shape) == 2 and (name != "token_embd.weight" or name == output)
+        if len(info.shape) > 1 and (name != "token_embd.weight" or name == output)
     }
     head = math.prod(matrices[output].shape)
+    experts = [info for info in matrices.values() if len(info.shape) == 3]
+    in_experts = sum(math.prod(info.shape) for info in experts)
+    expert_bytes = sum(info.num_bytes for info in experts)
     size = sum(info.num_bytes for info in matrices.values())
     floats = sum(info.num_bytes for info in matrices.values() if info.format in FLOATS)
     return Work(
-        layers=sum(math.prod(info.shape) for info in matrices.values()) - head,
+        layers=sum(math.prod(info.shape) for info in matrices.values()) - head - in_experts,
         head=head,
-        weight_bytes=size,
+        experts=in_experts,
+        weight_bytes=size - expert_bytes,
+        expert_bytes=expert_bytes,
+        used=config.experts.used / config.experts.count if config.experts.count else 0.0,
         floating=floats > size / 2,
         context_products=2 * config.num_layers * config.q_size,
         context_bytes=2 * 2 * config.num_layers * config.kv_size,

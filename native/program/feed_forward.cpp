@@ -22,6 +22,20 @@ constexpr std::int64_t kBlockStride = 2 * kStep + 16;
 // room.
 std::int64_t rows_before(std::int64_t hidden) { return (hidden + kBlockStride - 1) / kBlockStride; }
 
+// Of few rows, a unit is a run of panels of one matrix. A member's share of all is about its share of the
+// runs of gate, and then of up: so everyone converts as much as the others.
+struct Run {
+  bool of_gate;
+  std::int64_t index;
+};
+
+Run run_of(std::int64_t unit, std::int64_t runs, int members) {
+  const int member = static_cast<int>(((unit / 2 + 1) * members + runs - 1) / runs) - 1;
+  const Range share = split(runs, member, members);
+  const std::int64_t at = unit - 2 * share.begin, size = share.end - share.begin;
+  return {at < size, share.begin + at % size};
+}
+
 }  // namespace
 
 GatedScratch::GatedScratch(std::int64_t hidden)
@@ -54,13 +68,13 @@ void GatedStep::prepare(const Batch& batch, int members) {
   for (const auto* part : {&weights_.gate, &weights_.up}) input_.reserve(activation(*part, rows), rows);
   output_format_ = activation_format(weights_.down, numerics_, rows, Inputs::wide);
   s_.output.reserve(output_format_, rows);
-  claims_.reset();
   const bool rounded = activation(weights_.gate, rows) == ActivationFormat::q8_256_fast;
   const auto* most = std::begin(kBlockRows) + (rounded ? 0 : 1);
   const auto* block = std::find_if(most, std::end(kBlockRows), [&](std::int64_t height) {
     return rows >= height && groups_ * ((rows + height - 1) / height) >= members * kUnits;
   });
   blocks_ = block != std::end(kBlockRows);
+  shares_.reset(blocks_ ? 1 : shares_for(rows, members));
   if (blocks_) {
     const std::int64_t blocks = (rows + *block - 1) / *block, even = (rows + blocks - 1) / blocks;
     unit_rows_ = (even + kPanel - 1) / kPanel * kPanel;
@@ -81,14 +95,16 @@ void GatedStep::prepare(const Batch& batch, int members) {
 }
 
 void GatedStep::run(const Batch& batch, Worker worker) {
-  if (blocks_) return run_blocks(batch.rows(rows_), worker.member);
-  run_panels(batch.rows(rows_));
+  if (blocks_) return run_blocks(batch.rows(rows_), worker);
+  run_panels(batch.rows(rows_), worker);
 }
 
-void GatedStep::run_blocks(std::int64_t rows, int member) {
-  float* block = s_.blocks.row(rows_before(s_.hidden) + member * unit_rows_);
+void GatedStep::run_blocks(std::int64_t rows, Worker worker) {
+  float* block = s_.blocks.row(rows_before(s_.hidden) + worker.member * unit_rows_);
   const std::int64_t blocks = (rows + unit_rows_ - 1) / unit_rows_, panels = weights_.gate.matrix->panels();
-  for (std::int64_t unit = claims_.next(); unit < groups_ * blocks; unit = claims_.next()) {
+  const std::int64_t units = groups_ * blocks;
+  for (std::int64_t unit = shares_.next(units, worker.member); unit < units;
+       unit = shares_.next(units, worker.member)) {
     const std::int64_t group = unit / blocks, first = group * kGroupPanels, row = unit % blocks * unit_rows_;
     const Range of_unit = {row, std::min(rows, row + unit_rows_)};
     const Range of_group = {first, std::min(panels, first + kGroupPanels)};
@@ -101,22 +117,23 @@ void GatedStep::run_blocks(std::int64_t rows, int member) {
   }
 }
 
-void GatedStep::run_panels(std::int64_t rows) {
+void GatedStep::run_panels(std::int64_t rows, Worker worker) {
   const std::int64_t panels = weights_.gate.matrix->panels();
-  const std::int64_t of_matrix = (panels + unit_panels_ - 1) / unit_panels_;
-  const std::int64_t units = (rows + unit_rows_ - 1) / unit_rows_ * 2 * of_matrix;
-  for (std::int64_t unit = claims_.next(); unit < units; unit = claims_.next()) {
-    const std::int64_t tile = unit / (2 * of_matrix), run = unit % of_matrix * unit_panels_;
-    const bool of_gate = unit % (2 * of_matrix) < of_matrix;
+  const std::int64_t runs = (panels + unit_panels_ - 1) / unit_panels_;
+  const std::int64_t units = (rows + unit_rows_ - 1) / unit_rows_ * 2 * runs;
+  for (std::int64_t unit = shares_.next(units, worker.member); unit < units;
+       unit = shares_.next(units, worker.member)) {
+    const std::int64_t tile = unit / (2 * runs);
+    const auto [of_gate, run] = run_of(unit % (2 * runs), runs, worker.members);
     const GatedWeights::Part& part = of_gate ? weights_.gate : weights_.up;
     const Range of_unit = {tile * unit_rows_, std::min(rows, (tile + 1) * unit_rows_)};
-    const Range of_run = {run, std::min(panels, run + unit_panels_)};
+    const Range of_run = {run * unit_panels_, std::min(panels, (run + 1) * unit_panels_)};
     float *gate = s_.gate.row(of_unit.begin), *up = s_.up.row(of_unit.begin);
     const std::int64_t stride = s_.gate.stride();
     multiply(part, activation(part, rows), of_unit, of_run, of_gate ? gate : up, stride);
-    for (std::int64_t group = run / kGroupPanels; group * kGroupPanels < of_run.end; ++group) {
+    for (std::int64_t group = of_run.begin / kGroupPanels; group * kGroupPanels < of_run.end; ++group) {
       const std::int64_t first = group * kGroupPanels;
-      const std::int64_t added = std::min(of_run.end, first + kGroupPanels) - std::max(run, first);
+      const std::int64_t added = std::min(of_run.end, first + kGroupPanels) - std::max(of_run.begin, first);
       std::atomic<std::int64_t>& missing = missing_[tile * groups_ + group];
       if (missing.fetch_sub(added, std::memory_order_acq_rel) > added) continue;
       convert(group, of_unit, gate + first * kPanel, up + first * kPanel, stride);

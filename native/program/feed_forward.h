@@ -48,8 +48,8 @@ class GatedStep final : public Step {
   ActivationFormat activation(const GatedWeights::Part& part, std::int64_t rows) const {
     return activation_format(part.matrix->format(), numerics_, rows, inputs_);
   }
-  void run_blocks(std::int64_t rows, int member);
-  void run_panels(std::int64_t rows);
+  void run_blocks(std::int64_t rows, Worker worker);
+  void run_panels(std::int64_t rows, Worker worker);
   void multiply(const GatedWeights::Part& part, ActivationFormat format, Range rows, Range panels, float* y,
                 std::int64_t ldy) const;
   void convert(std::int64_t group, Range rows, float* gate, float* up, std::int64_t stride) const;
@@ -65,7 +65,7 @@ class GatedStep final : public Step {
   std::int64_t unit_rows_ = 1, unit_panels_ = 1;
   ActivationFormat output_format_ = ActivationFormat::f32;
   std::vector<std::atomic<std::int64_t>> missing_;  // panels, of each group of each unit's rows
-  Claims claims_;
+  Shares shares_;
 };
 
 }  // namespace trivet

@@ -64,6 +64,8 @@ std::int64_t panels_per_unit(std::int64_t panels, std::int64_t panel_bytes, std:
   return std::max(balanced, worthwhile);
 }
 
+int shares_for(std::int64_t rows, int members) { return rows <= product_pass_rows() ? members : 1; }
+
 std::int64_t rows_per_unit(std::int64_t rows, std::int64_t units, int members) {
   const std::int64_t pass = product_pass_rows();
   const std::int64_t tiles = std::clamp<std::int64_t>(members * kUnits / units, 1, (rows + pass - 1) / pass);
@@ -113,13 +115,14 @@ void LinearStep::prepare(const Batch& batch, int members) {
     unit_ends_[i] = units;
   }
   unit_rows_ = rows_per_unit(rows, units, members);
-  claims_.reset();
+  shares_.reset(shares_for(rows, members));
 }
 
-void LinearStep::run(const Batch& batch, Worker) {
+void LinearStep::run(const Batch& batch, Worker worker) {
   const std::int64_t rows = batch.rows(rows_), per_tile = unit_ends_.back();
   const std::int64_t units = (rows + unit_rows_ - 1) / unit_rows_ * per_tile;
-  for (std::int64_t unit = claims_.next(); unit < units; unit = claims_.next()) {
+  for (std::int64_t unit = shares_.next(units, worker.member); unit < units;
+       unit = shares_.next(units, worker.member)) {
     const std::int64_t row = unit / per_tile * unit_rows_, within = unit % per_tile;
     const std::size_t i = std::upper_bound(unit_ends_.begin(), unit_ends_.end(), within) - unit_ends_.begin();
     const std::int64_t panel = (within - (i == 0 ? 0 : unit_ends_[i - 1])) * unit_panels_;

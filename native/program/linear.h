@@ -68,7 +68,7 @@ class LinearStep final : public Step {
   std::int64_t panel_bytes_ = 0;  // of the widest matrix
   std::int64_t unit_panels_ = 1, unit_rows_ = 1;
   std::vector<std::int64_t> unit_ends_;  // for each projection, of its units within those of a tile of rows
-  Claims claims_;
+  Shares shares_;
 };
 
 // Panels whose weights stay in the L2 cache while the rows go over them, in several passes if there are many.
@@ -79,6 +79,10 @@ std::int64_t panels_at_a_time(std::int64_t panels, std::int64_t panel_bytes, std
 // worth claiming. `activation` is the format in which most of the products take their rows.
 std::int64_t panels_per_unit(std::int64_t panels, std::int64_t panel_bytes, std::int64_t rows,
                              ActivationFormat activation, int members);
+
+// Shares of the units: one for each member where a pass reads weights as fast as memory gives them. Of more
+// rows, members take units that are neighbours, as each is to find its rows and the weights in a cache.
+int shares_for(std::int64_t rows, int members);
 
 // Rows per unit: all of them, but where the panels give too few units for the members.
 std::int64_t rows_per_unit(std::int64_t rows, std::int64_t units, int members);

@@ -124,12 +124,12 @@ class ExpertStep final : public Step {
         numerics_(numerics),
         inputs_(inputs) {}
 
-  void prepare(const Batch& batch, int) override {
+  void prepare(const Batch& batch, int members) override {
     const std::int64_t slots = batch.rows(rows_) * scratch_.top_k;
     for (const ExpertProjection& p : projections_) {
       for (const std::int64_t rows : {std::int64_t{1}, slots}) input_.reserve(activation(p, rows), slots);
     }
-    claims_.reset();
+    shares_.reset(shares_for(slots / scratch_.experts, members));
   }
 
   void run(const Batch&, Worker worker) override {
@@ -141,7 +141,9 @@ class ExpertStep final : public Step {
     const std::int64_t step = panels_per_unit(first.panels() * pairs, first.bytes() / first.panels(), rows,
                                               activation(projections_[0], rows), worker.members);
     const std::int64_t per_pair = (first.panels() + step - 1) / step;
-    for (std::int64_t unit = claims_.next(); unit < pairs * per_pair; unit = claims_.next()) {
+    const std::int64_t units = pairs * per_pair;
+    for (std::int64_t unit = shares_.next(units, worker.member); unit < units;
+         unit = shares_.next(units, worker.member)) {
       const std::int64_t pair = unit / per_pair, panel = unit % per_pair * step;
       const int expert = scratch_.active[pair / projections_.size()];
       const ExpertProjection& p = projections_[pair % projections_.size()];
@@ -165,7 +167,7 @@ class ExpertStep final : public Step {
   std::vector<ExpertProjection> projections_;
   Numerics numerics_;
   Inputs inputs_;
-  Claims claims_;
+  Shares shares_;
 };
 
 }  // namespace

@@ -150,4 +150,31 @@ class Claims {
   alignas(64) std::atomic<std::int64_t> next_{0};
 };
 
+// Hands out units in shares: a member takes those of its own share in order, and then those that are left of
+// others. So what it fetched ahead of one unit is the next one.
+class Shares {
+ public:
+  void reset(int shares) {
+    if (std::ssize(taken_) != shares) taken_ = std::vector<std::atomic<std::int64_t>>(shares);
+    for (std::atomic<std::int64_t>& taken : taken_) taken.store(0, std::memory_order_relaxed);
+  }
+
+  // The next of `units` for a member; `units` when none is left.
+  std::int64_t next(std::int64_t units, int member) {
+    const int shares = static_cast<int>(taken_.size());
+    for (int i = 0; i < shares; ++i) {
+      const int owner = (member + i) % shares;
+      const Range share = split(units, owner, shares);
+      std::atomic<std::int64_t>& taken = taken_[owner];
+      if (share.begin + taken.load(std::memory_order_relaxed) >= share.end) continue;
+      const std::int64_t unit = share.begin + taken.fetch_add(1, std::memory_order_relaxed);
+      if (unit < share.end) return unit;
+    }
+    return units;
+  }
+
+ private:
+  std::vector<std::atomic<std::int64_t>> taken_;  // units of each share
+};
+
 }  // namespace trivet

@@ -39,6 +39,8 @@ class GroupStep final : public Step {
 
   void prepare(const Batch& batch, int) override { scratch_.reserve(batch.rows(rows_)); }
 
+  bool alone(const Batch&) const override { return true; }
+
   void run(const Batch& batch, Worker worker) override {
     if (worker.member != 0) return;
     MoeScratch& s = scratch_;

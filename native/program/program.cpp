@@ -48,15 +48,30 @@ std::shared_ptr<const float> Program::run(const Batch& batch) {
   }
   for (const Instruction& instruction : instructions_) instruction.step->prepare(batch, members);
   if (batch.tokens > 0) {
-    team_.run(members, [&](int member) {
-      const Worker worker = {member, members};
-      for (const Instruction& instruction : instructions_) {
-        if (instruction.barrier) team_.barrier();
-        instruction.step->run(batch, worker);
-      }
-    });
+    team_.run(members, [&](int member) { execute(batch, {member, members}); });
   }
   return {result_->data(), result_->row(0)};
+}
+
+// What one member does alone, the last to come to the barrier before it does, and there is none after it.
+void Program::execute(const Batch& batch, Worker worker) {
+  bool met = true;
+  for (auto next = instructions_.begin(); next != instructions_.end();) {
+    const auto together =
+        std::find_if(next, instructions_.end(), [&](const Instruction& i) { return !i.step->alone(batch); });
+    if (together != next) {
+      team_.barrier([&] {
+        for (; next != together; ++next) next->step->run(batch, {0, 1});
+      });
+      next = together;
+      met = true;
+      continue;
+    }
+    if (next->barrier && !met) team_.barrier();
+    met = false;
+    next->step->run(batch, worker);
+    ++next;
+  }
 }
 
 // A member is worth its barriers when it has at least kMemberWork bytes to go over between two of them: some

@@ -124,6 +124,7 @@ class Program {
   const std::vector<PackedMatrix>& experts(int index, int count, std::int64_t rows,
                                            std::int64_t columns) const;
   const PackedMatrix& matrix(int index, std::int64_t rows, std::int64_t columns) const;
+  void execute(const Batch& batch, Worker worker);
   int useful_members(const Batch& batch) const;
   std::unique_lock<std::mutex> exclusive();
   PackedRows& packed(std::int64_t columns);

@@ -92,6 +92,9 @@ class Step {
   // Called by each of these members. Must not throw.
   virtual void run(const Batch& batch, Worker worker) = 0;
 
+  // Whether one member does it sooner than several that have to meet before and after.
+  virtual bool alone(const Batch&) const { return false; }
+
   const std::string& name() const { return name_; }
   const std::vector<Access>& accesses() const { return accesses_; }
 
@@ -124,6 +127,8 @@ class RowStep final : public Step {
     std::move(next.bodies_.begin(), next.bodies_.end(), std::back_inserter(bodies_));
     return true;
   }
+
+  bool alone(const Batch& batch) const override { return batch.rows(rows_) <= 1; }
 
   void run(const Batch& batch, Worker worker) override {
     const Range range = split(batch.rows(rows_), worker.member, worker.members);

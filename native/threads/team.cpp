@@ -96,19 +96,6 @@ void ThreadTeam::work(int member) {
   }
 }
 
-void ThreadTeam::barrier() {
-  const int members = members_;  // read now: once this member has come, the next function may have begun
-  if (members == 1) return;
-  const std::uint32_t passed = barriers_.load(std::memory_order_relaxed);
-  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == members) {
-    arrived_.store(0, std::memory_order_relaxed);
-    barriers_.store(passed + 1, std::memory_order_release);
-    barriers_.notify_all();
-  } else {
-    await_change(barriers_, passed);
-  }
-}
-
 void ThreadTeam::await_change(const std::atomic<std::uint32_t>& value, std::uint32_t old) {
   const auto deadline = std::chrono::steady_clock::now() + kSpin;
   do {

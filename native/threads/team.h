@@ -33,8 +33,24 @@ class ThreadTeam {
   }
 
   // For use inside run(): returns when each of its members has called it. Writes before it are seen by all
-  // after it.
-  void barrier();
+  // after it; `last` is executed by the member that comes last, before any goes on.
+  template <class F>
+  void barrier(F&& last) {
+    const int members = members_;  // read now: once this member has come, the next function may have begun
+    if (members == 1) return last();
+    const std::uint32_t passed = barriers_.load(std::memory_order_relaxed);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == members) {
+      last();
+      arrived_.store(0, std::memory_order_relaxed);
+      barriers_.store(passed + 1, std::memory_order_release);
+      barriers_.notify_all();
+    } else {
+      await_change(barriers_, passed);
+    }
+  }
+  void barrier() {
+    barrier([] {});
+  }
 
  private:
   using Call = void (*)(void* function, int member) noexcept;

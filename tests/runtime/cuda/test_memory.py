@@ -152,7 +152,9 @@ def test_steps_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_cache_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = graph_runtime(model_graph(), Card(7 * GIB))
     monkeypatch.setattr(cache, "_zeros", full)
-    with pytest.raises(EngineError, match=r"a KV cache of 9999 blocks, 0.31 GiB, needs more .* gpu_memory_utilization"):
+    with pytest.raises(
+        EngineError, match=r"a KV cache of 9999 blocks, 312.47 MiB, needs more .* gpu_memory_utilization"
+    ):
         runtime.allocate_cache(9999, 16)
 
 

@@ -14,6 +14,7 @@ from trivet.runtime.cuda.device import Device, out_of_memory
 from trivet.runtime.cuda.step import HostStep
 from trivet.sampling.chain import Chain
 from trivet.sampling.params import SamplingParams
+from trivet.units import amount
 
 _LARGEST_CHAIN = Chain(
     SamplingParams(
@@ -77,10 +78,6 @@ def or_engine_error(device: Device, what: str, advice: str) -> Iterator[None]:
             raise
         free, total = device.memory()
         raise EngineError(
-            f"{what} needs more memory than there is on {device.name}: {gib(free)} of {gib(total)} are still free; "
-            f"{advice}"
+            f"{what} needs more memory than there is on {device.name}: {amount(free)} of {amount(total)} are still "
+            f"free; {advice}"
         ) from None
-
-
-def gib(count: int) -> str:
-    return f"{count / 2**30:.2f} GiB"

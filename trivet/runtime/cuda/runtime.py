@@ -24,13 +24,14 @@ from trivet.runtime.cuda.device import CudaDevice, Device, or_device_lost
 from trivet.runtime.cuda.graphs import DecodeGraphs, graph_bytes
 from trivet.runtime.cuda.kernels.attention_tiles import MOST_COLUMNS
 from trivet.runtime.cuda.kernels.linear import kernel_rows
-from trivet.runtime.cuda.memory import gib, largest_samples, largest_steps, or_engine_error
+from trivet.runtime.cuda.memory import largest_samples, largest_steps, or_engine_error
 from trivet.runtime.cuda.program import Program
 from trivet.runtime.cuda.sampler import DeviceSampler, DeviceSamples
 from trivet.runtime.cuda.step import HostStep, StepBuffer, StepInputs, resolved
 from trivet.runtime.cuda.weights import DeviceWeights
 from trivet.runtime.model import describe, main_format, sampled_digest
 from trivet.runtime.weights import Progress, WeightReader
+from trivet.units import amount
 from trivet.weights.formats import Format
 from trivet.weights.tensor import Checkpoint
 
@@ -114,13 +115,13 @@ class CudaRuntime:
         weights = DeviceWeights(reader, found, self._dtype)
         with or_engine_error(
             found,
-            f"the weights, {gib(reader.total)} in their files,",
+            f"the weights, {amount(reader.total)} in their files,",
             "use a smaller model or one with quantised weights, or keep layers on the CPU with gpu_layers",
         ):
             self._program = Program(graph, weights, self._dtype, config.numerics)
         self._kernel_rows = kernel_rows(weights.products, self._dtype, config.max_num_batched_tokens)
         seconds = time.perf_counter() - began
-        logger.info("loaded %s in %.1f s, %.2f GB/s", gib(reader.total), seconds, reader.total / seconds / 1e9)
+        logger.info("loaded %s in %.1f s, %.2f GB/s", amount(reader.total), seconds, reader.total / seconds / 1e9)
         self._drawn = torch.zeros(config.max_num_batched_tokens, dtype=torch.int32, device=found.place)
         self._buffer = StepBuffer(found)
         self._sampler = DeviceSampler(model.vocab_size, found.place)
@@ -151,11 +152,11 @@ class CudaRuntime:
         available = budget - (total - free) - steps - graphs
         if available <= 0:
             raise EngineError(
-                f"gpu_memory_utilization {config.gpu_memory_utilization:g} lets {gib(budget)} of {gib(total)} be in "
-                f"use: {gib(total - free)} are already, {gib(self.info.weight_bytes)} by the weights, the largest step "
-                f"takes {gib(steps)} and CUDA graphs take {gib(graphs)}, which leaves no room for the KV cache; raise "
-                f"it, or lower max_num_batched_tokens ({config.max_num_batched_tokens}) or max_num_seqs "
-                f"({config.max_num_seqs})"
+                f"gpu_memory_utilization {config.gpu_memory_utilization:g} lets {amount(budget)} of {amount(total)} "
+                f"be in use: {amount(total - free)} are already, {amount(self.info.weight_bytes)} by the weights, the "
+                f"largest step takes {amount(steps)} and CUDA graphs take {amount(graphs)}, which leaves no room for "
+                f"the KV cache; raise it, or lower max_num_batched_tokens ({config.max_num_batched_tokens}) or "
+                f"max_num_seqs ({config.max_num_seqs})"
             )
         return available
 
@@ -165,7 +166,7 @@ class CudaRuntime:
         with (
             or_engine_error(
                 self._device,
-                f"a KV cache of {num_blocks} blocks, {gib(size)},",
+                f"a KV cache of {num_blocks} blocks, {amount(size)},",
                 f"lower gpu_memory_utilization ({config.gpu_memory_utilization:g}) or num_blocks",
             ),
             torch.inference_mode(),

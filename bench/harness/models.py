@@ -77,14 +77,14 @@ class Work:
 
     layers: int
     head: int
-    experts: int
     weight_bytes: int
-    expert_bytes: int
-    used: float
-    """The share of experts that a token uses; 0 without any."""
     floating: bool
     context_products: int
     context_bytes: int
+    experts: int = 0
+    expert_bytes: int = 0
+    used: float = 0.0
+    """The share of experts that a token uses."""
 
     def seconds(self, case: Case, limits: Limits) -> float:
         """The least time: as long as memory takes to bring all weights and contexts once, or the products, in the
@@ -123,11 +123,11 @@ def work(path: Path) -> Work:
     return Work(
         layers=sum(math.prod(info.shape) for info in matrices.values()) - head - in_experts,
         head=head,
-        experts=in_experts,
         weight_bytes=size - expert_bytes,
-        expert_bytes=expert_bytes,
-        used=config.experts.used / config.experts.count if config.experts.count else 0.0,
         floating=floats > size / 2,
         context_products=2 * config.num_layers * config.q_size,
         context_bytes=2 * 2 * config.num_layers * config.kv_size,
+        experts=in_experts,
+        expert_bytes=expert_bytes,
+        used=config.experts.used / config.experts.count if config.experts.count else 0.0,
     )

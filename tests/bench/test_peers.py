@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 
 from bench.accuracy import divergence, log_softmax, perplexity
-from bench.harness import process, report
+from bench.harness import mixture, process, report
 from bench.harness.dequantised import Dequantised, dequantise
 from bench.harness.environments import CannotRun
 from bench.harness.machine import Limits
 from bench.harness.models import Work, quantised, work
 from bench.harness.process import Case, System
+from trivet import LLM, SamplingParams
 from trivet.weights import open_checkpoint
 from trivet.weights.formats import Format
+from trivet.weights.gguf import GGUFFile
 from trivet.weights.hub import BUILT_IN
 
 CASES = [Case("prefill", 1, 100), Case("decode", 4, 50, 8)]
@@ -93,6 +95,25 @@ LIMITS = Limits(read=1e9, int8=1e12, float=1e11, int8_with="", float_with="")
 def test_the_least_time(case, floating, seconds):
     found = Work(10**6, 10**5, 10**6, floating, context_products=1000, context_bytes=100).seconds(case, LIMITS)
     assert found == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(("streams", "needed"), [(1, 0.25), (2, 1 - 0.75**2)])
+def test_tokens_need_the_experts_that_they_choose(streams, needed):
+    """By chance, of 10^7 bytes."""
+    mixture = Work(10**6, 10**5, 10**6, False, 0, 0, experts=10**7, expert_bytes=10**7, used=0.25)
+    assert mixture.seconds(Case("", streams, 50, 1), LIMITS) == pytest.approx((10**6 + needed * 10**7) / 1e9)
+
+
+def test_a_mixture_is_written_and_speaks(tmp_path, monkeypatch):
+    monkeypatch.setitem(mixture.SHAPES, "small", mixture.Shape(2, 64, 4, 2, 16, experts=8, used=2, ffn=32))
+    vocabulary = open_checkpoint(str(BUILT_IN))
+    assert isinstance(vocabulary, GGUFFile)
+    path = tmp_path / "models/small.gguf"
+    mixture.write_mixture("small", vocabulary, path)
+    found = work(path)
+    assert found.used == 0.25 and found.experts == 2 * 8 * 3 * 64 * 32 and found.expert_bytes == 2 * found.experts
+    answer = LLM(str(path)).generate("To be", SamplingParams(temperature=0, max_tokens=5, ignore_eos=True))
+    assert len(answer[0].outputs[0].token_ids) == 5
 
 
 def test_the_built_in_model_asks_for_its_matrices():

@@ -84,6 +84,7 @@ class PackedMatrix {
   std::int64_t columns() const { return columns_; }
   std::int64_t panels() const { return (rows_ + kPanel - 1) / kPanel; }
   std::size_t bytes() const { return bytes_; }
+  std::size_t panel_bytes() const { return panel_bytes_; }
 
  private:
   Format format_;

@@ -55,13 +55,9 @@ GatedStep::GatedStep(Rows rows, PackedRows& input, GatedWeights weights, GatedSc
       s_(scratch),
       numerics_(numerics),
       inputs_(inputs),
-      panel_bytes_(0),
-      groups_((scratch.hidden + kStep - 1) / kStep) {
-  for (const auto* part : {&weights_.gate, &weights_.up}) {
-    panel_bytes_ =
-        std::max(panel_bytes_, static_cast<std::int64_t>(part->matrix->bytes()) / part->matrix->panels());
-  }
-}
+      widest_(weights_.gate.matrix->panel_bytes() > weights_.up.matrix->panel_bytes() ? *weights_.gate.matrix
+                                                                                      : *weights_.up.matrix),
+      groups_((scratch.hidden + kStep - 1) / kStep) {}
 
 void GatedStep::prepare(const Batch& batch, int members) {
   const std::int64_t rows = std::max<std::int64_t>(1, batch.rows(rows_));
@@ -84,7 +80,7 @@ void GatedStep::prepare(const Batch& batch, int members) {
   s_.gate.reserve(rows);
   s_.up.reserve(rows);
   const std::int64_t panels = weights_.gate.matrix->panels();
-  unit_panels_ = panels_per_unit(2 * panels, panel_bytes_, rows, activation(weights_.gate, rows), members);
+  unit_panels_ = panels_per_unit(2 * panels, widest_, rows, activation(weights_.gate, rows), members);
   unit_rows_ = rows_per_unit(rows, 2 * ((panels + unit_panels_ - 1) / unit_panels_), members);
   const std::int64_t count = (rows + unit_rows_ - 1) / unit_rows_ * groups_;
   if (std::ssize(missing_) < count) missing_ = std::vector<std::atomic<std::int64_t>>(count);
@@ -144,7 +140,7 @@ void GatedStep::run_panels(std::int64_t rows, Worker worker) {
 void GatedStep::multiply(const GatedWeights::Part& part, ActivationFormat format, Range rows, Range panels,
                          float* y, std::int64_t ldy) const {
   const std::int64_t count = rows.end - rows.begin;
-  const std::int64_t step = panels_at_a_time(panels.end - panels.begin, panel_bytes_, count, format);
+  const std::int64_t step = panels_at_a_time(panels.end - panels.begin, widest_, count, format);
   for (std::int64_t panel = panels.begin; panel < panels.end; panel += step) {
     part.matrix->multiply(format, input_.row(format, rows.begin), count, panel,
                           std::min(panel + step, panels.end), y, ldy);

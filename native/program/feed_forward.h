@@ -60,8 +60,9 @@ class GatedStep final : public Step {
   GatedScratch& s_;
   Numerics numerics_;
   Inputs inputs_;
-  std::int64_t panel_bytes_, groups_;  // a group is a step of columns
-  bool blocks_ = false;                // or units of panels
+  const PackedMatrix& widest_;  // has the larger panels
+  std::int64_t groups_;         // a group is a step of columns
+  bool blocks_ = false;         // or units of panels
   std::int64_t unit_rows_ = 1, unit_panels_ = 1;
   ActivationFormat output_format_ = ActivationFormat::f32;
   std::vector<std::atomic<std::int64_t>> missing_;  // panels, of each group of each unit's rows

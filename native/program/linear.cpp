@@ -10,12 +10,24 @@ namespace {
 // Weight bytes read times rows multiplied, below which a unit is done faster than another member joins.
 constexpr std::int64_t kUnitWork = 32 << 10;
 
-// The weights of a unit of more than a pass's rows, for each row of a pass: they are gone over again, and
-// share the L2 cache with the rows.
-constexpr std::int64_t kUnitBytes = 2 << 10;
+// Kernels of floats multiply two panels together.
+constexpr std::int64_t kLeastPanels = 4;
 
 // But rows of tiles go over the panels: they are the larger part, and all of them are read for each unit.
 constexpr std::int64_t kUnitPanels = 8;
+
+// Panels of a unit, of `most` or not much fewer, with which members are done soonest.
+std::int64_t even(std::int64_t panels, std::int64_t most, int members) {
+  const auto longest = [&](std::int64_t of_unit) {
+    const std::int64_t units = (panels + of_unit - 1) / of_unit;
+    return (units + members - 1) / members * of_unit;
+  };
+  std::int64_t best = most;
+  for (std::int64_t fewer = most - 1; fewer > most / 2; --fewer) {
+    if (longest(fewer) < longest(best)) best = fewer;
+  }
+  return best;
+}
 
 bool is_rounded(ActivationFormat activation) {
   return activation == ActivationFormat::bf16 || activation == ActivationFormat::q8_256_fast;
@@ -45,22 +57,27 @@ std::vector<ActivationFormat> activation_formats(const std::vector<Format>& weig
   return formats;
 }
 
-std::int64_t panels_at_a_time(std::int64_t panels, std::int64_t panel_bytes, std::int64_t rows,
+std::int64_t panels_at_a_time(std::int64_t panels, const PackedMatrix& widest, std::int64_t rows,
                               ActivationFormat activation) {
   const std::int64_t pass = product_pass_rows();
   if (rows <= pass || is_rounded(activation)) return panels;
-  return std::clamp<std::int64_t>(pass * kUnitBytes / panel_bytes, 1, panels);
+  const std::size_t pass_bytes = pass * activation_row_bytes(activation, widest.columns());
+  return std::clamp<std::int64_t>(pass_bytes / widest.panel_bytes(), 1, panels);
 }
 
-std::int64_t panels_per_unit(std::int64_t panels, std::int64_t panel_bytes, std::int64_t rows,
+std::int64_t panels_per_unit(std::int64_t panels, const PackedMatrix& widest, std::int64_t rows,
                              ActivationFormat activation, int members) {
   const bool again = rows > product_pass_rows();
-  if (again && !is_rounded(activation)) return panels_at_a_time(panels, panel_bytes, rows, activation);
+  if (again && !is_rounded(activation)) {
+    const std::int64_t tiles = (rows + product_pass_rows() - 1) / product_pass_rows();
+    const std::int64_t balanced = std::max(panels * tiles / (members * kUnits), kLeastPanels);
+    return even(panels, std::min(panels_at_a_time(panels, widest, rows, activation), balanced), members);
+  }
   if (members == 1) return panels;
   std::int64_t balanced = (panels + members * kUnits - 1) / (members * kUnits);
   if (is_rounded(activation)) balanced = (balanced + 1) / 2 * 2;  // panels are multiplied in pairs
   if (again) return std::max(balanced, kUnitPanels);
-  const std::int64_t worthwhile = kUnitWork / (panel_bytes * rows) + 1;
+  const std::int64_t worthwhile = kUnitWork / (static_cast<std::int64_t>(widest.panel_bytes()) * rows) + 1;
   return std::max(balanced, worthwhile);
 }
 
@@ -96,10 +113,11 @@ LinearStep::LinearStep(std::string name, Rows rows, PackedRows& input, std::vect
       numerics_(numerics),
       inputs_(inputs),
       scale_(scale),
-      softcap_(softcap) {
+      softcap_(softcap),
+      widest_(projections_.front().matrix) {
   for (const Projection& p : projections_) {
     panels_ += p.matrix->panels();
-    panel_bytes_ = std::max(panel_bytes_, static_cast<std::int64_t>(p.matrix->bytes()) / p.matrix->panels());
+    if (p.matrix->panel_bytes() > widest_->panel_bytes()) widest_ = p.matrix;
   }
   unit_ends_.resize(projections_.size());
 }
@@ -107,8 +125,7 @@ LinearStep::LinearStep(std::string name, Rows rows, PackedRows& input, std::vect
 void LinearStep::prepare(const Batch& batch, int members) {
   const std::int64_t rows = std::max<std::int64_t>(1, batch.rows(rows_));
   for (const Projection& p : projections_) input_.reserve(activation(p, rows), rows);
-  unit_panels_ =
-      panels_per_unit(panels_, panel_bytes_, rows, activation(projections_.front(), rows), members);
+  unit_panels_ = panels_per_unit(panels_, *widest_, rows, activation(projections_.front(), rows), members);
   std::int64_t units = 0;
   for (std::size_t i = 0; i < projections_.size(); ++i) {
     units += (projections_[i].matrix->panels() + unit_panels_ - 1) / unit_panels_;

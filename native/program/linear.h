@@ -65,19 +65,20 @@ class LinearStep final : public Step {
   Inputs inputs_;
   float scale_, softcap_;
   std::int64_t panels_ = 0;
-  std::int64_t panel_bytes_ = 0;  // of the widest matrix
+  const PackedMatrix* widest_;  // has the largest panels
   std::int64_t unit_panels_ = 1, unit_rows_ = 1;
   std::vector<std::int64_t> unit_ends_;  // for each projection, of its units within those of a tile of rows
   Shares shares_;
 };
 
-// Panels whose weights stay in the L2 cache while the rows go over them, in several passes if there are many.
-std::int64_t panels_at_a_time(std::int64_t panels, std::int64_t panel_bytes, std::int64_t rows,
+// Panels whose weights stay in the L2 cache while the rows go over them, in several passes if there are many:
+// they take as much of it as the rows of a pass, all of which are read again for each unit.
+std::int64_t panels_at_a_time(std::int64_t panels, const PackedMatrix& widest, std::int64_t rows,
                               ActivationFormat activation);
 
 // Panels per unit such that `members` are kept busy until about the same time, and no unit is too small to be
 // worth claiming. `activation` is the format in which most of the products take their rows.
-std::int64_t panels_per_unit(std::int64_t panels, std::int64_t panel_bytes, std::int64_t rows,
+std::int64_t panels_per_unit(std::int64_t panels, const PackedMatrix& widest, std::int64_t rows,
                              ActivationFormat activation, int members);
 
 // Shares of the units: one for each member where a pass reads weights as fast as memory gives them. Of more

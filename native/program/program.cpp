@@ -53,8 +53,8 @@ std::shared_ptr<const float> Program::run(const Batch& batch) {
   return {result_->data(), result_->row(0)};
 }
 
-// Members meet before a step that depends on what others did. What is one member's work, the last to come does
-// while the others wait, and they need not meet again after it.
+// Members meet before a step that depends on what others did. What is one member's work, the last to come
+// does while the others wait, and they need not meet again after it.
 void Program::execute(const Batch& batch, Worker worker) {
   bool met = true;
   for (auto next = instructions_.begin(); next != instructions_.end();) {

@@ -1,7 +1,8 @@
 """Speed of attention alone over the paged cache: shape x cache type x context -> ms of a layer, GB/s of keys and
 values, GFLOP/s; for one token (decoding) and for a piece of a prompt that ends at the context.
 
-    python bench/attention.py [--shapes 15x5x64] [--types bf16,q8_0] [--contexts 512,8000] [--tokens 1,256]
+    python bench/attention.py [--shapes 15x5x64] [--types bf16,q8_0] [--contexts 512,8000] [--tokens 1,256] \\
+        [--numerics fast]
 
 The machine's limits are measured beside: bytes read and products made by the float32 matrix kernel at its best.
 Several layers take turns, so that decoding finds nothing in a cache from its last use.
@@ -48,11 +49,13 @@ def limits(threads: int) -> tuple[float, float]:
 class Layers:
     """Layers of attention with a full cache."""
 
-    def __init__(self, shape: tuple[int, int, int], cache: str, context: int, layers: int, threads: int) -> None:
+    def __init__(
+        self, shape: tuple[int, int, int], cache: str, context: int, layers: int, threads: int, numerics: str
+    ) -> None:
         heads, kv_heads, dim = shape
         widths = [heads * dim, kv_heads * dim, kv_heads * dim]
         slots = [*enumerate(widths), *[(3, widths[0])] * layers, (4, widths[0])]
-        program = _native.Program(threads, slots, cache, [(kv_heads, dim)] * layers)
+        program = _native.Program(threads, slots, cache, [(kv_heads, dim)] * layers, numerics)
         rng = np.random.default_rng(0)
         for value, width in enumerate(widths):
             table = rng.standard_normal((BLOCK_SIZE, width), np.float32).view(np.uint8)
@@ -95,6 +98,7 @@ def main() -> None:
     parser.add_argument("--tokens", default="1,256", help="1 for decoding, more for a piece of a prompt")
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--numerics", choices=("exact", "fast"), default="exact")
     args = parser.parse_args()
 
     bandwidth, peak = limits(args.threads)
@@ -104,7 +108,7 @@ def main() -> None:
         shape = f"{heads}x{kv_heads}x{dim}"
         for cache in args.types.split(","):
             for context in map(int, args.contexts.split(",")):
-                layers = Layers((heads, kv_heads, dim), cache, context, args.layers, args.threads)
+                layers = Layers((heads, kv_heads, dim), cache, context, args.layers, args.threads, args.numerics)
                 size = layers.program.cache_block_bytes(BLOCK_SIZE) / args.layers / BLOCK_SIZE * context
                 for tokens in map(int, args.tokens.split(",")):
                     seconds = best(lambda n=tokens, c=context, x=layers: x.run(n, c)) / args.layers  # type: ignore[misc]

@@ -124,13 +124,13 @@ double product_difference(Format format, Isa isa, Isa other) {
 }
 
 // A piece of a prompt, then a token, behind a context, whose last chunk and last tile of keys are not full.
-Floats attention(CacheTypes types, Isa isa) {
+Floats attention(CacheTypes types, Numerics numerics, Isa isa) {
   constexpr int kHeads = 6, kKvHeads = 2, kHeadDim = 80, kTokens = 9, kContext = 70;
   constexpr std::int64_t kWidth = kHeads * kHeadDim, kKvWidth = kKvHeads * kHeadDim;
   KvCache cache(types, {{kKvHeads, kHeadDim}});
   cache.allocate((kContext + kTokens) / CacheLayer::kTile + 1, CacheLayer::kTile);
   const CacheLayer& layer = cache.layers().front();
-  const AttentionKernels& kernels = attention_kernels(types, isa);
+  const AttentionKernels& kernels = attention_kernels(types, numerics, isa);
   const Floats q = random_floats(kTokens * kWidth), k = random_floats((kContext + kTokens) * kKvWidth);
   std::vector<std::int32_t> blocks;
   for (int i = 0; i < kContext + kTokens; ++i) {
@@ -190,7 +190,10 @@ double kernel_difference(Isa isa, Isa other) {
   constexpr CacheType kTypes[] = {CacheType::f32, CacheType::f16, CacheType::bf16, CacheType::q8_0};
   for (CacheType keys : kTypes) {
     for (CacheType values : kTypes) {
-      most = std::max(most, difference(attention({keys, values}, isa), attention({keys, values}, other)));
+      const Floats expected = attention({keys, values}, Numerics::exact, other);
+      for (Numerics numerics : {Numerics::exact, Numerics::fast}) {
+        most = std::max(most, difference(attention({keys, values}, numerics, isa), expected));
+      }
     }
   }
   return most;

@@ -1,6 +1,7 @@
 // AMX beside AVX-512: float32, to whose precision tiles do not compute, is left to vectors.
 #include "attention/attention_kernels.h"
 #include "attention/attention_tiles.h"
+#include "attention/products_amx.h"
 
 namespace trivet {
 namespace {
@@ -9,15 +10,22 @@ template <class Keys>
 const AttentionKernels& kernels_of(CacheType values) {
   switch (values) {
     case CacheType::f16:
-      return kKernels<TileAttention<Keys, Packing<PlainTile<f16>>>>;
+      return kKernels<TileAttention<AmxProducts<2>, Keys, Packing<PlainTile<f16>>>>;
     case CacheType::bf16:
-      return kKernels<TileAttention<Keys, Packing<PlainTile<bf16>>>>;
+      return kKernels<TileAttention<AmxProducts<2>, Keys, Packing<PlainTile<bf16>>>>;
     default:
-      return kKernels<TileAttention<Keys, Packing<ScaledTile>>>;
+      return kKernels<TileAttention<AmxProducts<2>, Keys, Packing<ScaledTile>>>;
   }
 }
 
 }  // namespace
+
+const AttentionKernels& fast_attention_kernels_amx();
+const AttentionKernels& fast_attention_kernels_amx() {
+  using Tiles = Packing<PlainTile<bf16>>;
+  return kFastKernels<TileAttention<AmxProducts<2>, Tiles, Tiles>,
+                      TileAttention<AmxProducts<1>, Tiles, Tiles>>;
+}
 
 const AttentionKernels& attention_kernels_avx512();
 const AttentionKernels& attention_kernels_amx(CacheTypes types);

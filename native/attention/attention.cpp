@@ -10,8 +10,17 @@ namespace trivet {
 const AttentionKernels& attention_kernels_avx2();
 const AttentionKernels& attention_kernels_avx512();
 const AttentionKernels& attention_kernels_amx(CacheTypes types);
+const AttentionKernels& fast_attention_kernels_avx512_bf16();
+const AttentionKernels& fast_attention_kernels_amx();
 
-const AttentionKernels& attention_kernels([[maybe_unused]] CacheTypes types, Isa isa) {
+const AttentionKernels& attention_kernels([[maybe_unused]] CacheTypes types,
+                                          [[maybe_unused]] Numerics numerics, Isa isa) {
+#ifdef __x86_64__
+  if (numerics == Numerics::fast && types == CacheTypes{CacheType::bf16, CacheType::bf16}) {
+    if (isa == Isa::avx512_bf16) return fast_attention_kernels_avx512_bf16();
+    if (isa == Isa::amx) return fast_attention_kernels_amx();
+  }
+#endif
   switch (isa) {
 #ifdef __x86_64__
     case Isa::avx2:
@@ -27,16 +36,14 @@ const AttentionKernels& attention_kernels([[maybe_unused]] CacheTypes types, Isa
   }
 }
 
-int attention_tile_tokens(const AttentionShape& shape) {
-  return std::max(1, AttentionKernels::kRows / shape.group());
+int attention_tile_tokens(const AttentionShape& shape, int position) {
+  const bool near = position < AttentionKernels::kNearStart;
+  return std::max(1, (near ? AttentionKernels::kRowsNearStart : AttentionKernels::kRows) / shape.group());
 }
 
-int attention_item_rows(const AttentionShape& shape) {
-  return AttentionKernels::padded(attention_tile_tokens(shape) * shape.group());
-}
-
-std::int64_t attention_partial_floats(const AttentionShape& shape) {
-  return std::int64_t{attention_item_rows(shape)} * (CacheLayer::padded(shape.head_dim) + 2);
+std::int64_t attention_partial_floats(const AttentionShape& shape, int tokens) {
+  const int rows = AttentionKernels::padded(tokens * shape.group());
+  return std::int64_t{rows} * (CacheLayer::padded(shape.head_dim) + 2);
 }
 
 }  // namespace trivet

@@ -13,6 +13,7 @@
 
 #include "attention/cache.h"
 #include "isa.h"
+#include "numerics.h"
 
 namespace trivet {
 
@@ -49,8 +50,10 @@ struct AttentionItem {
 
 struct AttentionKernels {
   static constexpr int kChunk = 64, kSplit = 512;
-  // Query rows (tokens x group) per item, so that scratch stays in the L2 cache.
-  static constexpr int kRows = 64;
+  // Query rows (tokens x group) of an item, so that scratch stays in the L2 cache. More of them read, and
+  // convert, keys and values less often; fewer compute less that the first ones do not see, which matters
+  // near a sequence's start.
+  static constexpr int kRows = 128, kRowsNearStart = 64, kNearStart = 1024;
   // Memory of rows is for whole tiles of as many rows.
   static constexpr int kRowTile = 16;
 
@@ -60,7 +63,7 @@ struct AttentionKernels {
   void (*store)(const CacheLayer& cache, std::int64_t tile, int lane, const float* k, const float* v);
 
   // Attends for one KV head. With `partials` null, writes y; else the state of each split, see
-  // attention_partial_floats. Of `scratch` a thread needs scratch_floats(shape); both are aligned to 64
+  // attention_partial_floats(). Of `scratch` a thread needs scratch_floats(shape); both are aligned to 64
   // bytes.
   void (*attend)(const AttentionCall& call, const AttentionItem& item, int kv_head, float* scratch,
                  float* partials);
@@ -72,15 +75,14 @@ struct AttentionKernels {
   std::int64_t (*scratch_floats)(const AttentionShape& shape);
 };
 
-const AttentionKernels& attention_kernels(CacheTypes types, Isa isa = active_isa());
+// With fast numerics and a cache of bfloat16, AVX-512 BF16 and AMX round queries and weights of more than
+// single tokens to it, too.
+const AttentionKernels& attention_kernels(CacheTypes types, Numerics numerics, Isa isa = active_isa());
 
-// Query tokens that an item may have.
-int attention_tile_tokens(const AttentionShape& shape);
+// Query tokens that an item may have whose first is at `position`.
+int attention_tile_tokens(const AttentionShape& shape, int position);
 
-// The rows of memory for the query rows of an item.
-int attention_item_rows(const AttentionShape& shape);
-
-// Floats of the state of one split of one item and KV head, a multiple of 16.
-std::int64_t attention_partial_floats(const AttentionShape& shape);
+// Floats of the state of one split of an item of so many tokens and one KV head, a multiple of 16.
+std::int64_t attention_partial_floats(const AttentionShape& shape, int tokens);
 
 }  // namespace trivet

@@ -2,6 +2,8 @@
 // TileAttention) says how a chunk's scores and weighted values are computed.
 #pragma once
 
+#include <algorithm>
+
 #include "attention/online_softmax.h"
 
 namespace trivet {
@@ -67,7 +69,7 @@ void attend(const AttentionCall& call, const AttentionItem& item, int kv_head, f
     State state = first ? states.merged : states.split;
     if (partials != nullptr) {
       state = state_at(partials, rows.count(), rows.dim());
-      partials += attention_partial_floats(call.shape);
+      partials += attention_partial_floats(call.shape, item.tokens);
     }
     attend_split(rows, method, split, state, states.lane_totals);
     if (partials == nullptr && !first) merge(states.merged, state, rows.count(), rows.dim());
@@ -79,20 +81,33 @@ void combine(const AttentionCall& call, const AttentionItem& item, int kv_head, 
   const QueryRows rows{call, item, kv_head};
   const State merged = state_at(partials, rows.count(), rows.dim());
   for (int split = 1; split < splits; ++split) {
-    partials += attention_partial_floats(call.shape);
+    partials += attention_partial_floats(call.shape, item.tokens);
     merge(merged, state_at(partials, rows.count(), rows.dim()), rows.count(), rows.dim());
   }
   finish(rows, merged);
 }
 
-template <class Method>
+template <class... Methods>
 std::int64_t scratch_floats(const AttentionShape& shape) {
-  const std::int64_t rows = attention_item_rows(shape), dim = CacheLayer::padded(shape.head_dim);
-  return States::floats(rows, dim) + Method::scratch_floats(rows, dim);
+  const int most = attention_tile_tokens(shape, AttentionKernels::kNearStart);
+  const std::int64_t rows = AttentionKernels::padded(most * shape.group()),
+                     dim = CacheLayer::padded(shape.head_dim);
+  return States::floats(rows, dim) + std::max({Methods::scratch_floats(rows, dim)...});
 }
 
 template <class Method>
 constexpr AttentionKernels kKernels = {store_token, attend<Method>, combine, scratch_floats<Method>};
+
+// Single tokens, which read the cache as fast as memory gives it, by a method of their own.
+template <class Single, class Several>
+void attend_either(const AttentionCall& call, const AttentionItem& item, int kv_head, float* scratch,
+                   float* partials) {
+  (item.tokens == 1 ? attend<Single> : attend<Several>)(call, item, kv_head, scratch, partials);
+}
+
+template <class Single, class Several>
+constexpr AttentionKernels kFastKernels = {store_token, attend_either<Single, Several>, combine,
+                                           scratch_floats<Single, Several>};
 
 }  // namespace
 }  // namespace trivet

@@ -30,9 +30,10 @@ void AttentionSchedule::build(const AttentionSequences& sequences, int threads) 
   std::int64_t total = 0;
   for (int s = 0; s < sequences.count; ++s) {
     const std::int32_t* blocks = sequences.block_tables + std::int64_t{s} * sequences.table_width;
-    const int end = sequences.query_starts[s + 1], step = attention_tile_tokens(shape_);
-    for (int row = sequences.query_starts[s]; row < end; row += step) {
-      const int tokens = std::min(step, end - row), position = sequences.positions[row];
+    const int end = sequences.query_starts[s + 1];
+    for (int row = sequences.query_starts[s], tokens; row < end; row += tokens) {
+      const int position = sequences.positions[row];
+      tokens = std::min(attention_tile_tokens(shape_, position), end - row);
       const int first = shape_.window == 0 ? 0 : std::max(0, position - shape_.window + 1);
       whole.push_back(
           {row, tokens, position, blocks, first / kSplit, (position + tokens - 1) / kSplit + 1, -1});
@@ -72,12 +73,7 @@ void AttentionSchedule::add_tile(const AttentionItem& tile, int cost_limit) {
     items_.push_back(item);
   }
   tiles_.push_back({tile.split_begin, splits, pieces, partial_floats_});
-  partial_floats_ += splits * shape_.kv_heads * attention_partial_floats(shape_);
-}
-
-float* AttentionSchedule::partials(const Tile& tile, int kv_head) {
-  return partials_.data()->floats + tile.partials +
-         std::int64_t{kv_head} * tile.splits * attention_partial_floats(shape_);
+  partial_floats_ += splits * shape_.kv_heads * attention_partial_floats(shape_, tile.tokens);
 }
 
 void AttentionSchedule::execute(const AttentionCall& call, std::int64_t unit, int thread) {
@@ -89,9 +85,10 @@ void AttentionSchedule::execute(const AttentionCall& call, std::int64_t unit, in
     return;
   }
   const Tile& tile = tiles_[item.tile];
-  float* states = partials(tile, kv_head);
+  const std::int64_t state = attention_partial_floats(shape_, item.tokens);
+  float* states = partials_.data()->floats + tile.partials + std::int64_t{kv_head} * tile.splits * state;
   const std::int64_t skipped = item.split_begin - tile.first_split;
-  kernels_.attend(call, item, kv_head, scratch, states + skipped * attention_partial_floats(shape_));
+  kernels_.attend(call, item, kv_head, scratch, states + skipped * state);
   std::atomic<int>& unfinished = unfinished_[std::int64_t{item.tile} * shape_.kv_heads + kv_head];
   if (unfinished.fetch_sub(1, std::memory_order_acq_rel) == 1) {
     unfinished.store(tile.pieces, std::memory_order_relaxed);

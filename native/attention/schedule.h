@@ -45,7 +45,6 @@ class AttentionSchedule {
   };
 
   void add_tile(const AttentionItem& tile, int cost_limit);
-  float* partials(const Tile& tile, int kv_head);
 
   struct alignas(64) Line {
     float floats[16];

@@ -62,12 +62,6 @@ bool exact_enough_as_bytes(Format weights, Inputs inputs, Isa isa) {
 
 }  // namespace
 
-Numerics numerics_of(const std::string& name) {
-  if (name == "exact") return Numerics::exact;
-  if (name == "fast") return Numerics::fast;
-  throw std::invalid_argument("numerics must be exact or fast, got " + name);
-}
-
 Inputs inputs_of(std::int64_t columns) { return columns < kStep ? Inputs::wide : Inputs::usual; }
 
 Inputs inputs_named(const std::string& name) {

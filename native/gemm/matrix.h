@@ -8,6 +8,7 @@
 
 #include "formats/format.h"
 #include "isa.h"
+#include "numerics.h"
 
 namespace trivet {
 
@@ -17,14 +18,6 @@ namespace trivet {
 // looks at nothing but that row.
 enum class ActivationFormat { f32, bf16, q8_32, q8_256, q8_256_by16, q8_256_by32, q8_256_fast };
 inline constexpr int kActivationFormats = 7;
-
-// With exact numerics an element of a product has the same bits whatever is multiplied beside it. Fast ones
-// give that up where the instruction set in use multiplies many rows faster otherwise: AMX rounds weights in
-// blocks to bfloat16, as it does their activations, or to int8. Everywhere else they are the same.
-enum class Numerics { exact, fast };
-
-// Throws std::invalid_argument for a name that is neither.
-Numerics numerics_of(const std::string& name);
 
 // What the rows of a product are. `wide` ones have values far larger than most beside them: products of two
 // values are such, and so is what has fewer columns than share a scale. Those of `last` ones make logits,

@@ -10,7 +10,7 @@ std::unique_ptr<Step> store_step(const KvCache& cache, int layer, const Buffer& 
       std::vector{reads(&k, Division::tokens), reads(&v, Division::tokens),
                   writes(&cache.layers()[layer], Division::tokens)},
       [&cache, &k, &v, layer](const Batch& batch, std::int64_t begin, std::int64_t end) {
-        const AttentionKernels& kernels = attention_kernels(cache.types());
+        const AttentionKernels& kernels = attention_kernels(cache.types(), Numerics::exact);
         const std::int64_t tiles_per_block = cache.block_size() / CacheLayer::kTile;
         const std::int32_t* ends = batch.query_starts + 1;
         std::int64_t sequence = std::upper_bound(ends, ends + batch.sequences, begin) - ends;

@@ -205,8 +205,7 @@ void bind_program(nb::module_& m) {
           "threads"_a, "slots"_a, "cache_dtype"_a, "cache_layers"_a, "numerics"_a = "exact",
           "`slots`: (buffer or -1, columns) of each value. `cache_dtype`: for keys and values, or "
           "KEYS/VALUES.\n"
-          "`cache_layers`: (KV heads, head_dim) of each. `numerics`: exact, or fast: see Numerics in "
-          "gemm/matrix.h.")
+          "`cache_layers`: (KV heads, head_dim) of each. `numerics`: exact, or fast: see native/numerics.h.")
       .def("add_matrices", &add_matrices, "type_id"_a, "columns"_a, "data"_a, "scales"_a = nb::none(),
            "mapped"_a = false,
            "Repack matrices [count, rows, bytes per row] of a GGUF type, multiplied by `scales` [count]; "

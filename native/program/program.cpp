@@ -186,7 +186,7 @@ AttentionSchedule& Program::schedule(const AttentionShape& shape) {
     if (schedule->shape() == shape) return *schedule;
   }
   return *schedules_.emplace_back(
-      std::make_unique<AttentionSchedule>(attention_kernels(cache_.types()), shape, threads()));
+      std::make_unique<AttentionSchedule>(attention_kernels(cache_.types(), numerics_), shape, threads()));
 }
 
 }  // namespace trivet

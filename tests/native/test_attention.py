@@ -103,6 +103,65 @@ def test_rows_are_the_same_however_they_come(dtype: str, shape: tuple[int, int, 
         assert (got == expected).all(), (threads, chunk, block_size)
 
 
+ROUNDS = _native.system_info()["isa"] in ("avx512_bf16", "amx")
+"""With fast numerics, queries and weights to bfloat16, of more than a token and for a cache of the same."""
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, "bf16/f16"])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "head_dim", "window", "softcap", "sinks", "length"),
+    [
+        (1, 1, 32, 0, 0.0, False, 2),
+        (3, 1, 64, 0, 0.0, True, 65),
+        (5, 1, 80, 0, 3.0, False, 100),
+        (7, 1, 128, 9, 0.0, False, 200),
+        (9, 3, 4, 0, 2.0, True, 33),
+        (4, 2, 33, 0, 10.0, False, 90),
+        (8, 2, 256, 33, 5.0, True, 140),
+        (4, 1, 64, 600, 0.0, False, 1300),
+    ],
+)
+def test_fast_numerics_round_to_bfloat16(
+    dtype: str, heads: int, kv_heads: int, head_dim: int, window: int, softcap: float, sinks: bool, length: int
+) -> None:
+    model = attention_graph(heads, kv_heads, head_dim, window, softcap, sinks)
+    tokens = random_tokens(length)
+    exact, fast = program(model, 1, dtype), program(model, 2, dtype, numerics="fast")
+    expected, got = logits(exact, tokens), logits(fast, tokens)
+    if ROUNDS and dtype == "bf16":
+        error = np.sqrt(np.mean((got - expected) ** 2) / np.mean(expected**2))
+        assert 2e-4 < error < 6e-3
+    else:
+        np.testing.assert_array_equal(got, expected)
+    np.testing.assert_array_equal(logits(fast, tokens[:80], chunk=1), expected[:80])
+
+
+@pytest.mark.parametrize("window", [0, 700])
+def test_fast_rows_of_several_tokens_are_the_same_however_they_come(window: int) -> None:
+    model = attention_graph(6, 2, 64, window=window)
+    tokens = random_tokens(LENGTH)
+    expected = logits(program(model, 1, "bf16", numerics="fast"), tokens)
+    for threads, chunk, block_size in [(2, LENGTH, 16), (3, 100, 32), (1, 7, 64), (4, 1024, 128)]:
+        got = logits(program(model, threads, "bf16", numerics="fast"), tokens, chunk, block_size)
+        assert (got == expected).all(), (threads, chunk, block_size)
+
+
+@pytest.mark.parametrize("numerics", ["exact", "fast"])
+@pytest.mark.parametrize("bits", [0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001, 0x7F800000], ids=hex)
+def test_a_query_that_is_not_finite_spoils_its_row_alone(numerics: str, bits: int) -> None:
+    graph, checkpoint = attention_graph(3, 1, 40)
+    tokens = [t or 1 for t in random_tokens(90)]
+    clean = logits(program((graph, checkpoint), cache_dtype="bf16", numerics=numerics), tokens)
+    checkpoint.data["q.weight"].view(np.uint32)[0, 3] = bits
+    for name in "kv":
+        table = checkpoint.data[f"{name}.weight"].view(np.float32)
+        table[0] = table[tokens[50]]
+    tokens[50] = 0
+    got = logits(program((graph, checkpoint), cache_dtype="bf16", numerics=numerics), tokens)
+    assert not np.isfinite(got[50, :40]).any()
+    assert (np.delete(got, 50, 0) == np.delete(clean, 50, 0)).all()
+
+
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_long_sequences_are_shared_among_threads_with_the_same_result(threads: int) -> None:
     """Single rows over a long context are split among threads; a row of a whole prompt is not."""

@@ -62,9 +62,9 @@ GROUPS: dict[str, list[Flag]] = {
             "--numerics",
             "numerics",
             choice("exact", "fast"),
-            "fast takes PyTorch's matrix products on a GPU, and on a CPU AMX's of bfloat16 and int8 for prompts and "
-            "quantised weights: a request's tokens then depend on what is beside it. Without AMX it is the same as "
-            "exact.",
+            "fast takes PyTorch's matrix products on a GPU, and for prompts on a CPU AMX's of bfloat16 and int8 for "
+            "quantised weights and AMX's or AVX-512's of bfloat16 for attention: a request's tokens then depend on "
+            "what is beside it. Elsewhere it is the same as exact.",
             "KIND",
         ),
         _vllm("--kv-cache-dtype"),

@@ -42,7 +42,7 @@ class CpuRuntime:
         progress: Progress | None = None,
         numerics: str = "exact",
     ) -> None:
-        """`threads` 0 takes one for each usable core. `numerics` "fast" differs from "exact" on AMX and AVX-512 BF16."""
+        """`threads` 0: one for each usable core. `numerics` "fast" differs from "exact" on AMX and AVX-512 BF16."""
         types = split_cache_dtype(cache_dtype)
         if not set(types) <= set(CACHE_DTYPES):
             names = ", ".join(CACHE_DTYPES)

@@ -6,26 +6,27 @@
 namespace trivet {
 namespace {
 
+template <class Keys, class Values, int kParts = 2>
+using Method = TileAttention<AmxProducts<kParts>, Packing<Keys, kParts>, Packing<Values, kParts>>;
+
 template <class Keys>
 const AttentionKernels& kernels_of(CacheType values) {
   switch (values) {
     case CacheType::f16:
-      return kKernels<TileAttention<AmxProducts<2>, Keys, Packing<PlainTile<f16>>>>;
+      return kKernels<Method<Keys, PlainTile<f16>>>;
     case CacheType::bf16:
-      return kKernels<TileAttention<AmxProducts<2>, Keys, Packing<PlainTile<bf16>>>>;
+      return kKernels<Method<Keys, PlainTile<bf16>>>;
     default:
-      return kKernels<TileAttention<AmxProducts<2>, Keys, Packing<ScaledTile>>>;
+      return kKernels<Method<Keys, ScaledTile>>;
   }
 }
 
-}  // namespace
-
-const AttentionKernels& fast_attention_kernels_amx();
-const AttentionKernels& fast_attention_kernels_amx() {
-  using Tiles = Packing<PlainTile<bf16>>;
-  return kFastKernels<TileAttention<AmxProducts<2>, Tiles, Tiles>,
-                      TileAttention<AmxProducts<1>, Tiles, Tiles>>;
+template <class Tile>
+const AttentionKernels& fast_kernels() {
+  return kFastKernels<Method<Tile, Tile>, Method<Tile, Tile, 1>>;
 }
+
+}  // namespace
 
 const AttentionKernels& attention_kernels_avx512();
 const AttentionKernels& attention_kernels_amx(CacheTypes types);
@@ -33,13 +34,25 @@ const AttentionKernels& attention_kernels_amx(CacheTypes types) {
   if (types.values == CacheType::f32) return attention_kernels_avx512();
   switch (types.keys) {
     case CacheType::f16:
-      return kernels_of<Packing<PlainTile<f16>>>(types.values);
+      return kernels_of<PlainTile<f16>>(types.values);
     case CacheType::bf16:
-      return kernels_of<Packing<PlainTile<bf16>>>(types.values);
+      return kernels_of<PlainTile<bf16>>(types.values);
     case CacheType::q8_0:
-      return kernels_of<Packing<ScaledTile>>(types.values);
+      return kernels_of<ScaledTile>(types.values);
     default:
       return attention_kernels_avx512();
+  }
+}
+
+const AttentionKernels& fast_attention_kernels_amx(CacheType type);
+const AttentionKernels& fast_attention_kernels_amx(CacheType type) {
+  switch (type) {
+    case CacheType::f16:
+      return fast_kernels<PlainTile<f16>>();
+    case CacheType::bf16:
+      return fast_kernels<PlainTile<bf16>>();
+    default:
+      return fast_kernels<ScaledTile>();
   }
 }
 

@@ -4,11 +4,23 @@
 #include "attention/products_vectors.h"
 
 namespace trivet {
+namespace {
 
-const AttentionKernels& fast_attention_kernels_avx512_bf16();
-const AttentionKernels& fast_attention_kernels_avx512_bf16() {
-  using Tiles = Packing<PlainTile<bf16>>;
-  return kFastKernels<VectorAttention, TileAttention<VectorProducts, Tiles, Tiles>>;
+template <class Tile>
+using Rounded = TileAttention<VectorProducts, Packing<Tile, 1>, Packing<Tile, 1>>;
+
+}  // namespace
+
+const AttentionKernels& fast_attention_kernels_avx512_bf16(CacheType type);
+const AttentionKernels& fast_attention_kernels_avx512_bf16(CacheType type) {
+  switch (type) {
+    case CacheType::f16:
+      return kFastKernels<VectorAttention, Rounded<PlainTile<f16>>>;
+    case CacheType::bf16:
+      return kFastKernels<VectorAttention, Rounded<PlainTile<bf16>>>;
+    default:
+      return kFastKernels<VectorAttention, Rounded<ScaledTile>>;
+  }
 }
 
 }  // namespace trivet

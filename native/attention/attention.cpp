@@ -10,15 +10,15 @@ namespace trivet {
 const AttentionKernels& attention_kernels_avx2();
 const AttentionKernels& attention_kernels_avx512();
 const AttentionKernels& attention_kernels_amx(CacheTypes types);
-const AttentionKernels& fast_attention_kernels_avx512_bf16();
-const AttentionKernels& fast_attention_kernels_amx();
+const AttentionKernels& fast_attention_kernels_avx512_bf16(CacheType type);
+const AttentionKernels& fast_attention_kernels_amx(CacheType type);
 
 const AttentionKernels& attention_kernels([[maybe_unused]] CacheTypes types,
                                           [[maybe_unused]] Numerics numerics, Isa isa) {
 #ifdef __x86_64__
-  if (numerics == Numerics::fast && types == CacheTypes{CacheType::bf16, CacheType::bf16}) {
-    if (isa == Isa::avx512_bf16) return fast_attention_kernels_avx512_bf16();
-    if (isa == Isa::amx) return fast_attention_kernels_amx();
+  if (numerics == Numerics::fast && types.keys == types.values && types.keys != CacheType::f32) {
+    if (isa == Isa::avx512_bf16) return fast_attention_kernels_avx512_bf16(types.keys);
+    if (isa == Isa::amx) return fast_attention_kernels_amx(types.keys);
   }
 #endif
   switch (isa) {

@@ -75,8 +75,8 @@ struct AttentionKernels {
   std::int64_t (*scratch_floats)(const AttentionShape& shape);
 };
 
-// With fast numerics and a cache of bfloat16, AVX-512 BF16 and AMX round queries and weights of more than
-// single tokens to it, too.
+// With fast numerics and a cache whose keys and values are of one type, but not float32, AVX-512 BF16 and AMX
+// round to bfloat16 all that more than single tokens multiply.
 const AttentionKernels& attention_kernels(CacheTypes types, Numerics numerics, Isa isa = active_isa());
 
 // Query tokens that an item may have whose first is at `position`.

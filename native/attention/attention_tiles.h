@@ -2,8 +2,8 @@
 // VectorProducts.
 //
 // To 16 bits a float32 is the sum of two bfloat16: as these exact numerics multiply queries and weights, and
-// keys and values of a cache of another type. One bfloat16 alone, as of fast ones, changes scores by as much
-// as 0.4 %.
+// keys and values of a cache of another type. One bfloat16 alone, which fast ones take, changes scores by as
+// much as 0.4 %.
 #pragma once
 
 #include <type_traits>
@@ -46,11 +46,11 @@ TRIVET_INLINE void store_parts(std::byte* row, Vec first, Vec second) {
   }
 }
 
-// How a tile of the cache is packed: a bfloat16 as it is, another type's floats in two parts.
-template <class Tile>
+// How a tile of the cache is packed: a bfloat16 as it is, another type's floats in up to so many parts.
+template <class Tile, int kMostParts>
 struct Packing {
   static constexpr bool kDirect = std::is_same_v<Tile, PlainTile<bf16>>;
-  static constexpr int kParts = kDirect ? 1 : 2;
+  static constexpr int kParts = kDirect ? 1 : kMostParts;
   using Element = std::conditional_t<kDirect, bf16, float>;
 
   alignas(64) static constexpr Element kNothing[kTile] = {};

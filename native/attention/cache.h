@@ -14,8 +14,6 @@ enum class CacheType { f32, f16, bf16, q8_0 };
 // Of keys and of values.
 struct CacheTypes {
   CacheType keys, values;
-
-  bool operator==(const CacheTypes&) const = default;
 };
 
 // One layer's keys and values. Tokens lie in tiles of kTile: a block of `block_size` tokens is block_size /

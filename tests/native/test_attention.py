@@ -104,7 +104,7 @@ def test_rows_are_the_same_however_they_come(dtype: str, shape: tuple[int, int, 
 
 
 ROUNDS = _native.system_info()["isa"] in ("avx512_bf16", "amx")
-"""With fast numerics, queries and weights to bfloat16, of more than a token and for a cache of the same."""
+"""With fast numerics to bfloat16, what more than a token multiplies of keys and values of one type."""
 
 
 @pytest.mark.parametrize("dtype", [*DTYPES, "bf16/f16"])
@@ -128,7 +128,7 @@ def test_fast_numerics_round_to_bfloat16(
     tokens = random_tokens(length)
     exact, fast = program(model, 1, dtype), program(model, 2, dtype, numerics="fast")
     expected, got = logits(exact, tokens), logits(fast, tokens)
-    if ROUNDS and dtype == "bf16":
+    if ROUNDS and dtype in ("f16", "bf16", "q8_0"):
         error = np.sqrt(np.mean((got - expected) ** 2) / np.mean(expected**2))
         assert 2e-4 < error < 6e-3
     else:

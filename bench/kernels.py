@@ -16,12 +16,13 @@ import argparse
 import itertools
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench.harness.machine import Limits, describe, measure_limits
+from bench.harness.machine import Limits, describe, measure_limits, read_speed
 from bench.harness.random_weights import FLOATS, random_weights
 from bench.harness.report import markdown, number, preamble, write
 from trivet import _native
@@ -130,13 +131,16 @@ def main() -> None:
     print(limits)
     print(f"{'format':8}{'shape':>12}{'batch':>7}{'ms':>10}{'GB/s':>8}{'G/s':>8}{'of limit':>10}")
     results = []
-    for form in args.formats:
-        for shape in args.shapes:
-            batches = sorted(map(int, args.batch.split(",")))
+    batches = sorted(map(int, args.batch.split(",")))
+    with read_speed(args.threads) as reads:
+        for form, shape in itertools.product(args.formats, args.shapes):
             for few, some in itertools.groupby(batches, lambda rows: rows <= FEW_ROWS):
                 products = Products(form, *shape, args.megabytes if few else 0, args.threads, args.numerics)
                 for batch in some:
-                    result = measured(form, shape, batch, args.numerics, products.seconds(batch), limits)
+                    before = reads()
+                    seconds = products.seconds(batch)
+                    now = replace(limits, read=max(before, reads()))
+                    result = measured(form, shape, batch, args.numerics, seconds, now)
                     results.append(result)
                     print(
                         f"{form.name:8}{result['shape']:>12}{batch:7}{result['seconds'] * 1e3:10.3f}"
@@ -147,7 +151,8 @@ def main() -> None:
     if args.output:
         text = (
             f"# Matrix products alone\n\n{preamble(machine, str(limits))}\nThe best run in 0.3 s. Few rows: bytes "
-            "of weights; more: multiply-adds. In brackets, the share of what memory and arithmetic allow at best.\n\n"
+            "of weights; more: multiply-adds. In brackets, the share of what arithmetic allows at best, and memory as "
+            "fast as it was read before and after.\n\n"
             f"{table(results)}"
         )
         write(args.output, {"machine": machine, "results": results}, text)

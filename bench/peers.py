@@ -5,8 +5,9 @@
 
 Peers come from PyPI, each into a virtual environment of its own (building llama.cpp takes long);
 one that cannot be installed or cannot run on this processor is named in the report, with the reason. Each case is
-warmed up, then measured --rounds times by one system after the other; medians and their ratios are reported, beside
-the least time that this machine's memory and arithmetic, measured in the same run, would allow.
+warmed up, then measured --rounds times by one system after the other; medians are reported, and those of the rounds'
+ratios, beside the least time that this machine's arithmetic, measured in the same run, and its memory, measured before
+and after each case, would allow.
 
 Writes OUTPUT.json (every sample), OUTPUT.md and OUTPUT.png.
 """
@@ -15,13 +16,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from bench.harness import models, report
 from bench.harness.environments import DEFAULT_FOLDER, PEERS, CannotRun
-from bench.harness.machine import Limits, describe, measure_limits
+from bench.harness.machine import Limits, describe, measure_limits, read_speed
 from bench.harness.process import Case, Sample, System
 from trivet.runtime.machine import usable_cores
 from trivet.weights.mixes import MIXES
@@ -71,7 +74,7 @@ class Comparison:
         self.about: dict[str, dict[str, str]] = {}
         self.results: dict[str, Results] = {case.name: {} for case in self.cases}
 
-    def run(self) -> None:
+    def run(self, read_speed: Callable[[], float]) -> None:
         systems: dict[str, System] = {}
         try:
             for name, path in self.paths.items():
@@ -87,7 +90,7 @@ class Comparison:
                     # In turn, and in the other order every other time.
                     for name in list(systems)[:: 1 if index % 2 == 0 else -1]:
                         try:
-                            sample = systems[name].measure(case)
+                            sample = systems[name].measure(case, read_speed)
                         except CannotRun as reason:
                             self.cannot[name] = f"{case.name}: {reason}"
                             systems.pop(name).close()
@@ -100,9 +103,18 @@ class Comparison:
             for system in systems.values():
                 system.close()
 
-    def limit(self, case: Case, limits: Limits) -> float:
-        """Tokens a second at best."""
-        return case.counted / self.work.seconds(case, limits)
+    def limit(self, case: Case, limits: Limits, sample: Sample) -> float:
+        """Tokens a second at best, when a sample was taken."""
+        return case.counted / self.work.seconds(case, replace(limits, read=sample.read))
+
+    def median_limit(self, case: Case, limits: Limits) -> float:
+        samples = [sample for found in self.results[case.name].values() for sample in found]
+        return median(self.limit(case, limits, sample) for sample in samples)
+
+    def shares(self, case: Case, limits: Limits, system: str) -> list[float]:
+        """Of the limit, that of each sample."""
+        found = self.results[case.name][system]
+        return [sample.tokens_per_second / self.limit(case, limits, sample) for sample in found]
 
     def as_json(self, limits: Limits) -> dict[str, Any]:
         return {
@@ -114,16 +126,23 @@ class Comparison:
             "cases": {
                 case.name: {
                     **vars(case),
-                    "limit": self.limit(case, limits),
+                    "limit": self.median_limit(case, limits),
                     "samples": {name: [vars(s) for s in found] for name, found in self.results[case.name].items()},
                 }
                 for case in self.cases
+                if self.results[case.name]
             },
         }
 
 
 def speed(samples: list[Sample]) -> float:
     return median(sample.tokens_per_second for sample in samples)
+
+
+def median_ratio(ours: list[Sample], theirs: list[Sample]) -> float:
+    """Of samples of the same rounds."""
+    pairs = zip(ours, theirs, strict=False)
+    return median(one.tokens_per_second / other.tokens_per_second for one, other in pairs)
 
 
 def table(comparisons: list[Comparison], limits: Limits, peers: list[str]) -> str:
@@ -137,15 +156,20 @@ def table(comparisons: list[Comparison], limits: Limits, peers: list[str]) -> st
             results = one.results[case.name]
             if "trivet" not in results:
                 continue
-            ours, limit = speed(results["trivet"]), one.limit(case, limits)
-            row = [f"{one.name} {one.mix}", case.name, report.number(ours)]
+            ours = results["trivet"]
+            row = [f"{one.name} {one.mix}", case.name, report.number(speed(ours))]
             for peer in peers:
-                theirs = speed(results[peer]) if peer in results else references.get((one.name, case.name, peer))
-                row += [report.number(theirs), report.ratio(ours, theirs)]
-            spreads = [report.spread([s.tokens_per_second for s in found]) for found in results.values()]
+                if peer in results:
+                    row += [report.number(speed(results[peer])), report.times(median_ratio(ours, results[peer]))]
+                elif theirs := references.get((one.name, case.name, peer)):
+                    row += [report.number(theirs), report.times(speed(ours) / theirs)]
+                else:
+                    row += ["–", "–"]
+            spreads = [report.spread(one.shares(case, limits, name)) for name in results]
             others = median(sample.others for found in results.values() for sample in found)
             note = f"{max(spreads):.0%}" + (" !" if max(spreads) > UNSTABLE or others > DISTURBED else "")
-            rows.append([*row, report.number(limit), f"{ours / limit:.0%}", note, f"{others:.0%}"])
+            share = median(one.shares(case, limits, "trivet"))
+            rows.append([*row, report.number(one.median_limit(case, limits)), f"{share:.0%}", note, f"{others:.0%}"])
     heads = [head for peer in peers for head in (f"{TITLES[peer]}{f' as {kind(peer)}' if peer in ONLY else ''}", "×")]
     return report.markdown(["model", "case", "Trivet", *heads, "limit", "of limit", "spread", "others"], rows)
 
@@ -190,12 +214,13 @@ def main() -> None:
     limits = measure_limits(args.threads)
     machine = describe(limits, args.threads) | {"cpu_time": args.cpu_time}
     comparisons: list[Comparison] = []
-    for name in args.models:
-        for mix in args.formats.split(","):
-            comparisons.append(Comparison(args, name, mix, pythons))
-            comparisons[-1].run()
-            cannot |= comparisons[-1].cannot
-            finish(args.output, comparisons, machine, limits, ["fast", *pythons], cannot)
+    with read_speed(args.threads) as reads:
+        for name in args.models:
+            for mix in args.formats.split(","):
+                comparisons.append(Comparison(args, name, mix, pythons))
+                comparisons[-1].run(reads)
+                cannot |= comparisons[-1].cannot
+                finish(args.output, comparisons, machine, limits, ["fast", *pythons], cannot)
 
 
 def finish(
@@ -211,10 +236,12 @@ def finish(
     reasons = "".join(f"- {TITLES[name]}: {reason}\n" for name, reason in cannot.items())
     text = (
         f"# Side by side\n\n{report.preamble(machine, str(limits))}\n"
-        f"Tokens a second{' of processor time' if machine['cpu_time'] else ''}, medians of alternated rounds. limit: "
-        "what memory and arithmetic allow at best. spread: (largest − smallest) / median of the rounds, the larger of "
-        "the systems'. others: the share of the processors that anything else used meanwhile, median of the rounds; ! "
-        f"marks a line that is not stable or was disturbed.\n\n{table(comparisons, limits, shown)}"
+        f"Tokens a second{' of processor time' if machine['cpu_time'] else ''}, medians of alternated rounds. ×: the "
+        "median of the rounds' ratios. limit: what arithmetic allows at best, and memory as fast as it was read before "
+        "and after each case; the medians of that and of the rounds' shares of it. spread: (largest − smallest) / "
+        "median of these shares, the larger of the systems'. others: the share of the processors that anything else "
+        "used meanwhile, median of the rounds; ! marks a line that is not stable or was disturbed.\n\n"
+        f"{table(comparisons, limits, shown)}"
     )
     random = list(dict.fromkeys(one.mix for one in comparisons if one.mix not in MIXES))
     text += f"\nThe layers' weights are random in {', '.join(random)}.\n" if random else ""
@@ -223,7 +250,7 @@ def finish(
     report.write(output, everything, text)
     for model in dict.fromkeys(one.name for one in comparisons):
         ours = [one for one in comparisons if one.name == model]
-        cases = list(dict.fromkeys(case for one in ours for case in one.cases))
+        cases = list(dict.fromkeys(case for one in ours for case in one.cases if one.results[case.name]))
         panels = {
             case.name: {
                 one.mix: {name: speed(found) for name, found in one.results[case.name].items()}
@@ -232,7 +259,10 @@ def finish(
             }
             for case in cases
         }
-        highest = {case.name: {one.mix: one.limit(case, limits) for one in ours if case in one.cases} for case in cases}
+        highest = {
+            case.name: {one.mix: one.median_limit(case, limits) for one in ours if one.results[case.name]}
+            for case in cases
+        }
         path = output.with_name(f"{output.name}-{model}.png")
         report.bars(path, model, panels, TITLES, "tokens/s", highest)
 

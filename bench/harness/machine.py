@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,8 +39,9 @@ class Limits:
         )
 
 
-def measure_limits(threads: int) -> Limits:
-    """Of the instruction set in use. Takes 5 seconds. Raises OSError where no C compiler is found."""
+@contextmanager
+def built() -> Iterator[Path]:
+    """limits.c for the instruction set in use. Raises OSError where no C compiler is found."""
     machine = MACHINES.get(_native.system_info()["isa"], ["-march=native"])
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder, "limits")
@@ -51,6 +54,31 @@ def measure_limits(threads: int) -> Limits:
                 continue
         else:
             raise OSError(f"none of {', '.join(COMPILERS)} can compile {SOURCE}")
+        yield program
+
+
+@contextmanager
+def read_speed(threads: int) -> Iterator[Callable[[], float]]:
+    """Bytes that memory gives a second now; to ask takes 0.1 seconds. On a shared machine it changes: where a host
+    runs a virtual processor from one second to the next, or what others read there, may double or halve it.
+    """
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with built() as program, subprocess.Popen([program, str(threads), "reads"], text=True, **pipes) as process:
+        assert process.stdin and process.stdout
+        requests, answers = process.stdin, process.stdout
+
+        def ask() -> float:
+            requests.write("\n")
+            requests.flush()
+            return float(answers.readline()) * 1e9
+
+        yield ask
+        requests.close()
+
+
+def measure_limits(threads: int) -> Limits:
+    """Of the instruction set in use. Takes 5 seconds. Raises OSError where no C compiler is found."""
+    with built() as program:
         found: dict[str, Any] = json.loads(subprocess.check_output([program, str(threads)]))
     return Limits(
         found["read"] * 1e9, found["int8"] * 1e9, found["float"] * 1e9, found["int8_with"], found["float_with"]

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,10 +39,13 @@ class Case:
 
 @dataclass(frozen=True)
 class Sample:
-    """tokens_per_second; others: the share of the machine's processors that was not the system's own."""
+    """tokens_per_second; others: the share of the machine's processors that was not the system's own; read: bytes a
+    second that memory gave before and after, on average.
+    """
 
     tokens_per_second: float
     others: float
+    read: float
 
 
 class System:
@@ -70,14 +74,16 @@ class System:
         settings = {"model": str(model), "threads": threads, "cpu_time": cpu_time, "cases": list(map(vars, cases))}
         self.about = self._ask(settings)
 
-    def measure(self, case: Case) -> Sample:
+    def measure(self, case: Case, read_speed: Callable[[], float]) -> Sample:
         """Raises CannotRun."""
+        before = read_speed()
         busy, own = busy_seconds(), self._own_seconds()
         start = time.perf_counter()
         seconds = self._ask(vars(case))["seconds"]
         wall = time.perf_counter() - start
         others = (busy_seconds() - busy) - (self._own_seconds() - own)
-        return Sample(case.counted / seconds, max(0.0, others / wall / (os.cpu_count() or 1)))
+        read = (before + read_speed()) / 2
+        return Sample(case.counted / seconds, max(0.0, others / wall / (os.cpu_count() or 1)), read)
 
     def resident_bytes(self) -> int:
         return int(psutil.Process(self.process.pid).memory_info().rss)

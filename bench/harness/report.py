@@ -18,8 +18,12 @@ def spread(values: Sequence[float]) -> float:
     return (max(values) - min(values)) / median(values)
 
 
+def times(ratio: float) -> str:
+    return f"{ratio:.2f}×"
+
+
 def ratio(ours: float | None, theirs: float | None) -> str:
-    return f"{ours / theirs:.2f}×" if ours and theirs else "–"
+    return times(ours / theirs) if ours and theirs else "–"
 
 
 def number(value: float | None) -> str:

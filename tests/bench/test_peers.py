@@ -1,7 +1,9 @@
 """The side-by-side benchmarks: what they compute, and what becomes of systems that cannot run."""
 
+import itertools
 import signal
 import sys
+from unittest.mock import ANY, Mock
 
 import numpy as np
 import pytest
@@ -10,9 +12,9 @@ from bench.accuracy import divergence, log_softmax, perplexity
 from bench.harness import mixture, process, report
 from bench.harness.dequantised import Dequantised, dequantise
 from bench.harness.environments import CannotRun
-from bench.harness.machine import Limits
+from bench.harness.machine import Limits, read_speed
 from bench.harness.models import Work, quantised, work
-from bench.harness.process import Case, System
+from bench.harness.process import Case, Sample, System
 from trivet import LLM, SamplingParams
 from trivet.weights import open_checkpoint
 from trivet.weights.formats import Format
@@ -55,10 +57,17 @@ def start(tmp_path, monkeypatch):
         system.close()
 
 
+def reads(*speeds):
+    return Mock(side_effect=itertools.cycle(speeds))
+
+
 def test_speed_is_tokens_by_the_drivers_own_time(start):
     system = start()
     assert system.about == {"version": "1"}
-    assert [system.measure(case).tokens_per_second for case in CASES] == [100 / 0.5, 4 * 8 / 0.5]
+    assert [system.measure(case, reads(1e9, 3e9)) for case in CASES] == [
+        Sample(100 / 0.5, ANY, 2e9),
+        Sample(4 * 8 / 0.5, ANY, 2e9),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -74,7 +83,12 @@ def test_a_driver_that_dies_says_why(start, action, said):
         start(on_load=action)
     system = start(on_run=action)
     with pytest.raises(CannotRun, match=said):
-        system.measure(CASES[0])
+        system.measure(CASES[0], reads(1e9))
+
+
+def test_memory_is_read():
+    with read_speed(1) as reads:
+        assert all(1e8 < reads() < 1e12 for _ in range(2))
 
 
 LIMITS = Limits(read=1e9, int8=1e12, float=1e11, int8_with="", float_with="")

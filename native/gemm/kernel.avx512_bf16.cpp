@@ -5,6 +5,13 @@
 namespace trivet {
 namespace {
 
+// Processors with BF16 but without AMX are, but for one, AMD's. Where lines are asked for once, in their
+// order and by a single row, which does little else, these fetch them better themselves: 5 to 15 % faster,
+// measured. For more rows they do not look far enough ahead.
+struct SelfFetching : Avx512Bf16 {
+  static constexpr bool kSelfFetching = true;
+};
+
 constexpr Bf16Kernels make_bf16_kernels() {
   using V = Avx512Bf16;
   Bf16Kernels kernels = {
@@ -16,7 +23,15 @@ constexpr Bf16Kernels make_bf16_kernels() {
   const auto set = [&](Format format, Kernels::Multiply multiply) {
     kernels.multiply[static_cast<int>(format)] = multiply;
   };
-  set(Format::BF16, multiply_floats<V, KernelBF16Pairs<V>>);
+  set(Format::BF16, multiply_floats<SelfFetching, KernelBF16Pairs<SelfFetching>>);
+  set(Format::F16, multiply_floats<SelfFetching, KernelF16<SelfFetching>>);
+#define TRIVET_SET(name) \
+  set(Format::name, multiply<SelfFetching, Block256Kernel<SelfFetching, Weights##name>>);
+  TRIVET_SET(Q2_K)
+  TRIVET_SET(Q4_K)
+  TRIVET_SET(IQ4_XS)
+  TRIVET_SET(TQ2_0)
+#undef TRIVET_SET
 #define TRIVET_SET(name)                                             \
   set(Format::name, multiply<V, Block256Kernel<V, Permuted##name>>); \
   kernels.order[static_cast<int>(Format::name)] = kOrder<Permuted##name<V>>;

@@ -38,6 +38,10 @@ constexpr int kDirectRows = [] {
   return 0;
 }();
 
+// Whether a single row's weights are left to the processor's own fetching.
+template <class V>
+constexpr bool kSelfFetching = requires { requires V::kSelfFetching; };
+
 // One block of 1 to M rows.
 template <class K, int M, class Weights>
 void multiply_rows(int rows, const Weights& weights, const typename K::Scratch& scratch, const std::byte* x,
@@ -90,6 +94,12 @@ void multiply(const Panels& w, const std::byte* x, std::size_t stride, std::int6
       for (std::int64_t c = 0; c < w.columns; c += K::kColumns, step += K::kStepBytes) {
         const int count = w.columns - c < K::kColumns ? static_cast<int>(w.columns - c) : K::kColumns;
         K::decode_scales(w, panel, c, count, scratch);
+        if constexpr (kSelfFetching<V>) {
+          if (chunk == 1) {
+            K::template tile<1>(K::template weights<false>(step), scratch, rows, stride, c, count, acc);
+            continue;
+          }
+        }
         if constexpr (kDirectRows<K> > 0) {
           if (chunk <= kDirectRows<K>) {
             multiply_rows<K, kDirectRows<K>>(chunk, K::template weights<true>(step), scratch, rows, stride, c,

@@ -30,7 +30,7 @@ struct Avx512 {
   // To the L2 cache, which may wait for more of memory at a time than the L1 cache, then to that. A compiler
   // that knew these as prefetches would gather them in a burst, as they depend on nothing.
   static void prefetch(const void* p) {
-    constexpr int kFar = 32 << 10, kNear = 1024;
+    constexpr int kFar = 32 << 10, kNear = 4096;
     const auto* bytes = static_cast<const char*>(p);
     asm volatile("prefetcht1 %0" : : "m"(bytes[kFar]));
     asm volatile("prefetcht0 %0" : : "m"(bytes[kNear]));

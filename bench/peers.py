@@ -74,7 +74,7 @@ class Comparison:
         self.about: dict[str, dict[str, str]] = {}
         self.results: dict[str, Results] = {case.name: {} for case in self.cases}
 
-    def run(self, read_speed: Callable[[], float]) -> None:
+    def run(self, reads: Callable[[], float]) -> None:
         systems: dict[str, System] = {}
         try:
             for name, path in self.paths.items():
@@ -90,7 +90,7 @@ class Comparison:
                     # In turn, and in the other order every other time.
                     for name in list(systems)[:: 1 if index % 2 == 0 else -1]:
                         try:
-                            sample = systems[name].measure(case, read_speed)
+                            sample = systems[name].measure(case, reads)
                         except CannotRun as reason:
                             self.cannot[name] = f"{case.name}: {reason}"
                             systems.pop(name).close()

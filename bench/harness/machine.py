@@ -73,7 +73,6 @@ def read_speed(threads: int) -> Iterator[Callable[[], float]]:
             return float(answers.readline()) * 1e9
 
         yield ask
-        requests.close()
 
 
 def measure_limits(threads: int) -> Limits:

@@ -1,4 +1,4 @@
-// The intrinsics of AVX-512 F, BW, DQ, VL, VNNI and BF16.
+// The intrinsics of AVX-512 F, BW, DQ, VL, VNNI, BF16 and VBMI, and of GFNI.
 //
 // With TRIVET_EMULATE (see CMakeLists.txt) SIMDe executes them on a processor that has only AVX2, and what
 // SIMDe lacks is here.
@@ -11,6 +11,7 @@
 #define SIMDE_ENABLE_NATIVE_ALIASES
 #include <simde/x86/avx512.h>
 #include <simde/x86/f16c.h>
+#include <simde/x86/gfni.h>
 
 #include <cstdint>
 

@@ -370,6 +370,17 @@ constinit const std::array<std::uint32_t, 256> kGridIQ3_XXS =
     expand<std::uint32_t>(kCodesIQ3_XXS, kLevelsIQ3_XXS);
 constinit const std::array<std::uint32_t, 512> kGridIQ3_S = expand<std::uint32_t>(kCodesIQ3_S, kLevelsIQ3_S);
 
+template <class Entry>
+constexpr GridPairs<Entry> paired(const std::array<Entry, 512>& grid) {
+  GridPairs<Entry> pairs = {};
+  for (int i = 0; i < 256; ++i) pairs[i] = {grid[i], grid[i + 256]};
+  return pairs;
+}
+constinit const GridPairs<std::uint64_t> kGridPairsIQ2_XS =
+    paired(expand<std::uint64_t>(kCodesIQ2_XS, kLevelsIQ2));
+constinit const GridPairs<std::uint32_t> kGridPairsIQ3_S =
+    paired(expand<std::uint32_t>(kCodesIQ3_S, kLevelsIQ3_S));
+
 constinit const GridCodes<256> kGridCodesIQ2_XXS = split<8>(kCodesIQ2_XXS);
 constinit const GridCodes<512> kGridCodesIQ2_XS = split<8>(kCodesIQ2_XS);
 constinit const GridCodes<256> kGridCodesIQ3_XXS = split<4>(kCodesIQ3_XXS);

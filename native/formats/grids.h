@@ -14,6 +14,12 @@ extern const std::array<std::uint64_t, 1024> kGridIQ2_S;
 extern const std::array<std::uint32_t, 256> kGridIQ3_XXS;  // half the value
 extern const std::array<std::uint32_t, 512> kGridIQ3_S;
 
+// Of a grid of 512 entries, those of a low byte, for both values of the bit above it.
+template <class Entry>
+using GridPairs = std::array<std::array<Entry, 2>, 256>;
+extern const GridPairs<std::uint64_t> kGridPairsIQ2_XS;
+extern const GridPairs<std::uint32_t> kGridPairsIQ3_S;
+
 // The levels that entries of a grid choose from.
 inline constexpr std::array<std::uint8_t, 3> kLevelsIQ1 = {0, 8, 16}, kLevelsIQ2 = {8, 25, 43};
 inline constexpr std::array<std::uint8_t, 8> kLevelsIQ3_XXS = {2, 6, 10, 14, 18, 22, 26, 31},

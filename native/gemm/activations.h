@@ -50,16 +50,22 @@ constexpr int place_of(ColumnOrder order, int column) {
 // PanelQ4_K).
 constexpr int paired(int run) { return (run & ~3) | (run & 1) << 1 | (run & 2) >> 1; }
 
-// One scale per 256 columns; the sums of every 32 and every 16 columns, paired, before q is put into an
-// order.
+// Where of 32 groups of eight columns, the first and the last ones of runs of 16, each lies, likewise (see
+// PanelIQ1_M): 0 4 2 6 1 5 3 7, 8 12 ...
+constexpr int paired_eight(int group) {
+  return (group & ~7) | (group & 1) << 2 | (group & 2) | (group & 4) >> 2;
+}
+
+// One scale per 256 columns; the sums of every 32, 16 and 8 columns, paired, before q is put into an order.
 struct alignas(64) ActivationStep256 {
   std::int8_t q[kStep];
   float scale;
   std::int16_t sum32[kStep / 32];
   std::int16_t sum16[kStep / 16];
+  std::int16_t sum8[kStep / 8];
   CenterSums center16[kStep / 16];
 };
 
-static_assert(sizeof(ActivationStep32) == 320 && sizeof(ActivationStep256) == 384);
+static_assert(sizeof(ActivationStep32) == 320 && sizeof(ActivationStep256) == 448);
 
 }  // namespace trivet

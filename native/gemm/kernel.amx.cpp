@@ -11,15 +11,16 @@ namespace {
 template <Format format>
 void multiply_vectors(const Panels& w, const std::byte* x, std::size_t stride, std::int64_t m,
                       std::int64_t panel_begin, std::int64_t panel_end, float* y, std::int64_t ldy) {
-  kernels(Isa::avx512_bf16)
-      .multiply[static_cast<int>(format)](w, x, stride, m, panel_begin, panel_end, y, ldy);
+  kernels(Isa::avx512).multiply[static_cast<int>(format)](w, x, stride, m, panel_begin, panel_end, y, ldy);
 }
 
+template <template <class> class Weights>
+constexpr Kernels::Multiply multiply_permuted = multiply<Avx512Bf16, Block256Kernel<Avx512Bf16, Weights>>;
+
 // A tile costs the same for any number of rows.
-template <Format format, class K>
+template <Kernels::Multiply multiply_few, class K>
 void multiply_any(const Panels& w, const std::byte* x, std::size_t stride, std::int64_t m,
                   std::int64_t panel_begin, std::int64_t panel_end, float* y, std::int64_t ldy) {
-  constexpr auto multiply_few = multiply_vectors<format>;
   (m <= Avx512Bf16::kByteRows ? multiply_few : multiply_tiles<K>)(w, x, stride, m, panel_begin, panel_end, y,
                                                                   ldy);
 }
@@ -41,18 +42,21 @@ constexpr Kernels make_amx_kernels() {
   set(Format::F32, multiply_vectors<Format::F32>);
   set(Format::F16, multiply_vectors<Format::F16>);
   set(Format::BF16, multiply_tiles_bf16<StoredTiles>);
-#define TRIVET_TILES(name, group, weights)                                   \
-  set(Format::name, multiply_any<Format::name, TileKernel##group<weights>>); \
-  kernels.multiply_rounded[static_cast<int>(Format::name)] =                 \
+#define TRIVET_TILES(name, group, weights, few)                     \
+  set(Format::name, multiply_any<few, TileKernel##group<weights>>); \
+  kernels.multiply_rounded[static_cast<int>(Format::name)] =        \
       multiply_tiles_bf16<RoundedTiles<Block##group##Kernel<Avx512Bf16, weights>>>;
-#define TRIVET_SET(name, id, values, group) TRIVET_TILES(name, group, Weights##name)
+#define TRIVET_SET(name, id, values, group) \
+  TRIVET_TILES(name, group, Weights##name, multiply_vectors<Format::name>)
   TRIVET_BLOCK_FORMATS(TRIVET_SET)
 #undef TRIVET_SET
-#define TRIVET_SET(name)                  \
-  TRIVET_TILES(name, 256, Permuted##name) \
+#define TRIVET_SET(name)                                                     \
+  TRIVET_TILES(name, 256, Permuted##name, multiply_permuted<Permuted##name>) \
   kernels.order[static_cast<int>(Format::name)] = kOrder<Permuted##name<Avx512Bf16>>;
   TRIVET_PERMUTED_FORMATS(TRIVET_SET)
 #undef TRIVET_SET
+  // Tiles know of no signs for eight columns.
+  TRIVET_TILES(IQ1_M, 256, EighthsIQ1_M, multiply_permuted<PermutedIQ1_M>)
 #undef TRIVET_TILES
   // Formats whose own error hides that of a byte with one scale for 256 columns.
 #define TRIVET_SET(name, group)                            \

@@ -18,6 +18,8 @@
 // through the same operations in the same order either way, and in any block.
 #pragma once
 
+#include <type_traits>
+
 #include "gemm/kernel_block256.h"
 #include "gemm/kernel_block32.h"
 #include "gemm/kernel_float.h"
@@ -38,9 +40,11 @@ constexpr int kDirectRows = [] {
   return 0;
 }();
 
-// Whether a single row's weights are left to the processor's own fetching.
-template <class V>
-constexpr bool kSelfFetching = requires { requires V::kSelfFetching; };
+// Weights of a single row, in place of those that a few rows take: K's, decoded where they are used.
+template <class K, bool kFetch>
+struct OneRow {
+  static auto weights(const std::byte* step) { return K::template weights<kFetch>(step); }
+};
 
 // One block of 1 to M rows.
 template <class K, int M, class Weights>
@@ -68,7 +72,7 @@ inline void store_rows(const Panels& w, std::int64_t p, const float (*acc)[kPane
   }
 }
 
-template <class V, class K>
+template <class V, class K, class Single = void>
 void multiply(const Panels& w, const std::byte* x, std::size_t stride, std::int64_t m,
               std::int64_t panel_begin, std::int64_t panel_end, float* y, std::int64_t ldy) {
   typename K::Scratch scratch;
@@ -94,9 +98,9 @@ void multiply(const Panels& w, const std::byte* x, std::size_t stride, std::int6
       for (std::int64_t c = 0; c < w.columns; c += K::kColumns, step += K::kStepBytes) {
         const int count = w.columns - c < K::kColumns ? static_cast<int>(w.columns - c) : K::kColumns;
         K::decode_scales(w, panel, c, count, scratch);
-        if constexpr (kSelfFetching<V>) {
+        if constexpr (!std::is_void_v<Single>) {
           if (chunk == 1) {
-            K::template tile<1>(K::template weights<false>(step), scratch, rows, stride, c, count, acc);
+            K::template tile<1>(Single::weights(step), scratch, rows, stride, c, count, acc);
             continue;
           }
         }

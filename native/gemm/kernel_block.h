@@ -7,6 +7,7 @@
 //   kBits, kRuns, kQuads               bits of a weight, runs of a group, quads of a run
 //   kMost                              the largest weight, if that is not the largest of so many bits
 //   kOffset                            how much larger than what they stand for weights are
+//   kOffsetColumns                     if that differs from row to row, of how many columns it is one
 //   kFactor, kMinimumFactor            of d, where this lies apart; the latter with minima
 //   kOrder                             of the columns of quads, if they do not lie as they come
 //   quad(panel, group, run, v)         quad v of a run; all but panel and group are constants when compiling
@@ -76,9 +77,17 @@ inline constexpr ColumnOrder kOrder = [] {
 template <class V, class W>
 inline constexpr int kExcess = W::kOffset - (kParts<V, W> == 2 ? 128 : 0);
 
+// How many offsets a step has: one for each run, if W does not say of how many columns.
+template <class W>
+inline constexpr int kOffsets = [] {
+  if constexpr (requires { W::kOffsetColumns; }) return kStep / W::kOffsetColumns;
+  return W::kGroups * W::kRuns;
+}();
+
 // Whether the sums of a run begin with what takes the offset off, so that `mins` are not needed for that.
 template <class V, class W>
-inline constexpr bool kOffsetInSums = !W::kHasMinimum && (kWideSums<V> || kCentered<V, W>);
+inline constexpr bool kOffsetInSums =
+    !W::kHasMinimum && kOffsets<W> == W::kGroups * W::kRuns && (kWideSums<V> || kCentered<V, W>);
 
 // The quads of a panel, decoded where they are used; with kFetch, that fetches ahead.
 template <class V, class W, bool kFetch = true>

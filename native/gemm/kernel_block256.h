@@ -17,7 +17,7 @@ template <class W>
 inline constexpr bool kUniform = requires { requires W::kUniform; };
 
 // A weight is d * scale[run] * w - dmin * min[run], or d * scale[run] * (w - W::kOffset); then `mins` are
-// kOffset * scale[run], unless kOffsetInSums.
+// kOffset * scale[run], unless kOffsetInSums. With W::kOffsetColumns it is d * (scale[run] * w - min).
 template <class V, template <class> class Weights>
 struct Block256Kernel {
   using W = Weights<V>;
@@ -34,7 +34,7 @@ struct Block256Kernel {
   static_assert(kAllRuns * W::kQuads * 4 == kStep);
 
   struct alignas(64) Scratch {
-    RowPairs scales[kAllRuns], mins[kAllRuns / 2];
+    RowPairs scales[kAllRuns], mins[kOffsets<W> / 2];
     float d[kPanelRows], dmin[kPanelRows];
     std::uint8_t quads[kParts<V, W> * kStep / 4][64];
   };
@@ -94,7 +94,8 @@ struct Block256Kernel {
       }
     }
     if constexpr (!kOffsetInSums<V, W>) {
-      V::template dot_words<M, kAllRuns / 2>(scratch.mins, run_sums(*rows.step[0]), stride, offset);
+      const std::int16_t* sums = kOffsets<W> == kAllRuns ? run_sums(*rows.step[0]) : rows.step[0]->sum8;
+      V::template dot_words<M, kOffsets<W> / 2>(scratch.mins, sums, stride, offset);
     }
     const F d = V::load(scratch.d), dmin = minimum_scale(scratch);
 #pragma GCC unroll 8

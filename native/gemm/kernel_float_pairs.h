@@ -121,11 +121,11 @@ struct FloatPairs {
 };
 
 // Few rows wait for the weights, which one panel at a time is enough for.
-template <class V, class K>
+template <class V, class K, class Single = void>
 void multiply_floats(const Panels& w, const std::byte* x, std::size_t stride, std::int64_t m,
                      std::int64_t panel_begin, std::int64_t panel_end, float* y, std::int64_t ldy) {
-  (m <= V::kFloatRows ? multiply<V, K> : FloatPairs<V, K>::multiply)(w, x, stride, m, panel_begin, panel_end,
-                                                                     y, ldy);
+  (m <= V::kFloatRows ? multiply<V, K, Single> : FloatPairs<V, K>::multiply)(w, x, stride, m, panel_begin,
+                                                                             panel_end, y, ldy);
 }
 
 }  // namespace

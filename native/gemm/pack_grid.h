@@ -81,11 +81,25 @@ void pack(Rows<BlockIQ1_M> rows, int, PanelIQ1_M& out) {
   pack_trits(rows, grid_digits<4, BlockIQ1_M>, out.words);
   const auto signs = [&](int r, int) {
     std::uint32_t word = 0;
-    for (int g = 0; g < 32; ++g) word |= (rows[r]->high[g / 2] >> (g % 2 * 4 + 3) & 1u) << g;
+    for (int run = 0; run < 16; ++run) {
+      const int high = rows[r]->high[run];
+      word |= static_cast<std::uint32_t>((high >> 3 & 1) | (high >> 7 & 1) << 1)
+              << (run % 4 * 8 + run / 4 * 2);
+    }
+    return word;
+  };
+  const auto scales = [&](int r, int k) {
+    std::uint32_t word = 0;
+    for (int j = 0; j < 4; ++j) {
+      const auto part = [&](int i) { return rows[r]->scales[2 * i] | rows[r]->scales[2 * i + 1] << 8; };
+      const auto scale = [&](int run) { return part(run / 4) >> run % 4 * 3 & 7; };
+      const int d = part(j) >> 12 >> 2 * k & 3;
+      word |= static_cast<std::uint32_t>(scale(8 * k + j) | scale(8 * k + 4 + j) << 3 | d << 6) << 8 * j;
+    }
     return word;
   };
   store_words(1, signs, out.signs);
-  interleave(2, [&](int r) { return rows[r]->scales; }, out.scales);
+  store_words(2, scales, out.scales[0]);
 }
 
 // The signs and scales of IQ2_XXS and IQ3_XXS; word(k) is that of run k.

@@ -127,10 +127,12 @@ using PanelTQ1_0 = PanelWords<kTritWords>;
 // After the trits a word of scales: run b has its scale and above it its sign in the low nibble of byte b,
 // run 4 + b in the high one.
 using PanelIQ1_S = PanelWords<kTritWords + 1>;
-// A bit of `signs` is that of eight columns; d is in the scales.
+// Byte j of `signs` has those of runs j, 4 + j, 8 + j and 12 + j, of the first eight columns and the last,
+// from its lowest bit on. Byte j of scales[k] has the scales of runs 8k + j and 8k + 4 + j, three bits each,
+// and above them bits 4j + 2k and 4j + 2k + 1 of d.
 struct alignas(64) PanelIQ1_M {
   std::uint32_t words[kTritWords][kPanelRows], signs[kPanelRows];
-  std::uint32_t scales[2][kPanelRows];  // GGUF's bytes
+  std::uint32_t scales[2][kPanelRows];
 };
 
 // Likewise three digits of base 6, the number of a level (kLevelsIQ2) and 3 more if it is negative; of the

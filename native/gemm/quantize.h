@@ -43,6 +43,14 @@ struct ScalarRounding {
       sums[i % 2][i / 2] = static_cast<std::int16_t>(total);
     }
   }
+
+  static void sum_eights(const std::int8_t* q, std::int16_t (&sums)[kStep / 8]) {
+    for (std::int16_t& sum : sums) {
+      int total = 0;
+      for (int k = 0; k < 8; ++k) total += *q++;
+      sum = static_cast<std::int16_t>(total);
+    }
+  }
 };
 
 template <class V>
@@ -113,11 +121,15 @@ struct Quantize {
       if constexpr (requires { V::kCenteredRows; }) {
         for (int i = 0; i < kStep / 16; ++i) V::store_center(step->q + 16 * i, step->center16[i]);
       }
-      std::int16_t halves[2][kBlocks];
-      Rounding::sum_sixteens(step->q, halves);
-      for (int i = 0; i < kStep / 16; ++i) step->sum16[paired(i)] = halves[i % 2][i / 2];
+      std::int16_t sums[kStep / 8];
+      Rounding::sum_eights(step->q, sums);
+      for (int i = 0; i < kStep / 8; ++i) step->sum8[paired_eight(i)] = sums[i];
       for (int i = 0; i < kBlocks; ++i) {
-        step->sum32[paired(i)] = static_cast<std::int16_t>(halves[0][i] + halves[1][i]);
+        const std::int16_t* eights = sums + 4 * i;
+        const int first = eights[0] + eights[1], last = eights[2] + eights[3];
+        step->sum16[paired(2 * i)] = static_cast<std::int16_t>(first);
+        step->sum16[paired(2 * i + 1)] = static_cast<std::int16_t>(last);
+        step->sum32[paired(i)] = static_cast<std::int16_t>(first + last);
       }
       if constexpr (kOrder != ColumnOrder::natural) V::template order_columns<kOrder>(step->q);
     }

@@ -36,10 +36,7 @@ struct Avx2Rounding {
   }
 
   static void sum_sixteens(const std::int8_t* q, std::int16_t (&sums)[2][kStep / 32]) {
-    const auto fours = [&](int b) {
-      const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q + 32 * b));
-      return _mm256_madd_epi16(_mm256_set1_epi16(1), _mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes));
-    };
+    const auto fours = [&](int b) { return sums_of_four(q + 32 * b); };
     const auto sum = [](__m256i a, __m256i b) { return _mm256_add_epi32(a, b); };
     // Halves are the first and the last sixteens of blocks.
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums),
@@ -47,7 +44,26 @@ struct Avx2Rounding {
                                            over_fours(fours(4), fours(5), fours(6), fours(7), sum)));
   }
 
+  static void sum_eights(const std::int8_t* q, std::int16_t (&sums)[kStep / 8]) {
+    for (int i = 0; i < kStep / 8; i += 16) {
+      const auto pairs = [&](int k) {
+        const std::int8_t* block = q + 8 * i + k;
+        return _mm256_hadd_epi32(sums_of_four(block), sums_of_four(block + 32));
+      };
+      // Halves have two sums of each of the four blocks.
+      const __m256i order = _mm256_set_epi32(7, 3, 6, 2, 5, 1, 4, 0);
+      const __m256i halves = _mm256_packs_epi32(pairs(0), pairs(64));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums + i), _mm256_permutevar8x32_epi32(halves, order));
+    }
+  }
+
  private:
+  // Of 32 bytes.
+  static __m256i sums_of_four(const std::int8_t* q) {
+    const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q));
+    return _mm256_madd_epi16(_mm256_set1_epi16(1), _mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes));
+  }
+
   static __m256i magnitudes(const float* x) {
     return _mm256_and_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)),
                             _mm256_set1_epi32(0x7fffffff));

@@ -38,9 +38,7 @@ struct Avx512Rounding {
   }
 
   static void sum_sixteens(const std::int8_t* q, std::int16_t (&sums)[2][kStep / 32]) {
-    const auto fours = [&](int i) {
-      return _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1), _mm512_loadu_si512(q + 64 * i));
-    };
+    const auto fours = [&](int i) { return sums_of_four(q + 64 * i); };
     const auto pairs = [](__m512i a, __m512i b) {
       return _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
     };
@@ -53,7 +51,23 @@ struct Avx512Rounding {
                         _mm512_cvtepi32_epi16(_mm512_permutexvar_epi32(order, totals)));
   }
 
+  static void sum_eights(const std::int8_t* q, std::int16_t (&sums)[kStep / 8]) {
+    const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+    for (int i = 0; i < kStep / 8; i += 16) {
+      const __m512i first = sums_of_four(q + 8 * i), last = sums_of_four(q + 8 * i + 64);
+      const __m512i eights = _mm512_add_epi32(_mm512_permutex2var_epi32(first, even, last),
+                                              _mm512_permutex2var_epi32(first, odd, last));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums + i), _mm512_cvtepi32_epi16(eights));
+    }
+  }
+
  private:
+  // Of 64 bytes.
+  static __m512i sums_of_four(const std::int8_t* q) {
+    return _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1), _mm512_loadu_si512(q));
+  }
+
   static __m512i magnitudes(const float* x) {
     return _mm512_and_si512(_mm512_loadu_si512(x), _mm512_set1_epi32(0x7fffffff));
   }

@@ -93,47 +93,46 @@ void odd_scales(typename V::Bytes s, int g, Scratch& out) {
   widen_offset<V, W>(V::either(V::add_bytes(s, s), V::splat(1)), g, out);
 }
 
-// With the eighth that a sign adds or takes off, weights are between -9 and 9 eighths.
+// d / 8 * scale * (8 * (digit - 1) + (sign ? -1 : 1)), with a sign for every eight columns.
 template <class V>
 struct WeightsIQ1_M {
   using Panel = PanelIQ1_M;
-  static constexpr int kBits = 5, kMost = 18, kOffset = 9, kGroups = 1, kRuns = 16, kQuads = 4;
+  static constexpr int kBits = 2, kMost = 2, kOffset = 0, kOffsetColumns = 8;
+  static constexpr int kGroups = 1, kRuns = 16, kQuads = 4;
   static constexpr bool kHasMinimum = false, kDirect = false;
 
-  static void unpack(const Panel& in, std::uint8_t (*out)[64]) {
-    each_trits<V>(in, [&](int u, typename V::Bytes digits) {
-      V::store_bytes(out[u], V::either(V::bits(digits, -3, 24), positive(in, u / 2)));
-    });
-  }
-
-  // 2 in all bytes of the rows whose columns [8g, 8g + 8) have no sign.
-  static typename V::Bytes positive(const Panel& in, int g) {
-    const auto sign = V::both(V::shift_right(V::load_lanes(in.signs), g), V::broadcast(1));
-    return V::both(V::sub(sign, V::broadcast(1)), V::splat(2));
-  }
+  static void unpack(const Panel& in, std::uint8_t (*out)[64]) { unpack_trits<V>(in, out); }
 
   template <class Scratch>
   static void scales(const Panel& in, Scratch& out) {
+    const auto signs = load_scales<V>(in.signs);
+#pragma GCC unroll 4
     for (int g = 0; g < 4; ++g) {
-      const auto threes = spread_threes(V::shift_right(V::load_lanes(in.scales[g / 2]), g % 2 * 16));
-      odd_scales<V, WeightsIQ1_M>(threes, g, out);
+      const auto scale = odd_scale(in, g), eight = V::bits(scale, -3, 0xf8);
+      widen_runs<V, false>(eight, out.scales + 4 * g);
+      const auto seven = V::sub_bytes(eight, scale), two = V::add_bytes(scale, scale);
+      for (int half = 0; half < 2; ++half) {
+        const auto negative = V::at_least(V::bits(signs, 2 * g + half, 1), 1);
+        widen_pairs<V, false>(V::add_bytes(seven, V::both(negative, two)), out.mins + 4 * g + 2 * half);
+      }
     }
-    alignas(64) std::uint16_t d[kPanelRows];
-    for (int r = 0; r < kPanelRows; ++r) {
-      const std::uint32_t first = in.scales[0][r], second = in.scales[1][r];
-      d[r] = static_cast<std::uint16_t>((first >> 12 & 0xf) | (first >> 24 & 0xf0) | (second >> 4 & 0xf00) |
-                                        (second >> 16 & 0xf000));
-    }
-    V::store(out.d, V::mul(V::load_f16(d), V::broadcast(0.125f)));
+    store_d(in, out.d);
   }
 
- private:
-  // Four times three bits of a lane to a byte each.
-  static typename V::I32x16 spread_threes(typename V::I32x16 lanes) {
-    const auto part = [&](int from, std::int32_t mask) {
-      return V::both(from == 0 ? lanes : V::shift_left(lanes, from), V::broadcast(mask));
-    };
-    return V::either(V::either(part(0, 7), part(5, 7 << 8)), V::either(part(10, 7 << 16), part(15, 7 << 24)));
+  // Of runs 4g to 4g + 3.
+  static typename V::Bytes odd_scale(const Panel& in, int g) {
+    const auto s = V::bits(load_scales<V>(in.scales[g / 2]), g % 2 * 3, 7);
+    return V::either(V::add_bytes(s, s), V::splat(1));
+  }
+
+  static void store_d(const Panel& in, float (&out)[kPanelRows]) {
+    alignas(64) std::uint16_t d[kPanelRows];
+    for (int r = 0; r < kPanelRows; ++r) {
+      const std::uint32_t nibbles = (in.scales[0][r] >> 6 & 0x03030303) | (in.scales[1][r] >> 4 & 0x0c0c0c0c);
+      const std::uint32_t bytes = (nibbles | nibbles >> 4) & 0x00ff00ff;
+      d[r] = static_cast<std::uint16_t>(bytes | bytes >> 8);
+    }
+    V::store(out, V::mul(V::load_f16(d), V::broadcast(0.125f)));
   }
 };
 

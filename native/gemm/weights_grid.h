@@ -61,27 +61,34 @@ struct GridWeights {
     }
   }
 
-  // Two quads of the grid entries that `index` says, negative where a bit of the low bytes of `signs` is set.
-  template <int kOffset, std::size_t kCount>
-  static void store_eight(const std::array<std::uint64_t, kCount>& grid, Lanes index, Lanes signs,
-                          std::uint8_t (*out)[64]) {
-    Lanes quads[2];
-    V::look_up(grid.data(), index, quads);
-    store_eight<kOffset>(quads[0], quads[1], signs, out);
+  // The same with a bit more, bit `bit` of each lane of `high`.
+  static void look_up(const GridPairs<std::uint64_t>& grid, const std::uint32_t (&lanes)[16], int byte,
+                      Lanes high, int bit, Lanes (&quads)[2]) {
+    if constexpr (requires { V::look_up(grid.data(), lanes, byte, high, bit, quads); }) {
+      V::look_up(grid.data(), lanes, byte, high, bit, quads);
+    } else {
+      V::look_up(grid[0].data(), pair_index(lanes, byte, high, bit), quads);
+    }
   }
+  static Lanes look_up(const GridPairs<std::uint32_t>& grid, const std::uint32_t (&lanes)[16], int byte,
+                       Lanes high, int bit) {
+    if constexpr (requires { V::look_up(grid.data(), lanes, byte, high, bit); }) {
+      return V::look_up(grid.data(), lanes, byte, high, bit);
+    } else {
+      return V::look_up(grid[0].data(), pair_index(lanes, byte, high, bit));
+    }
+  }
+  static Lanes pair_index(const std::uint32_t (&lanes)[16], int byte, Lanes high, int bit) {
+    return V::either(moved(V::load_lanes(lanes), 8 * byte - 1, 255 << 1), moved(high, bit, 1));
+  }
+
+  // Two quads, negative where a bit of the low bytes of `signs` is set.
   template <int kOffset>
   static void store_eight(Lanes first, Lanes second, Lanes signs, std::uint8_t (*out)[64]) {
     Lanes negative[2];
     V::spread_bits(signs, negative);
     store_signed<kOffset>(first, negative[0], out[0]);
     store_signed<kOffset>(second, negative[1], out[1]);
-  }
-
-  // The same of a grid of four values, with an index for each of the quads.
-  template <int kOffset, std::size_t kCount>
-  static void store_eight(const std::array<std::uint32_t, kCount>& grid, Lanes first, Lanes second,
-                          Lanes signs, std::uint8_t (*out)[64]) {
-    store_eight<kOffset>(V::look_up(grid.data(), first), V::look_up(grid.data(), second), signs, out);
   }
 
   // Stores kOffset + quad, or kOffset - quad where `negative` is 255.
@@ -140,12 +147,13 @@ struct WeightsIQ2_XS : GridWeights2<V, PanelIQ2_XS, 16> {
   static void unpack(const PanelIQ2_XS& in, std::uint8_t (*out)[64]) {
     for (int k = 0; k < 8; ++k, out += 8) {
       fetch_part<V, sizeof in>(&in, k, 8);
-      const auto low = Base::word(in, 2 * k), high = Base::word(in, 2 * k + 1);
+      const auto high = Base::word(in, 2 * k + 1);
       const auto signs = Base::even_signs(in.words[2 * k + 1]);
 #pragma GCC unroll 4
       for (int g = 0; g < 4; ++g) {
-        const auto index = V::either(Base::field(low, 8 * g, 255), Base::moved(high, 8 * g - 1, 1 << 8));
-        Base::template store_eight<Base::kOffset>(kGridIQ2_XS, index, V::shift_right(signs, 8 * g),
+        typename Base::Lanes quads[2];
+        Base::look_up(kGridPairsIQ2_XS, in.words[2 * k], g, high, 8 * g + 7, quads);
+        Base::template store_eight<Base::kOffset>(quads[0], quads[1], V::shift_right(signs, 8 * g),
                                                   out + 2 * g);
       }
     }
@@ -199,12 +207,10 @@ struct WeightsIQ3_S : GridWeights<V, PanelIQ3_S, 8> {
       const auto signs = Base::word(in, 18 + run);
 #pragma GCC unroll 4
       for (int g = 0; g < 4; ++g) {
-        const auto index = [&](int m) {
-          return V::either(Base::field(Base::word(in, 2 * run + m), 8 * g, 255),
-                           Base::moved(high, 8 * g + m - 8, 1 << 8));
+        const auto quad = [&](int m) {
+          return Base::look_up(kGridPairsIQ3_S, in.words[2 * run + m], g, high, 8 * g + m);
         };
-        Base::template store_eight<kOffset>(kGridIQ3_S, index(0), index(1), V::shift_right(signs, 8 * g),
-                                            out + 2 * g);
+        Base::template store_eight<kOffset>(quad(0), quad(1), V::shift_right(signs, 8 * g), out + 2 * g);
       }
     }
   }

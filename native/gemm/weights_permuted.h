@@ -232,12 +232,25 @@ template <class V>
 using PermutedIQ1_S = PlainTrits<V, WeightsIQ1_S<V>>;
 
 template <class V>
-struct PermutedIQ1_M : Digits<V, PermutedIQ1_M<V>, WeightsIQ1_M<V>, 5> {
-  static constexpr int kDirectRows = 1;  // the sums of more leave too few registers
+using PermutedIQ1_M = PlainTrits<V, WeightsIQ1_M<V>>;
+
+// IQ1_M with the eighth that a sign adds or takes off in the weights, which are between -9 and 9 eighths.
+template <class V>
+struct EighthsIQ1_M : Digits<V, EighthsIQ1_M<V>, WeightsIQ1_M<V>, 5> {
+  static constexpr int kBits = 5, kMost = 18, kOffset = 9, kOffsetColumns = kStep / WeightsIQ1_M<V>::kRuns;
 
   TRIVET_INLINE static typename V::Bytes quad_of(const PanelIQ1_M& in, int u) {
-    const auto positive = V::where_clear(V::load_lanes(in.signs), u / 2, V::splat(2));
+    const auto positive =
+        V::where_clear(V::load_lanes(in.signs), u / 4 % 4 * 8 + u / 16 * 2 + u / 2 % 2, V::splat(2));
     return V::either(trits<V, 3>(in.words, u), positive);
+  }
+
+  template <class Scratch>
+  static void scales(const PanelIQ1_M& in, Scratch& out) {
+    for (int g = 0; g < 4; ++g) {
+      widen_offset<V, EighthsIQ1_M>(WeightsIQ1_M<V>::odd_scale(in, g), g, out);
+    }
+    WeightsIQ1_M<V>::store_d(in, out.d);
   }
 };
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -135,10 +136,35 @@ def full_without_pytorch(*_: Any, **__: Any) -> Any:
     raise RuntimeError("Triton Error [CUDA]: out of memory")
 
 
+def test_a_gpu_without_room_for_a_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", full_without_pytorch)
+    with pytest.raises(EngineError, match=r"cannot use the GPU and says: .*out of memory; .* free the GPU's memory"):
+        CudaDevice()
+
+
 @pytest.mark.parametrize("full", [full, full_without_pytorch])
-def test_weights_that_do_not_fit(full: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(program.Program, "_linear", full)
+@pytest.mark.parametrize("place", ["pinned_bytes", "_linear", "kernel_rows"])
+def test_weights_that_do_not_fit(full: Callable[..., Any], place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = next(each for each in (Card, program.Program, runtime_module) if hasattr(each, place))
+    monkeypatch.setattr(owner, place, full)
     with pytest.raises(EngineError, match=r"the weights, .* on Test Card: 7.00 GiB of 8.00 GiB are still free; use a"):
+        graph_runtime(model_graph(), Card(7 * GIB))
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("weights")]
+
+
+def test_memory_of_which_nothing_can_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As asking for it takes some, too."""
+    monkeypatch.setattr(program.Program, "_linear", full)
+    monkeypatch.setattr(Card, "memory", full_without_pytorch)
+    with pytest.raises(EngineError, match="the weights, .* than there is on Test Card; use a"):
+        graph_runtime(model_graph(), Card(GIB))
+
+
+@pytest.mark.parametrize("name", ["StepBuffer", "DeviceSampler"])
+def test_buffers_of_steps_that_do_not_fit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime_module, name, full)
+    with pytest.raises(EngineError, match="a step of max_num_batched_tokens 8 and max_num_seqs 4 needs more memory"):
         graph_runtime(model_graph(), Card(7 * GIB))
 
 

@@ -46,7 +46,6 @@ def test_dense(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     part = weights.matrix(Weight("w", (*shape[:-2], 20, 256), 10, 30))
     assert torch.equal(part.values, expected[..., 10:30, :])
     assert weights.num_bytes == whole.num_bytes + part.num_bytes
-    weights.end()
 
 
 @pytest.mark.parametrize("exact", [True, False])

@@ -67,6 +67,7 @@ class CudaDevice:
         """Raises EngineError where PyTorch or Triton does not run."""
         try:
             self.place = torch.device("cuda", torch.cuda.current_device())
+            torch.cuda.mem_get_info(self.place)  # makes the context, the first that takes memory of the GPU
         except (RuntimeError, AssertionError) as error:
             raise EngineError(
                 f"device cuda: PyTorch {torch.__version__} cannot use the GPU and says: {first_line(error)}; install a "

@@ -76,8 +76,12 @@ def or_engine_error(device: Device, what: str, advice: str) -> Iterator[None]:
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
+        raise EngineError(f"{what} needs more memory than there is on {device.name}{_free(device)}; {advice}") from None
+
+
+def _free(device: Device) -> str:
+    try:
         free, total = device.memory()
-        raise EngineError(
-            f"{what} needs more memory than there is on {device.name}: {amount(free)} of {amount(total)} are still "
-            f"free; {advice}"
-        ) from None
+    except RuntimeError:  # which takes memory itself
+        return ""
+    return f": {amount(free)} of {amount(total)} are still free"

@@ -65,7 +65,6 @@ class Program:
         calls[-1].dead.remove(self._result)
         head = next(index for index, op in enumerate(graph.ops) if op.kind == "select")
         self._body, self._head = calls[:head], calls[head:]
-        weights.end()
 
     def close(self) -> None:
         """Let go of weights and cache at once: calls hold their program, which holds them."""

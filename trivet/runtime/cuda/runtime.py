@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import chain
@@ -110,22 +111,25 @@ class CudaRuntime:
         self._hidden_size = graph.widths[graph.ops[0].outputs[0]] if graph.ops[0].kind == "input" else 0
         self._vocab_size = model.vocab_size
         self._max_context = min(config.max_model_len or model.context_length, model.context_length)
+        with self._or_step_error():
+            self._drawn = torch.zeros(config.max_num_batched_tokens, dtype=torch.int32, device=found.place)
+            self._buffer = StepBuffer(found)
+            self._sampler = DeviceSampler(model.vocab_size, found.place)
+        self._graphs: DecodeGraphs | None = None
         began = time.perf_counter()
         reader = WeightReader(graph, checkpoint, progress)
-        weights = DeviceWeights(reader, found, self._dtype)
-        with or_engine_error(
-            found,
-            f"the weights, {amount(reader.total)} in their files,",
-            "use a smaller model or one with quantised weights, or keep layers on the CPU with gpu_layers",
+        with (
+            or_engine_error(
+                found,
+                f"the weights, {amount(reader.total)} in their files,",
+                "use a smaller model or one with quantised weights, or keep layers on the CPU with gpu_layers",
+            ),
+            DeviceWeights(reader, found, self._dtype) as weights,
         ):
             self._program = Program(graph, weights, self._dtype, config.numerics)
-        self._kernel_rows = kernel_rows(weights.products, self._dtype, config.max_num_batched_tokens)
+            self._kernel_rows = kernel_rows(weights.products, self._dtype, config.max_num_batched_tokens)
         seconds = time.perf_counter() - began
         logger.info("loaded %s in %.1f s, %.2f GB/s", amount(reader.total), seconds, reader.total / seconds / 1e9)
-        self._drawn = torch.zeros(config.max_num_batched_tokens, dtype=torch.int32, device=found.place)
-        self._buffer = StepBuffer(found)
-        self._sampler = DeviceSampler(model.vocab_size, found.place)
-        self._graphs: DecodeGraphs | None = None
         self.info = describe(checkpoint, model, f"cuda ({found.name})", weights.num_bytes, dedicated_memory=True)
 
     def block_bytes(self, block_size: int) -> int:
@@ -141,11 +145,7 @@ class CudaRuntime:
     @cached_property
     def _available(self) -> int:
         config = self._config
-        with or_engine_error(
-            self._device,
-            f"a step of max_num_batched_tokens {config.max_num_batched_tokens} and max_num_seqs {config.max_num_seqs}",
-            "lower one of these",
-        ):
+        with self._or_step_error():
             steps, graphs = self._profile()
         free, total = self._device.memory()
         budget = int(total * config.gpu_memory_utilization)
@@ -238,6 +238,14 @@ class CudaRuntime:
     def _logits(self, step: StepInputs, hidden: torch.Tensor | None = None) -> torch.Tensor | None:
         step = resolved(step, self._drawn)
         return self._program.run(step if hidden is None else replace(step, hidden=hidden))
+
+    def _or_step_error(self) -> AbstractContextManager[None]:
+        config = self._config
+        return or_engine_error(
+            self._device,
+            f"a step of max_num_batched_tokens {config.max_num_batched_tokens} and max_num_seqs {config.max_num_seqs}",
+            "lower one of these",
+        )
 
     def _hidden(self, rows: int) -> torch.Tensor | None:
         """Zeros for what a graph that was cut begins with."""

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
+from typing import Self
 
 import numpy as np
 import torch
@@ -33,7 +34,8 @@ class DeviceWeights:
     """Matrices and vectors of a model by their place in its graph.
 
     Dense matrices are kept in `dtype`, but float16 as it is where bfloat16 would change a value; GGUF blocks as they
-    are where there are kernels for their format, else as `dtype` too. Vectors are float32.
+    are where there are kernels for their format, else as `dtype` too. Vectors are float32. All is loaded within its
+    context, whose end waits for the copies.
     """
 
     def __init__(self, reader: WeightReader, device: Device, dtype: torch.dtype) -> None:
@@ -44,6 +46,12 @@ class DeviceWeights:
         self._upload = Upload(device)
         self._matrices: dict[tuple[Weight, ...], Matrix] = {}
         self._gated: dict[tuple[Weight, Weight], Matrix] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._upload.end()
 
     def matrix(self, *weights: Weight) -> Matrix:
         """One or more of the same storage (see `groups`), row under row. The same object for the same weights."""
@@ -85,10 +93,6 @@ class DeviceWeights:
         """The factor of a matrix."""
         scales = self._reader.scales(weight)
         return 1.0 if scales is None else float(scales[0])
-
-    def end(self) -> None:
-        """Wait for the copies; nothing more will be loaded."""
-        self._upload.end()
 
     def _format(self, weight: Weight) -> Format | None:
         """What a matrix is kept in as it is; None is `dtype`."""

@@ -157,7 +157,7 @@ def test_memory_of_which_nothing_can_be_said(monkeypatch: pytest.MonkeyPatch) ->
     """As asking for it takes some, too."""
     monkeypatch.setattr(program.Program, "_linear", full)
     monkeypatch.setattr(Card, "memory", full_without_pytorch)
-    with pytest.raises(EngineError, match="the weights, .* than there is on Test Card; use a"):
+    with pytest.raises(EngineError, match=r"the weights, .* than there is on Test Card; use a"):
         graph_runtime(model_graph(), Card(GIB))
 
 

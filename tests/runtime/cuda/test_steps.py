@@ -17,7 +17,7 @@ from trivet.engine.plan import StepPlan
 from trivet.errors import DeviceLostError
 from trivet.runtime.cuda import step as step_module
 from trivet.runtime.cuda.device import Event, HostDevice
-from trivet.runtime.cuda.graphs import batch_buckets, context_buckets
+from trivet.runtime.cuda.graphs import DRIVER_BYTES, batch_buckets, context_buckets, graph_bytes
 from trivet.runtime.cuda.step import HostStep, StepBuffer, resolved, table_width
 
 
@@ -137,6 +137,19 @@ def test_graphs_are_captured_once_and_where_there_is_memory() -> None:
     for others in results[1:]:
         for one, other in zip(results[0], others, strict=True):
             assert (one == other).all()
+
+
+@pytest.mark.usefixtures("plain_kernels")
+@pytest.mark.parametrize(("sequences", "tokens", "batch"), [(4, 8, 4), (128, 8, 8), (6, 128, 8)])
+def test_graphs_are_of_as_many_sequences_as_the_scheduler_runs(sequences: int, tokens: int, batch: int) -> None:
+    runtime = graph_runtime(model_graph(), max_num_seqs=sequences, max_num_batched_tokens=tokens)
+    runtime.allocate_cache(4, 16)
+    graphs = runtime._graphs
+    assert graphs is not None and graphs._batches == batch_buckets(batch)
+    shared = sum(tensor.nbytes for tensor in vars(graphs).values() if isinstance(tensor, torch.Tensor))
+    assert graph_bytes(0, min(sequences, tokens), 128, 16, 50) == shared + len(graphs._batches) * DRIVER_BYTES
+    hidden = graph_bytes(0, min(sequences, tokens), 128, 16, 50, 64)
+    assert hidden == shared + len(graphs._batches) * DRIVER_BYTES + batch * 64
 
 
 @pytest.mark.usefixtures("plain_kernels")

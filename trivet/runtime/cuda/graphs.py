@@ -32,10 +32,16 @@ def context_buckets(largest: int) -> list[int]:
     return [context for context in (SPLIT, 4 * SPLIT) if context < largest] + [largest]
 
 
-def graph_bytes(step_bytes: int, max_batch: int, max_context: int, vocab_size: int) -> int:
-    """An upper bound of what graphs take, of which the largest step takes `step_bytes`."""
-    batches, graphs = batch_buckets(max_batch), len(batch_buckets(max_batch)) * len(context_buckets(max_context))
-    return step_bytes + step_bytes // 8 + 4 * batches[-1] * vocab_size + graphs * DRIVER_BYTES
+def graph_bytes(
+    step_bytes: int, max_batch: int, max_context: int, block_size: int, vocab_size: int, hidden_bytes: int = 0
+) -> int:
+    """An upper bound of what graphs take, of which a step of the largest batch takes `step_bytes`. `hidden_bytes`: of a
+    row of what steps of a graph that was cut begin with."""
+    batches = batch_buckets(max_batch)
+    graphs, largest = len(batches) * len(context_buckets(max_context)), batches[-1]
+    tables = 2 * largest * table_width(max_context, block_size)  # as they are sent, and as they are read
+    shared = 4 * (largest * vocab_size + tables + ints_of(EMPTY.padded(largest))) + largest * hidden_bytes
+    return step_bytes + step_bytes // 8 + shared + graphs * DRIVER_BYTES
 
 
 Run = Callable[[StepInputs], torch.Tensor | None]

@@ -22,7 +22,7 @@ from trivet.graph.ops import Graph
 from trivet.models.config import ModelConfig
 from trivet.runtime.cuda.cache import PagedCache, block_bytes, cache_dtype
 from trivet.runtime.cuda.device import CudaDevice, Device, or_device_lost
-from trivet.runtime.cuda.graphs import DecodeGraphs, graph_bytes
+from trivet.runtime.cuda.graphs import DecodeGraphs, batch_buckets, graph_bytes
 from trivet.runtime.cuda.kernels.attention_tiles import MOST_COLUMNS
 from trivet.runtime.cuda.kernels.linear import kernel_rows
 from trivet.runtime.cuda.memory import largest_samples, largest_steps, or_engine_error
@@ -106,6 +106,7 @@ class CudaRuntime:
                 f"a GPU's attention has heads of up to {MOST_COLUMNS} columns, got {widest}: use device cpu"
             )
         self._config = config
+        self._max_batch = min(config.max_num_seqs, config.max_num_batched_tokens)  # as the scheduler runs at most
         self._checkpoint = checkpoint
         self._layers = graph.cache
         self._hidden_size = graph.widths[graph.ops[0].outputs[0]] if graph.ops[0].kind == "input" else 0
@@ -179,7 +180,7 @@ class CudaRuntime:
                     self._buffer,
                     self._vocab_size,
                     block_size,
-                    config.max_num_seqs,
+                    self._max_batch,
                     self._max_context,
                     self._hidden(1),
                 )
@@ -276,6 +277,8 @@ class CudaRuntime:
         steps = max(self._device.peak_bytes(partial(run, step)) for step in (prompt, decode))
         if config.enforce_eager:
             return steps, 0
-        hidden = self._hidden(len(decode.token_ids))
-        largest = self._device.peak_bytes(lambda: self._logits(self._buffer.send(decode), hidden))
-        return steps, graph_bytes(largest, config.max_num_seqs, self._max_context, self._vocab_size)
+        batch = decode.padded(batch_buckets(self._max_batch)[-1])
+        hidden = self._hidden(len(batch.token_ids))
+        largest = self._device.peak_bytes(lambda: self._logits(self._buffer.send(batch), hidden))
+        sizes = self._max_batch, self._max_context, config.block_size, self._vocab_size
+        return steps, graph_bytes(largest, *sizes, self._hidden_size * self._dtype.itemsize)

@@ -149,6 +149,43 @@ def test_all_kernels_are_among_those_of_a_few_numbers_of_rows(
         assert {kernel_of(matrix, n, torch.bfloat16) for n in range(1, 8193, 7)} <= compiled_kernels
 
 
+SHAPES = [(24, 512), (256, 4096), (1000, 250), (6144, 4096), (4096, 14336), (128256, 4096)]
+
+
+@pytest.mark.parametrize("arch", [80, 90, 100])
+@pytest.mark.parametrize("multiprocessors", [2, 58, 132])
+@pytest.mark.parametrize("most", [1, 16, 100, 128, 500, 8192, 70_001])
+def test_numbers_of_rows_are_those_of_trying_all(
+    arch: int, multiprocessors: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "capability", lambda place: arch)
+    monkeypatch.setattr(device, "multiprocessors", lambda place: multiprocessors)
+    dense = [Matrix(meta(*shape, dtype=dtype)) for shape in SHAPES for dtype in (torch.bfloat16, torch.float16)]
+    packed = [
+        Matrix.packed(meta(rows, fmt.row_bytes(columns), dtype=torch.uint8), fmt)
+        for rows, columns in SHAPES
+        for fmt in (Format.Q4_K, Format.Q8_0)
+        if columns % 256 == 0
+    ]
+    for matrices in ([*dense, *packed] if most < 8192 else [dense[0]], dense[:2], packed[-1:]):
+        expected: list[int] = []
+        found: set[object] = set()
+        for tokens in [*(n for n in (16, 32, 64) if n < most), *range(128, most, 128), most]:
+            kernels = {kernel_of(matrix, tokens, torch.bfloat16) for matrix in matrices}
+            if not kernels <= found:
+                expected.append(tokens)
+                found |= kernels
+        assert kernel_rows(matrices * 3, torch.bfloat16, most) == expected
+
+
+def test_numbers_of_rows_are_soon_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are, which memory may not suffice for."""
+    calls = []
+    monkeypatch.setattr(module, "kernel_of", lambda *product: (calls.append(product), kernel_of(*product))[1])
+    kernel_rows([Matrix(meta(*shape, dtype=torch.bfloat16)) for shape in SHAPES], torch.bfloat16, 1 << 24)
+    assert len(calls) < 5000
+
+
 def check_compiled(matrix: Matrix, tokens: list[int], arch: int) -> None:
     def calls() -> None:
         for count in tokens:

@@ -50,6 +50,8 @@ TWO_SUMS = (Tile(128, 128, 64, 8, 4), *LARGEST[2:])
 """Those with registers for the sums of a part of K beside those of the parts before it."""
 PERSISTENT = Tile(256, 128, 64, 8, 3)
 """Of a program that takes one tile after the other: the loads of the next one begin before this one is stored."""
+PERSISTENT_TILES = 4
+"""That each program has at least, on average."""
 
 
 def multiplies(dtype: torch.dtype, place: torch.device) -> bool:
@@ -74,11 +76,17 @@ def tile(rows: int, tokens: int, parts: int, place: torch.device) -> Tile:
         if tokens <= most:
             two = most == 64 and chosen.count(rows, tokens) > 2 * multiprocessors
             return TWO_PROGRAMS if two else chosen
-    if parts == 1 and PERSISTENT.count(rows, tokens) >= 4 * multiprocessors:
+    if parts == 1 and PERSISTENT.count(rows, tokens) >= PERSISTENT_TILES * multiprocessors:
         return PERSISTENT
     some = TWO_SUMS if parts > 1 else LARGEST if tokens > 128 else LARGEST[1:]
     chosen = next((t for t in some if t.count(rows, tokens) >= 0.7 * multiprocessors), some[-1])
     return FEWER_STAGES if chosen is LARGEST[1] and chosen.count(rows, tokens) > multiprocessors else chosen
+
+
+def steady_tokens(place: torch.device) -> int:
+    """Of so many tokens and more, all products with the same weights have the same `tile`: even weights of few rows are
+    enough tiles for the chip."""
+    return PERSISTENT_TILES * device.multiprocessors(place) * PERSISTENT.tokens
 
 
 def bulk_product(

@@ -220,8 +220,12 @@ def kernel_rows(matrices: Iterable[Matrix], dtype: torch.dtype, most: int) -> li
     """Numbers of rows, up to `most`, whose products are all the kernels that products of so many have."""
     found: set[object] = set()
     rows = []
-    for tokens in [*(n for n in (16, 32, 64) if n < most), *range(128, most, 128), most]:
-        kernels = {kernel_of(matrix, tokens, dtype) for matrix in matrices}
+    # Those of all layers are of a few kinds, and nothing changes any more from so many rows on, nor for panels.
+    kinds = {(matrix.shape, kernel_of(matrix, 1, dtype)): matrix for matrix in matrices}.values()
+    steady = max((bulk.steady_tokens(matrix.planes[0].device) for matrix in kinds), default=0)
+    last = min(most, max(steady, 128 * PROGRAMS) + 1)
+    for tokens in [*(n for n in (16, 32, 64) if n < most), *range(128, last, 128), most]:
+        kernels = {kernel_of(matrix, tokens, dtype) for matrix in kinds}
         if not kernels <= found:
             rows.append(tokens)
             found |= kernels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -376,12 +377,38 @@ def test_a_context_that_was_not_asked_for_shrinks_to_the_memory() -> None:
         ({"kv_cache_memory": 20000}, "kv_cache_memory 20000 asks for"),
         ({"kv_cache_memory": 1}, "max_model_len 4096 needs 32.00 KiB of KV cache; kv_cache_memory 1 allows 0 bytes"),
         ({"num_blocks": 4, "max_model_len": 65}, "num_blocks 4 allows .* max_model_len 64"),
-        ({"max_num_seqs": 0}, "max_num_seqs must be at least 1, got 0"),
-        ({"block_size": 0}, "block_size must be at least 1"),
-        ({"max_num_batched_tokens": -1}, "max_num_batched_tokens must be at least 1"),
     ],
 )
 def test_what_does_not_fit_is_refused_at_start(config: dict, text: str) -> None:
     options = Options(context_length=4096, memory=10 * KIB)
     with pytest.raises(EngineError, match=text):
         Engine(EngineConfig(model="", **config), lambda _: FakeRuntime(options))
+
+
+@pytest.mark.parametrize("name", ["block_size", "max_num_seqs", "max_num_batched_tokens"])
+@pytest.mark.parametrize("size", [0, -5])
+def test_sizes_without_sense_are_refused_before_the_model_is_loaded(name: str, size: int) -> None:
+    with pytest.raises(EngineError, match=f"{name} must be at least 1, got {size}"):
+        Engine(EngineConfig(model="", **{name: size}), lambda _: pytest.fail("loaded"))
+
+
+@pytest.mark.parametrize(
+    ("place", "config"),
+    [("available_bytes", {}), ("allocate_cache", {}), ("identity", {"prefix_cache_dir": "."}), ("", {"num_blocks": 1})],
+)
+@pytest.mark.parametrize("error", [EngineError, KeyboardInterrupt])
+def test_a_start_that_fails_gives_the_model_back(
+    place: str, config: dict, error: type[BaseException], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    closed: list[FakeRuntime] = []
+    monkeypatch.setattr(FakeRuntime, "close", lambda self: closed.append(self))
+    monkeypatch.chdir(tmp_path)
+    if place:
+        monkeypatch.setattr(FakeRuntime, place, fail)
+    runtime = FakeRuntime()
+    with pytest.raises(error if place else EngineError):
+        Engine(EngineConfig(model="", max_model_len=32, **config), lambda _: runtime)
+    assert closed == [runtime]

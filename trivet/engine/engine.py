@@ -16,7 +16,7 @@ import numpy as np
 from trivet.engine.archive import BlockArchive
 from trivet.engine.blocks import salt_of
 from trivet.engine.config import EngineConfig
-from trivet.engine.memory import size_cache
+from trivet.engine.memory import check_sizes, size_cache
 from trivet.engine.messages import StoreCommand, Stored
 from trivet.engine.plan import StepOutput, StepPlan
 from trivet.engine.request import EngineRequest, EngineStats, ModelInfo, TokenChunk
@@ -63,18 +63,23 @@ class Engine:
     """
 
     def __init__(self, config: EngineConfig, load: RuntimeLoader | str = LOAD_RUNTIME) -> None:
-        """Loads the model. Raises ModelError, or EngineError when the cache does not fit."""
+        """Loads the model. Raises ModelError, or EngineError for a wrong setting and when the cache does not fit."""
         loader: RuntimeLoader = pkgutil.resolve_name(load) if isinstance(load, str) else load
+        check_sizes(config)
         self.runtime = loader(config)
-        max_model_len, num_blocks = size_cache(config, self.runtime)
-        self.runtime.allocate_cache(num_blocks, config.block_size)
-        if config.mlock:
-            lock_memory()
         self._archive: BlockArchive | None = None
-        if config.prefix_cache_dir is not None and config.enable_prefix_caching:
-            self._archive = BlockArchive(
-                self.runtime, config.block_size, Path(config.prefix_cache_dir), config.prefix_cache_size
-            )
+        try:
+            max_model_len, num_blocks = size_cache(config, self.runtime)
+            self.runtime.allocate_cache(num_blocks, config.block_size)
+            if config.mlock:
+                lock_memory()
+            if config.prefix_cache_dir is not None and config.enable_prefix_caching:
+                self._archive = BlockArchive(
+                    self.runtime, config.block_size, Path(config.prefix_cache_dir), config.prefix_cache_size
+                )
+        except BaseException:
+            self.runtime.close()  # The process may go on, and the next model needs the memory.
+            raise
         sized = msgspec.structs.replace(config, max_model_len=max_model_len)
         self.scheduler = Scheduler(sized, num_blocks, self._archive)
         self._store = PrefixStore(self.runtime, self.scheduler.pool, config.block_size, self._archive)

@@ -20,6 +20,13 @@ MOST_BLOCKS = 1 << 20
 """What a cache that takes all of a device's memory has at most: a small model's blocks are small."""
 
 
+def check_sizes(config: EngineConfig) -> None:
+    """Raises EngineError for one that no model can have."""
+    for name in ("block_size", "max_num_seqs", "max_num_batched_tokens"):
+        if getattr(config, name) < 1:
+            raise EngineError(f"{name} must be at least 1, got {getattr(config, name)}")
+
+
 def size_cache(config: EngineConfig, runtime: Runtime) -> tuple[int, int]:
     """Returns max_model_len and the number of blocks, which hold at least one sequence of that length.
 
@@ -27,9 +34,6 @@ def size_cache(config: EngineConfig, runtime: Runtime) -> tuple[int, int]:
     fit. A max_model_len that was not asked for is the model's own, or less where memory is short.
     """
     size = config.block_size
-    for name in ("block_size", "max_num_seqs", "max_num_batched_tokens"):
-        if getattr(config, name) < 1:
-            raise EngineError(f"{name} must be at least 1, got {getattr(config, name)}")
     trained = runtime.info.context_length
     max_len = trained if config.max_model_len is None else config.max_model_len
     if not 2 <= max_len <= trained:

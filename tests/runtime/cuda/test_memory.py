@@ -16,12 +16,14 @@ import torch
 from tests.native.harness import model_graph
 from tests.runtime.cuda.models import SMALL, graph_runtime
 from trivet.engine.config import EngineConfig
+from trivet.engine.engine import Engine
 from trivet.engine.memory import size_cache
 from trivet.errors import EngineError, ModelError
 from trivet.runtime.cuda import cache, program
 from trivet.runtime.cuda import runtime as runtime_module
 from trivet.runtime.cuda.device import CudaDevice, HostDevice, check_compiler
 from trivet.runtime.cuda.memory import largest_steps
+from trivet.runtime.cuda.runtime import CudaRuntime
 from trivet.runtime.cuda.step import StepInputs
 
 pytestmark = pytest.mark.usefixtures("plain_kernels")
@@ -98,6 +100,23 @@ def test_what_is_closed_is_free_at_once() -> None:
     finally:
         gc.enable()
     graph_runtime(model_graph()).close()
+
+
+def test_a_refused_start_leaves_nothing() -> None:
+    held: list[weakref.ref[Any]] = []
+
+    def load(_: EngineConfig) -> CudaRuntime:
+        runtime = graph_runtime(model_graph(), Card(7 * GIB), gpu_memory_utilization=0.2)
+        held.extend(weakref.ref(matrix.values) for matrix in runtime._program._weights._matrices.values())
+        return runtime
+
+    gc.disable()
+    try:
+        with pytest.raises(EngineError, match=r"gpu_memory_utilization 0.2 lets"):
+            Engine(EngineConfig(model="random", **SMALL), load)
+        assert len(held) > 5 and [ref for ref in held if ref() is not None] == []
+    finally:
+        gc.enable()
 
 
 def test_wrong_block_sizes() -> None:

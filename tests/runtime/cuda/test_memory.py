@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from triton.runtime.errors import OutOfResources
 
 from tests.native.harness import model_graph
 from tests.runtime.cuda.models import SMALL, graph_runtime
@@ -162,6 +163,14 @@ def test_a_gpu_without_room_for_a_context(monkeypatch: pytest.MonkeyPatch) -> No
         CudaDevice()
 
 
+def full_in_cublas(*_: Any, **__: Any) -> Any:
+    raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+
+def without_cublas(*_: Any, **__: Any) -> Any:
+    raise RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`")
+
+
 @pytest.mark.parametrize("full", [full, full_without_pytorch])
 @pytest.mark.parametrize("place", ["pinned_bytes", "_linear", "kernel_rows"])
 def test_weights_that_do_not_fit(full: Callable[..., Any], place: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,10 +196,25 @@ def test_buffers_of_steps_that_do_not_fit(name: str, monkeypatch: pytest.MonkeyP
         graph_runtime(model_graph(), Card(7 * GIB))
 
 
-def test_steps_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("full", [full, full_without_pytorch, full_in_cublas, without_cublas])
+def test_steps_that_do_not_fit(full: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = graph_runtime(model_graph(), Card(7 * GIB))
     monkeypatch.setattr(program.Program, "run", full)
     with pytest.raises(EngineError, match="a step of max_num_batched_tokens 8 and max_num_seqs 4 needs more memory"):
+        runtime.available_bytes()
+
+
+def test_kernels_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def large(*_: Any) -> None:
+        raise OutOfResources(180224, 101376, "shared memory")
+
+    runtime = graph_runtime(model_graph(), Card(7 * GIB), kv_cache_dtype="f32")
+    monkeypatch.setattr(program.Program, "run", large)
+    with pytest.raises(
+        EngineError,
+        match=r"needs 180224 of shared memory, and Test Card has 101376: .* \(here 32 columns\) .* kv_cache_dtype "
+        r"\(here f32\); try bf16 or fp8, or use device cpu",
+    ):
         runtime.available_bytes()
 
 

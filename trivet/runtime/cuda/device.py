@@ -130,13 +130,17 @@ class CudaDevice:
         torch.cuda.empty_cache()
 
 
+NO_MEMORY = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED")
+"""In the texts of errors: of CUDA and Triton, and of cuBLAS, whose handles take memory when they are made."""
+
+
 def out_of_memory(error: BaseException | None) -> bool:
     """Whether an error means, or came of, memory that did not suffice: what CUDA takes itself, for graphs and kernels
     and pinned memory, is not of PyTorch's allocator, nor is the error.
     """
     while error is not None:
         if isinstance(error, torch.OutOfMemoryError) or (
-            isinstance(error, RuntimeError) and "out of memory" in str(error)
+            isinstance(error, RuntimeError) and any(text in str(error) for text in NO_MEMORY)
         ):
             return True
         error = error.__context__

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
+from triton.runtime.errors import OutOfResources
 
 from trivet.engine.plan import SampleRow, StepPlan
 from trivet.engine.scheduler import PROMPT_LOGIT_ROWS
@@ -77,6 +78,20 @@ def or_engine_error(device: Device, what: str, advice: str) -> Iterator[None]:
         if not out_of_memory(error):
             raise
         raise EngineError(f"{what} needs more memory than there is on {device.name}{_free(device)}; {advice}") from None
+
+
+@contextmanager
+def or_kernel_error(device: Device, head_dim: int, cache_type: str) -> Iterator[None]:
+    """Turns shared memory or registers that do not suffice for a kernel into an EngineError: what attention takes of
+    them grows with the heads and with the bytes of what is cached."""
+    try:
+        yield
+    except OutOfResources as error:
+        raise EngineError(
+            f"a kernel needs {error.required} of {error.name}, and {device.name} has {error.limit}: attention takes "
+            f"more for wide heads (here {head_dim} columns) and a large kv_cache_dtype (here {cache_type}); try bf16 or "
+            "fp8, or use device cpu"
+        ) from None
 
 
 def _free(device: Device) -> str:

@@ -25,7 +25,7 @@ from trivet.runtime.cuda.device import CudaDevice, Device, or_device_lost
 from trivet.runtime.cuda.graphs import DecodeGraphs, batch_buckets, graph_bytes
 from trivet.runtime.cuda.kernels.attention_tiles import MOST_COLUMNS
 from trivet.runtime.cuda.kernels.linear import kernel_rows
-from trivet.runtime.cuda.memory import largest_samples, largest_steps, or_engine_error
+from trivet.runtime.cuda.memory import largest_samples, largest_steps, or_engine_error, or_kernel_error
 from trivet.runtime.cuda.program import Program
 from trivet.runtime.cuda.sampler import DeviceSampler, DeviceSamples
 from trivet.runtime.cuda.step import HostStep, StepBuffer, StepInputs, resolved
@@ -109,6 +109,7 @@ class CudaRuntime:
         self._max_batch = min(config.max_num_seqs, config.max_num_batched_tokens)  # as the scheduler runs at most
         self._checkpoint = checkpoint
         self._layers = graph.cache
+        self._head_dim = widest
         self._hidden_size = graph.widths[graph.ops[0].outputs[0]] if graph.ops[0].kind == "input" else 0
         self._vocab_size = model.vocab_size
         self._max_context = min(config.max_model_len or model.context_length, model.context_length)
@@ -146,7 +147,7 @@ class CudaRuntime:
     @cached_property
     def _available(self) -> int:
         config = self._config
-        with self._or_step_error():
+        with self._or_step_error(), or_kernel_error(self._device, self._head_dim, self._cache_type):
             steps, graphs = self._profile()
         free, total = self._device.memory()
         budget = int(total * config.gpu_memory_utilization)

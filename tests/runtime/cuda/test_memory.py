@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from triton.runtime.errors import OutOfResources
 
 from tests.native.harness import model_graph
+from tests.runtime.cuda import reference
 from tests.runtime.cuda.models import SMALL, graph_runtime
 from trivet.engine.config import EngineConfig
 from trivet.engine.engine import Engine
@@ -23,7 +25,7 @@ from trivet.errors import EngineError, ModelError
 from trivet.runtime.cuda import cache, program
 from trivet.runtime.cuda import runtime as runtime_module
 from trivet.runtime.cuda.device import CudaDevice, HostDevice, check_compiler
-from trivet.runtime.cuda.memory import largest_steps
+from trivet.runtime.cuda.memory import history_bytes, largest_steps
 from trivet.runtime.cuda.runtime import CudaRuntime
 from trivet.runtime.cuda.step import StepInputs
 
@@ -50,9 +52,9 @@ class Card(HostDevice):
 
 def test_the_cache_takes_what_may_be_in_use() -> None:
     runtime = graph_runtime(model_graph(), Card(7 * GIB), gpu_memory_utilization=0.5, enforce_eager=True)
-    assert runtime.available_bytes() == 4 * GIB - GIB - GIB
+    assert runtime.available_bytes() == 4 * GIB - GIB - GIB - history_bytes(4, 128)
     config = EngineConfig(model="random", **SMALL, gpu_memory_utilization=0.5)
-    assert size_cache(config, runtime) == (128, 2 * GIB // runtime.block_bytes(16))
+    assert size_cache(config, runtime) == (128, (2 * GIB - history_bytes(4, 128)) // runtime.block_bytes(16))
     graphs = graph_runtime(model_graph(), Card(7 * GIB), gpu_memory_utilization=0.5)
     assert GIB // 2 < graphs.available_bytes() < GIB, "as much again, and some"
 
@@ -101,6 +103,32 @@ def test_what_is_closed_is_free_at_once() -> None:
     finally:
         gc.enable()
     graph_runtime(model_graph()).close()
+
+
+@pytest.mark.parametrize(("room", "context"), [(GIB, 512), (10 * 32768, 160), (1, 0), (-1, None)])
+def test_histories_are_at_most_as_long_as_the_cache(room: int, context: int | None) -> None:
+    card = Card(GIB + room)
+    runtime = graph_runtime(model_graph(), card, max_model_len=512, gpu_memory_utilization=1.0, enforce_eager=True)
+    assert runtime.block_bytes(16) == 32768
+    if context is None:
+        with pytest.raises(EngineError, match="no room for the KV cache"):
+            runtime.available_bytes()
+    else:
+        assert runtime.available_bytes() == room - history_bytes(4, context)
+
+
+def test_the_largest_step_follows_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose results are not fetched yet."""
+    flights: list[int] = []
+
+    def note(more: int, method: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args: (flights.append(more), method(*args))[1]
+
+    monkeypatch.setattr(reference.DeviceSampler, "sample", note(1, reference.DeviceSampler.sample))
+    monkeypatch.setattr(reference.DeviceSamples, "collect", note(-1, reference.DeviceSamples.collect))
+    runtime = graph_runtime(model_graph())
+    runtime.available_bytes()
+    assert max(accumulate(flights)) == 2 and sum(flights) == 0
 
 
 def test_a_refused_start_leaves_nothing() -> None:

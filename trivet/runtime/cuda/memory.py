@@ -30,8 +30,19 @@ _LARGEST_CHAIN = Chain(
 )
 
 
+HISTORY_BYTES = 2 * 4 + 1
+"""Of a token whose coming is counted: its id, in the step that runs and the one before, and whether it is the first."""
+
+
+def history_bytes(max_sequences: int, max_context: int) -> int:
+    """What `largest_samples` take beyond their own with all the tokens that there may be before them. They share what
+    the cache has of a prefix, but not this."""
+    return max_sequences * max_context * HISTORY_BYTES
+
+
 def largest_samples(rows: int, max_sequences: int) -> list[SampleRow]:
-    """Choices that need as much memory as any, one for each sequence, and prompt log-probabilities."""
+    """Choices that need as much memory as any, but for their histories, one for each sequence, and prompt
+    log-probabilities."""
     return [
         SampleRow(_LARGEST_CHAIN, 0, 1, 1, np.zeros(1, np.int32), target=-1 if row < max_sequences else 0)
         for row in range(rows)
@@ -89,8 +100,8 @@ def or_kernel_error(device: Device, head_dim: int, cache_type: str) -> Iterator[
     except OutOfResources as error:
         raise EngineError(
             f"a kernel needs {error.required} of {error.name}, and {device.name} has {error.limit}: attention takes "
-            f"more for wide heads (here {head_dim} columns) and a large kv_cache_dtype (here {cache_type}); try bf16 or "
-            "fp8, or use device cpu"
+            f"more for wide heads (here {head_dim} columns) and a large kv_cache_dtype (here {cache_type}); try bf16 "
+            "or fp8, or use device cpu"
         ) from None
 
 

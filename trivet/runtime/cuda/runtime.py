@@ -25,7 +25,7 @@ from trivet.runtime.cuda.device import CudaDevice, Device, or_device_lost
 from trivet.runtime.cuda.graphs import DecodeGraphs, batch_buckets, graph_bytes
 from trivet.runtime.cuda.kernels.attention_tiles import MOST_COLUMNS
 from trivet.runtime.cuda.kernels.linear import kernel_rows
-from trivet.runtime.cuda.memory import largest_samples, largest_steps, or_engine_error, or_kernel_error
+from trivet.runtime.cuda.memory import history_bytes, largest_samples, largest_steps, or_engine_error, or_kernel_error
 from trivet.runtime.cuda.program import Program
 from trivet.runtime.cuda.sampler import DeviceSampler, DeviceSamples
 from trivet.runtime.cuda.step import HostStep, StepBuffer, StepInputs, resolved
@@ -152,6 +152,9 @@ class CudaRuntime:
         free, total = self._device.memory()
         budget = int(total * config.gpu_memory_utilization)
         available = budget - (total - free) - steps - graphs
+        blocks = max(available, 0) // self.block_bytes(config.block_size)
+        histories = history_bytes(self._max_batch, min(self._max_context, blocks * config.block_size))
+        steps, available = steps + histories, available - histories
         if available <= 0:
             raise EngineError(
                 f"gpu_memory_utilization {config.gpu_memory_utilization:g} lets {amount(budget)} of {amount(total)} "
@@ -267,14 +270,18 @@ class CudaRuntime:
             largest_steps(n, config.max_num_seqs, self._max_context, config.block_size) for n in rows
         )
 
-        def run(step: HostStep) -> None:
+        def start(step: HostStep) -> DeviceSamples:
             logits = self._logits(self._buffer.send(step), self._hidden(len(step.token_ids)))
             assert logits is not None
             samples = largest_samples(len(logits), config.max_num_seqs)
-            self._sampler.sample(logits, self._sampler.prepare(samples)).collect()
+            return self._sampler.sample(logits, self._sampler.prepare(samples))
+
+        def run(step: HostStep) -> None:
+            for samples in [start(step), start(step)]:  # as two may be in flight
+                samples.collect()
 
         for step in chain.from_iterable(smaller):
-            run(step)
+            start(step).collect()
         steps = max(self._device.peak_bytes(partial(run, step)) for step in (prompt, decode))
         if config.enforce_eager:
             return steps, 0

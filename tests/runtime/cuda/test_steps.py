@@ -15,10 +15,12 @@ from tests.runtime.cuda import reference
 from tests.runtime.cuda.models import Logits, graph_runtime, sample_row
 from trivet.engine.plan import StepPlan
 from trivet.errors import DeviceLostError
+from trivet.graph.passes import cut
 from trivet.runtime.cuda import step as step_module
 from trivet.runtime.cuda.device import Event, HostDevice
 from trivet.runtime.cuda.graphs import DRIVER_BYTES, batch_buckets, context_buckets, graph_bytes
-from trivet.runtime.cuda.step import HostStep, StepBuffer, resolved, table_width
+from trivet.runtime.cuda.step import HostStep, Staging, StepBuffer, resolved, table_width
+from trivet.weights.formats import Format
 
 
 def ints(*values: int) -> np.ndarray:
@@ -51,6 +53,35 @@ def test_arrays_arrive() -> None:
     assert all(
         tensor.data_ptr() % 16 == inputs.token_ids.data_ptr() % 16 for tensor in (inputs.slots, inputs.logit_rows)
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.float32, torch.bfloat16])
+def test_staging(dtype: torch.dtype) -> None:
+    """A buffer is written when what it held has been copied, and in the target's type."""
+    device = Events()
+    staging = Staging(device)
+    for size in (1, 3, 2, 100, 4):
+        target = torch.zeros((size, 5), dtype=dtype)
+        values = torch.arange(5 * size).view(size, 5)
+        staging.send(target, lambda host, values=values: host.copy_(values))  # type: ignore[misc]
+        assert torch.equal(target, values.to(dtype))
+    turns = [number for event, number in device.told if event == "waited for"]
+    assert turns == [2, 1, 2, 1, 2] and len(device.told) == 10
+
+
+@pytest.mark.usefixtures("plain_kernels")
+@pytest.mark.parametrize("eager", [False, True])
+def test_hidden_states_come_from_pinned_memory(eager: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, checkpoint = model_graph(Format.BF16)
+    runtime = graph_runtime((cut(graph, 1)[1], checkpoint), enforce_eager=eager)
+    runtime.allocate_cache(4, 16)
+    pinned: list[int] = []
+    monkeypatch.setattr(
+        HostDevice, "pinned_bytes", lambda _, count: (pinned.append(count), torch.empty(count, dtype=torch.uint8))[1]
+    )
+    hidden = np.random.default_rng(0).standard_normal((1, 256)).astype(np.float32)
+    runtime.run(plan([3], [0], [0, 1], [[2]], [0]), hidden)
+    assert 2 * hidden.size in pinned, "as bfloat16"
 
 
 def test_padding_writes_nothing() -> None:

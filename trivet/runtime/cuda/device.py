@@ -28,11 +28,9 @@ class Device(Protocol):
     capability: str
     """What fixes a kernel's bits: "sm_90"."""
 
-    def pinned(self, ints: int) -> torch.Tensor:
-        """Host memory for so many int32 that the device reads by itself."""
+    def pinned_bytes(self, count: int) -> torch.Tensor:
+        """Host memory, uint8, that the device reads by itself."""
         ...
-
-    def pinned_bytes(self, count: int) -> torch.Tensor: ...
 
     def event(self) -> Event: ...
 
@@ -78,9 +76,6 @@ class CudaDevice:
         self.name = properties.name
         self.capability = f"sm_{properties.major}{properties.minor}"
         self._pool: tuple[int, int] | None = None
-
-    def pinned(self, ints: int) -> torch.Tensor:
-        return torch.empty(ints, dtype=torch.int32, pin_memory=True)
 
     def pinned_bytes(self, count: int) -> torch.Tensor:
         return torch.empty(count, dtype=torch.uint8, pin_memory=True)
@@ -189,9 +184,6 @@ class HostDevice:
     place = torch.device("cpu")
     name = "torch's CPU"
     capability = "interpreter"
-
-    def pinned(self, ints: int) -> torch.Tensor:
-        return torch.empty(ints, dtype=torch.int32)
 
     def pinned_bytes(self, count: int) -> torch.Tensor:
         return torch.empty(count, dtype=torch.uint8)

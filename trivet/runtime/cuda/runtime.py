@@ -28,7 +28,7 @@ from trivet.runtime.cuda.kernels.linear import kernel_rows
 from trivet.runtime.cuda.memory import history_bytes, largest_samples, largest_steps, or_engine_error, or_kernel_error
 from trivet.runtime.cuda.program import Program
 from trivet.runtime.cuda.sampler import DeviceSampler, DeviceSamples
-from trivet.runtime.cuda.step import HostStep, StepBuffer, StepInputs, resolved
+from trivet.runtime.cuda.step import HostStep, Staging, StepBuffer, StepInputs, resolved
 from trivet.runtime.cuda.weights import DeviceWeights
 from trivet.runtime.model import describe, main_format, sampled_digest
 from trivet.runtime.weights import Progress, WeightReader
@@ -115,7 +115,7 @@ class CudaRuntime:
         self._max_context = min(config.max_model_len or model.context_length, model.context_length)
         with self._or_step_error():
             self._drawn = torch.zeros(config.max_num_batched_tokens, dtype=torch.int32, device=found.place)
-            self._buffer = StepBuffer(found)
+            self._buffer, self._staging = StepBuffer(found), Staging(found)
             self._sampler = DeviceSampler(model.vocab_size, found.place)
         self._graphs: DecodeGraphs | None = None
         began = time.perf_counter()
@@ -209,7 +209,7 @@ class CudaRuntime:
     def logits(self, plan: StepPlan, hidden: np.ndarray | None = None) -> torch.Tensor | None:
         """A step but for the choice of tokens: logits [R, V] float32 on the device, good until the next step."""
         step = HostStep.of(plan, self._program.cache.block_size)
-        begin = None if hidden is None else torch.from_numpy(hidden).to(self._device.place, self._dtype)
+        begin = None if hidden is None else self._sent(hidden)
         logits = self._graphs.run(step, begin) if self._graphs is not None else None
         return self._logits(self._buffer.send(step), begin) if logits is None else logits
 
@@ -237,7 +237,7 @@ class CudaRuntime:
     def close(self) -> None:
         self._device.synchronize()
         self._program.close()
-        del self._program, self._graphs, self._buffer, self._sampler, self._drawn
+        del self._program, self._graphs, self._buffer, self._staging, self._sampler, self._drawn
         self._device.release()
 
     def _logits(self, step: StepInputs, hidden: torch.Tensor | None = None) -> torch.Tensor | None:
@@ -251,6 +251,11 @@ class CudaRuntime:
             f"a step of max_num_batched_tokens {config.max_num_batched_tokens} and max_num_seqs {config.max_num_seqs}",
             "lower one of these",
         )
+
+    def _sent(self, hidden: np.ndarray) -> torch.Tensor:
+        sent = torch.empty(hidden.shape, dtype=self._dtype, device=self._device.place)
+        self._staging.send(sent, lambda host: host.copy_(torch.from_numpy(hidden)))
+        return sent
 
     def _hidden(self, rows: int) -> torch.Tensor | None:
         """Zeros for what a graph that was cut begins with."""

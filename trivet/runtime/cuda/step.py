@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from itertools import accumulate
 from typing import Self
@@ -124,34 +125,51 @@ ALIGNMENT = 4
 """Of an array within the one that is copied, in ints: kernels load 16 bytes at a time."""
 
 
-class StepBuffer:
-    """Brings steps to the device, each in one asynchronous copy out of pinned memory.
+class Staging:
+    """Brings values to the device in asynchronous copies out of pinned memory.
 
-    Two pinned buffers take turns, so that the next step can be written while the one before it is still being copied.
+    Two pinned buffers take turns, so that the next values can be written while those before are still being copied.
     """
 
     def __init__(self, device: Device) -> None:
         self._device = device
-        self._hosts = [(device.pinned(0), device.event()) for _ in range(2)]
+        self._hosts = [(device.pinned_bytes(0), device.event()) for _ in range(2)]
         self._turn = 0
+
+    def send(self, target: torch.Tensor, write: Callable[[torch.Tensor], object]) -> None:
+        """`write` fills a tensor on the host like `target`, on the device, which is contiguous."""
+        self._turn = (self._turn + 1) % len(self._hosts)
+        host, copied = self._hosts[self._turn]
+        copied.synchronize()
+        if host.numel() < target.nbytes:
+            host = self._device.pinned_bytes(max(target.nbytes, 2 * host.numel()))
+            self._hosts[self._turn] = host, copied
+        values = host[: target.nbytes].view(target.dtype).view(target.shape)
+        write(values)
+        target.copy_(values, non_blocking=True)
+        copied.record()
+
+
+class StepBuffer:
+    """Brings steps to the device, each in one copy that nobody waits for."""
+
+    def __init__(self, device: Device) -> None:
+        self._place = device.place
+        self._staging = Staging(device)
 
     def send(self, step: HostStep, target: torch.Tensor | None = None) -> StepInputs:
         """`target` is where it goes on the device (int32, of `ints_of(step)` at least), if not to new memory."""
         arrays = step.arrays
         starts = _starts(arrays)
-        self._turn = (self._turn + 1) % len(self._hosts)
-        host, copied = self._hosts[self._turn]
-        copied.synchronize()
-        if host.numel() < starts[-1]:
-            host = self._device.pinned(max(starts[-1], 2 * host.numel()))
-            self._hosts[self._turn] = host, copied
-        values = host.numpy()
-        for start, array in zip(starts, arrays, strict=False):
-            values[start : start + array.size] = array.reshape(-1)
+
+        def write(host: torch.Tensor) -> None:
+            values = host.numpy()
+            for start, array in zip(starts, arrays, strict=False):
+                values[start : start + array.size] = array.reshape(-1)
+
         if target is None:
-            target = torch.empty(starts[-1], dtype=torch.int32, device=self._device.place)
-        target[: starts[-1]].copy_(host[: starts[-1]], non_blocking=True)
-        copied.record()
+            target = torch.empty(starts[-1], dtype=torch.int32, device=self._place)
+        self._staging.send(target[: starts[-1]], write)
         return inputs_at(step, target)
 
 

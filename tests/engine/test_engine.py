@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -383,6 +384,14 @@ def test_what_does_not_fit_is_refused_at_start(config: dict, text: str) -> None:
     options = Options(context_length=4096, memory=10 * KIB)
     with pytest.raises(EngineError, match=text):
         Engine(EngineConfig(model="", **config), lambda _: FakeRuntime(options))
+
+
+def test_both_memories_of_a_hybrid_are_named() -> None:
+    runtime = FakeRuntime(Options(context_length=4096, memory=10 * KIB))
+    runtime.info = replace(runtime.info, partly_dedicated_memory=True)
+    text = r"80% of the free memory, on the GPU of what gpu_memory_utilization 0.5 leaves, allows 8.00 KiB"
+    with pytest.raises(EngineError, match=text):
+        Engine(EngineConfig(model="", max_model_len=2000, gpu_memory_utilization=0.5), lambda _: runtime)
 
 
 @pytest.mark.parametrize("name", ["block_size", "max_num_seqs", "max_num_batched_tokens"])

@@ -51,6 +51,8 @@ def size_cache(config: EngineConfig, runtime: Runtime) -> tuple[int, int]:
         short = min(SHORT_SEQUENCE, max_len)
         need = min(LONG_SEQUENCES, config.max_num_seqs) * -(-max_len // size) + config.max_num_seqs * -(-short // size)
         blocks, setting = min(need, int(config.memory_share * fitting)), f"{config.memory_share:.0%} of the free memory"
+        if runtime.info.partly_dedicated_memory:
+            setting += f", on the GPU of what gpu_memory_utilization {config.gpu_memory_utilization:g} leaves,"
     if blocks > fitting:
         raise EngineError(
             f"{setting} asks for {amount(blocks * block_bytes)} of KV cache, but {amount(available)} are free:"

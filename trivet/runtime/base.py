@@ -31,6 +31,8 @@ class RuntimeInfo:
     """Numbers in all tensors."""
     dedicated_memory: bool = False
     """`available_bytes` has nothing else to be left for: the cache takes all of it unless told otherwise."""
+    partly_dedicated_memory: bool = False
+    """A part of the cache is in such memory, the other in memory that is left for others too."""
 
 
 class Runtime(Protocol):

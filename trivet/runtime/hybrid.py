@@ -47,6 +47,7 @@ class HybridRuntime:
             first.info,
             device=f"{first_layers} layers on {first.info.device}, {last_layers} on {last.info.device}",
             weight_bytes=first.info.weight_bytes + last.info.weight_bytes,
+            partly_dedicated_memory=last.info.dedicated_memory,
         )
 
     def block_bytes(self, block_size: int) -> int:

@@ -81,6 +81,7 @@ def test_the_last_layers_may_be_on_the_gpu_alone(model: str, alone: dict[str, Re
     config = EngineConfig(model=model, **SMALL | {"max_model_len": 64}, gpu_layers=1, num_blocks=8)
     engine = Engine(config)
     assert engine.info.device.startswith("2 layers on cpu (") and engine.info.device.endswith("1 on cuda (torch's CPU)")
+    assert engine.runtime.info.partly_dedicated_memory and not engine.runtime.info.dedicated_memory
     results = run(engine, requests())
     assert {name: r.tokens for name, r in results.items()} == {name: r.tokens for name, r in alone.items()}
     engine.close()

@@ -22,10 +22,11 @@ from trivet.engine.config import EngineConfig
 from trivet.engine.engine import Engine
 from trivet.engine.memory import size_cache
 from trivet.errors import EngineError, ModelError
-from trivet.runtime.cuda import cache, program
+from trivet.runtime.cuda import cache, program, weights
 from trivet.runtime.cuda import runtime as runtime_module
 from trivet.runtime.cuda.device import CudaDevice, HostDevice, check_compiler
-from trivet.runtime.cuda.memory import history_bytes, largest_steps
+from trivet.runtime.cuda.graphs import batch_buckets
+from trivet.runtime.cuda.memory import MOST_SEQUENCES, history_bytes, largest_steps
 from trivet.runtime.cuda.runtime import CudaRuntime
 from trivet.runtime.cuda.step import StepInputs
 
@@ -69,6 +70,10 @@ def test_the_cache_takes_what_may_be_in_use() -> None:
         ({"gpu_memory_utilization": 0.0}, "gpu_memory_utilization must be more than 0 and at most 1, got 0"),
         ({"kv_cache_dtype": "q8_0"}, "kv_cache_dtype must be one of auto, f32, f16, bf16, fp8 on a GPU, got q8_0"),
         ({"kv_cache_dtype": "f16/auto"}, "on a GPU keys and values have one type, got f16 and"),
+        (
+            {"max_num_seqs": 65529, "max_num_batched_tokens": 70000},
+            "up to 65528 sequences: max_num_seqs 65529 or max_num_batched_tokens 70000 must be lower",
+        ),
         ({"numerics": "loose"}, "numerics must be exact or fast, got loose"),
     ],
 )
@@ -153,6 +158,14 @@ def test_wrong_block_sizes() -> None:
         graph_runtime(model_graph()).block_bytes(24)
 
 
+def test_sequences_that_a_step_cannot_have_do_not_count() -> None:
+    graph_runtime(model_graph(), max_num_seqs=1 << 20)
+
+
+def test_graphs_of_the_most_sequences_fit_into_a_grid() -> None:
+    assert batch_buckets(MOST_SEQUENCES)[-1] <= 65535 < batch_buckets(MOST_SEQUENCES + 1)[-1]
+
+
 def test_heads_that_are_too_wide() -> None:
     graph, checkpoint = model_graph()
     graph.cache[1] = replace(graph.cache[1], head_dim=288)
@@ -200,9 +213,9 @@ def without_cublas(*_: Any, **__: Any) -> Any:
 
 
 @pytest.mark.parametrize("full", [full, full_without_pytorch])
-@pytest.mark.parametrize("place", ["pinned_bytes", "_linear", "kernel_rows"])
+@pytest.mark.parametrize("place", ["Upload", "_linear", "kernel_rows"])
 def test_weights_that_do_not_fit(full: Callable[..., Any], place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    owner = next(each for each in (Card, program.Program, runtime_module) if hasattr(each, place))
+    owner = next(each for each in (weights, program.Program, runtime_module) if hasattr(each, place))
     monkeypatch.setattr(owner, place, full)
     with pytest.raises(EngineError, match=r"the weights, .* on Test Card: 7.00 GiB of 8.00 GiB are still free; use a"):
         graph_runtime(model_graph(), Card(7 * GIB))

@@ -17,6 +17,10 @@ from trivet.sampling.chain import Chain
 from trivet.sampling.params import SamplingParams
 from trivet.units import amount
 
+MOST_SEQUENCES = 65_528
+"""Of a step. Sequences are the second dimension of attention's grid, of which CUDA allows 65,535; graphs have multiples
+of 8."""
+
 _LARGEST_CHAIN = Chain(
     SamplingParams(
         stages=("penalties", "typical_p", "top_p", "infill", "temperature"),

@@ -25,7 +25,14 @@ from trivet.runtime.cuda.device import CudaDevice, Device, or_device_lost
 from trivet.runtime.cuda.graphs import DecodeGraphs, batch_buckets, graph_bytes
 from trivet.runtime.cuda.kernels.attention_tiles import MOST_COLUMNS
 from trivet.runtime.cuda.kernels.linear import kernel_rows
-from trivet.runtime.cuda.memory import history_bytes, largest_samples, largest_steps, or_engine_error, or_kernel_error
+from trivet.runtime.cuda.memory import (
+    MOST_SEQUENCES,
+    history_bytes,
+    largest_samples,
+    largest_steps,
+    or_engine_error,
+    or_kernel_error,
+)
 from trivet.runtime.cuda.program import Program
 from trivet.runtime.cuda.sampler import DeviceSampler, DeviceSamples
 from trivet.runtime.cuda.step import HostStep, Staging, StepBuffer, StepInputs, resolved
@@ -107,6 +114,11 @@ class CudaRuntime:
             )
         self._config = config
         self._max_batch = min(config.max_num_seqs, config.max_num_batched_tokens)  # as the scheduler runs at most
+        if self._max_batch > MOST_SEQUENCES:
+            raise EngineError(
+                f"a GPU's steps have up to {MOST_SEQUENCES} sequences: max_num_seqs {config.max_num_seqs} or "
+                f"max_num_batched_tokens {config.max_num_batched_tokens} must be lower"
+            )
         self._checkpoint = checkpoint
         self._layers = graph.cache
         self._head_dim = widest

@@ -33,7 +33,7 @@ def graph_runtime(
 ) -> CudaRuntime:
     graph, checkpoint = model
     described = SimpleNamespace(
-        architecture="random", context_length=512, vocab_size=graph.widths[-1], num_layers=2, hidden_size=256
+        architecture="random", context_length=65536, vocab_size=graph.widths[-1], num_layers=2, hidden_size=256
     )
     config = EngineConfig(model="random", **SMALL | settings)
     return CudaRuntime(optimize(graph), checkpoint, described, config, progress, device or HostDevice())  # type: ignore[arg-type]

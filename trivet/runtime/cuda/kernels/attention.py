@@ -205,7 +205,7 @@ def decode_kernel(
         store_rows(y, state, row, token, heads, valid, HEADS, HEAD_DIM)
 
 
-@triton.jit(do_not_specialize=["places", "share"])
+@triton.jit(do_not_specialize=["places", "lanes", "share"])
 def combine_kernel(
     y, sinks, states, sums, query_starts, context_lens, places, lanes, share, factor,
     WINDOW: tl.constexpr, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr,

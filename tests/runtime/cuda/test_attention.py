@@ -14,7 +14,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.runtime.cuda import paged
-from tests.runtime.cuda.compiled import INSTRUCTIONS, compiled
+from tests.runtime.cuda.compiled import INSTRUCTIONS, Compiled, compiled
 from trivet.runtime.cuda.kernels import attention as module
 from trivet.runtime.cuda.kernels.attention import attention
 from trivet.runtime.cuda.kernels.attention_tiles import Launch, Tiles
@@ -27,7 +27,7 @@ CACHES = [*TOLERANCES, torch.float8_e4m3fn]
 def small_tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that little is enough for many tiles and splits."""
 
-    def tiles_for(head_dim: int, itemsize: int, capability: int) -> Tiles:
+    def tiles_for(head_dim: int, *_: int) -> Tiles:
         prompt, decode, many = ((32, False), (16, False), (16, True))
         launches = (Launch(rows, 4, 1, request.param, turned) for rows, turned in (prompt, decode, many))
         return Tiles(max(16, 1 << (head_dim - 1).bit_length()), 16, *launches)
@@ -104,17 +104,20 @@ def test_any_step_against_float64() -> None:
 
 
 @pytest.mark.parametrize(
-    ("heads", "kv_heads", "head_dim", "dtype", "window"),
+    ("heads", "kv_heads", "head_dim", "dtype", "cache", "window"),
     [
-        (4, 1, 64, torch.bfloat16, 0),
-        (7, 1, 128, torch.bfloat16, 100),
-        (2, 1, 112, torch.float32, 0),
-        (1, 1, 256, torch.float16, 0),
-        (150, 1, 32, torch.bfloat16, 0),
+        (4, 1, 64, torch.bfloat16, torch.bfloat16, 0),
+        (7, 1, 128, torch.bfloat16, torch.bfloat16, 100),
+        (2, 1, 112, torch.float32, torch.float32, 0),
+        (1, 1, 256, torch.float16, torch.float16, 0),
+        (2, 1, 256, torch.bfloat16, torch.float32, 0),
+        (150, 1, 32, torch.bfloat16, torch.bfloat16, 0),
     ],
 )
-def test_tiles_of_production(heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, window: int) -> None:
-    step = paged.Paged([40, 520, 530], [9, 20, 1] if heads < 128 else [1, 2, 1], kv_heads, head_dim, 16, dtype)
+def test_tiles_of_production(
+    heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, cache: torch.dtype, window: int
+) -> None:
+    step = paged.Paged([40, 520, 530], [9, 20, 1] if heads < 128 else [1, 2, 1], kv_heads, head_dim, 16, cache)
     check(step, heads, dtype, window=window)
 
 
@@ -189,33 +192,43 @@ def test_compiled(arch: int, heads: int, kv_heads: int, head_dim: int, options: 
     assert prompt.layouts == decode.layouts
     for kernel in (prompt, decode, many):
         assert kernel.instructions == {INSTRUCTIONS.get(arch, "mma.sync")}, kernel
-        assert "cp.async.cg.shared.global [" in kernel.ptx  # 16 bytes a thread
-        assert arch in (86, 120) or re.search(
-            r"cp\.async\.wait_group\s+(0x)?3;", kernel.ptx
-        )  # the next tile is on its way meanwhile
-
-
-FLOAT8 = torch.float8_e4m3fn
+        assert is_pipelined(kernel), kernel
 
 
 @pytest.mark.parametrize(
-    ("arch", "dtype", "cache"),
+    ("arch", "head_dim", "dtype", "cache"),
     [
-        (89, torch.bfloat16, FLOAT8),
-        (90, torch.bfloat16, FLOAT8),
-        *((a, torch.float32, torch.float32) for a in (90, 100)),
+        (89, 128, torch.bfloat16, torch.float8_e4m3fn),
+        *((90, n, torch.bfloat16, torch.float8_e4m3fn) for n in (64, 128, 256)),
+        (90, 128, torch.bfloat16, torch.float16),
+        *((arch, 256, torch.bfloat16, torch.float32) for arch in (80, 86, 89, 90, 100, 120)),
+        *((arch, 128, torch.float32, torch.float32) for arch in (90, 100)),
     ],
 )
-def test_compiled_for_other_types(arch: int, dtype: torch.dtype, cache: torch.dtype) -> None:
-    prompt, decode, _ = compile_attention(arch, 32, 8, 128, cache, {}, dtype)
-    assert prompt.layouts == decode.layouts and prompt.instructions == decode.instructions
+def test_compiled_for_other_types(arch: int, head_dim: int, dtype: torch.dtype, cache: torch.dtype) -> None:
+    """Also where sequences are many, the next tile of a cache of another type is on its way meanwhile."""
+    prompt, decode, _ = compile_attention(arch, 32, 8, head_dim, cache, {}, dtype)
+    with mock.patch.object(module, "WAVES", 0):
+        _, many, _ = compile_attention(arch, 32, 8, head_dim, cache, {}, dtype)
+    assert prompt.layouts == decode.layouts and prompt.instructions == decode.instructions == many.instructions
     assert len(prompt.instructions) == (dtype != torch.float32), "no tensor core multiplies float32 as such"
+    for kernel in (prompt, decode, many):
+        assert is_pipelined(kernel) or dtype == torch.float32, kernel
+
+
+def is_pipelined(kernel: Compiled) -> bool:
+    """Whether keys and values are copied 16 bytes a thread, and where there is room for it the next tile is on its way
+    while one is multiplied."""
+    large = kernel.arch in (80, 90, 100)
+    return "cp.async.cg.shared.global [" in kernel.ptx and (
+        not large or re.search(r"cp\.async\.wait_group\s+(0x)?3;", kernel.ptx) is not None
+    )
 
 
 def compile_attention(
     arch: int, heads: int, kv_heads: int, head_dim: int, cache: torch.dtype, options: dict,
     dtype: torch.dtype = torch.bfloat16,
-) -> list:  # fmt: skip
+) -> list[Compiled]:  # fmt: skip
     batch = paged.Batch(meta(9), meta(8), meta(8, 512), meta(4096), meta(4096), 8192)
     q, caches = meta(4096, heads * head_dim, dtype=dtype), meta(100, 16, kv_heads, head_dim, dtype=cache)
     options = {"window": 0, "softcap": 0.0, "scale": 0.1, "decode": False, **options}

@@ -282,7 +282,7 @@ def attention(
     """
     group = heads // kv_heads
     sequences, table_stride = batch.block_tables.shape[0], batch.block_tables.stride(0)
-    tiles = tiles_for(head_dim, q.element_size(), device.capability(q.device))
+    tiles = tiles_for(head_dim, q.element_size(), k_cache.element_size(), device.capability(q.device))
     log2_e = LOG2_E.value
     # What scores are multiplied by: before the tanh, as exponents of e^2x in powers of two, and then in powers of two.
     inner, factor = (2 * log2_e * scale / softcap, softcap * log2_e) if softcap else (1.0, scale * log2_e)
@@ -301,7 +301,8 @@ def attention(
         )  # fmt: skip
     splits = triton.cdiv(batch.max_context_len, SPLIT)
     wave = 2 * device.multiprocessors(q.device)
-    launch = tiles.many if sequences * kv_heads >= WAVES * wave else tiles.decode
+    many = sequences * kv_heads >= WAVES * wave and k_cache.dtype == q.dtype
+    launch = tiles.many if many else tiles.decode
     rows = min(launch.rows, max(LEAST_ROWS, triton.next_power_of_2(group))) if launch.turned else launch.rows
     tile_heads = min(group, rows)
     programs = kv_heads * triton.cdiv(group, tile_heads)

@@ -43,11 +43,12 @@ class Tiles:
     decode: Launch
     """Of one token: as few rows as have the instructions of `prompt`, as many warps side by side in a row."""
     many: Launch
-    """The same, for several waves of programs."""
+    """The same, for several waves of programs, where the cache has the queries' type: keys of another are converted in
+    registers and multiplied from there as the left operand, and Triton then fetches no tile ahead."""
 
 
-def tiles_for(head_dim: int, itemsize: int, capability: int) -> Tiles:
-    """For queries of `itemsize` bytes an element.
+def tiles_for(head_dim: int, itemsize: int, cache_itemsize: int, capability: int) -> Tiles:
+    """For queries of `itemsize` bytes an element, and keys and values of `cache_itemsize`.
 
     A thread has at most 255 registers of 4 bytes. In them it holds, of the tile's rows, the sums of the split at hand
     and of those before it (2 x columns), the scores (keys) and their weights (keys / 2), in float32: with 128 rows over
@@ -86,6 +87,6 @@ def tiles_for(head_dim: int, itemsize: int, capability: int) -> Tiles:
         # 115,712 bytes: just what lets two programs share a multiprocessor.
         decode = Launch(64, 4, stages, flat) if for_data_centres(capability) else prompt
         return Tiles(columns, 64, prompt, decode, turned if flat else decode)
-    # 64 rows over 256 threads; 32 keys, for three tiles of them and their values to fit.
+    # 64 rows over 256 threads; 16 KiB of keys, for three tiles of them and their values to fit.
     launch = Launch(64, 8, stages if large else 2, flat)
-    return Tiles(columns, 32, launch, launch, launch)
+    return Tiles(columns, 16 if cache_itemsize == 4 else 32, launch, launch, launch)

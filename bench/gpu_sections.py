@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from bench.gpu_shapes import SHAPES, Shape, write_model, write_quantized
-from bench.gpu_table import Row, failure
+from bench.gpu_table import Row, failure, untargeted
 
 Rows = Iterator[Row]
 
@@ -172,14 +172,15 @@ def model(run: Run, numerics: str = "exact") -> Rows:
 
 
 def quantized(run: Run) -> Rows:
-    """The same shape in Q4_K_M."""
+    """The same shape in Q4_K_M, of which no speeds are asked."""
     from trivet.weights import open_checkpoint
 
+    ensure_model(run)
     target = run.folder / "q4_k_m.gguf"
     if not target.exists():
         write_quantized(run.folder, target, "Q4_K_M")
     embedding = open_checkpoint(target).tensors["token_embd.weight"].num_bytes
-    return whole(run, target, "exact", target.stat().st_size - embedding)
+    yield from map(untargeted, whole(run, target, "exact", target.stat().st_size - embedding))
 
 
 def setting(run: Run, name: str, cache_bytes: int, **settings: Any) -> Rows:

@@ -47,6 +47,11 @@ def failure(name: str, error: Exception) -> Row:
     return Row(name, f"{type(error).__name__}: {text[:120]}", "", None, 1.0)
 
 
+def untargeted(row: Row) -> Row:
+    """A speed for which none is asked; checks and failures as they are."""
+    return row if row.reached is None or is_check(row) else replace(row, target=None)
+
+
 def cells(row: Row) -> tuple[str, ...]:
     shares = ("" if value is None else f"{value:.2f}" for value in (row.reached, row.target))
     return row.name, row.measured, row.bound, *shares, row.verdict

@@ -14,7 +14,7 @@ import torch
 from bench import gpu, gpu_attention, gpu_elementwise, gpu_sampler
 from bench.gpu_model import Limits
 from bench.gpu_sections import BLOCKS
-from bench.gpu_table import Row, check
+from bench.gpu_table import Row, check, failure, untargeted
 
 
 def test_checks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,6 +48,11 @@ def test_verdicts() -> None:
     assert [row.verdict for row in rows] == ["ok", "MISSED", "MISSED", "MISSED", ""]
 
 
+def test_what_is_only_measured() -> None:
+    rows = [Row("", "", "", 0.5, 0.7), check("", 1, 0), failure("", ValueError())]
+    assert [untargeted(row).verdict for row in rows] == ["", "MISSED", "MISSED"]
+
+
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "bench.gpu", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
@@ -71,6 +76,16 @@ def test_settings(tmp_path: Path) -> None:
     results = json.loads((tmp_path / "gpu.json").read_text())["results"]
     assert set(results) == {"fp8 cache", "eager"}
     assert missed_rows(results) == [[], []]
+
+
+def test_quantized(tmp_path: Path) -> None:
+    """On a machine without the model; nothing is asked of its speeds."""
+    done = run("--interpret", "--only", "quantized", "--folder", tmp_path / "model", "--output", tmp_path / "gpu.json")
+    [rows] = json.loads((tmp_path / "gpu.json").read_text())["results"].values()
+    assert done.returncode == 0, done.stdout
+    assert {"load weights", "decode 1 x 24", "decode 2 x 24", "prefill 16"} <= {row["name"] for row in rows}
+    asked = {row["name"] for row in rows if row["target"] is not None}
+    assert asked == {"host memory at its peak", "model: greedy tokens, 1 at a time"}
 
 
 def missed_rows(results: dict[str, list[dict[str, object]]]) -> list[list[dict[str, object]]]:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from bench import gpu, gpu_attention, gpu_elementwise, gpu_sampler
-from bench.gpu_model import Limits
+from bench.gpu_model import Limits, Span, idle
 from bench.gpu_sections import BLOCKS
 from bench.gpu_table import Row, check, failure, untargeted
 
@@ -35,6 +35,13 @@ def test_timings_of_attention() -> None:
     rows = list(gpu_attention.timings("cpu", limits, shape, sizes, sizes, gpu_attention.cache_bytes(shape, 1, 16)))
     assert [row.name for row in rows] == ["attention 2/1 x 16, 1 x 16 causal", "attention 2/1 x 16, 1 x 1 of 16"]
     assert all(row.reached is not None and 0 < row.reached < 1 and row.target == 0.7 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("spans", "share"), [([(2, 4)], 0), ([(0, 4), (3, 6), (8, 10)], 0.2), ([(8, 10), (0, 6), (1, 2)], 0.2)]
+)
+def test_the_share_of_steps_in_which_nothing_runs(spans: list[Span], share: float) -> None:
+    assert idle([("", span) for span in spans]) == pytest.approx(share)
 
 
 def test_verdicts() -> None:

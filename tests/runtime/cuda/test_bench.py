@@ -26,7 +26,7 @@ def test_checks(monkeypatch: pytest.MonkeyPatch) -> None:
         *gpu_elementwise.checks("cpu", 3, (256,), 4),
         *gpu_sampler.checks("cpu", 300, 1, 2),
     ]
-    assert len(rows) == 6 + 19 + 3
+    assert len(rows) == 8 + 19 + 3
     assert [row for row in rows if row.verdict != "ok"] == []
 
 

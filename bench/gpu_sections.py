@@ -21,6 +21,7 @@ import msgspec
 import numpy as np
 import torch
 
+from bench import gpu_interpreter
 from bench.gpu_shapes import SHAPES, Shape, write_model, write_quantized
 from bench.gpu_table import Row, failure, untargeted
 
@@ -184,20 +185,27 @@ def quantized(run: Run) -> Rows:
 
 
 def setting(run: Run, name: str, cache_bytes: int, **settings: Any) -> Rows:
-    """Decoding with another setting than those of `model`; `cache_bytes`: of a number in the cache."""
+    """Logits and answers with another setting beside those of `model`, of which they have the bits unless the cache is
+    in float8, and decoding. `cache_bytes`: of a number in the cache."""
     from bench import gpu_agreement, gpu_model
 
     ensure_model(run)
     limits, shape = measured_limits(run), run.shape
     yield limits_row(limits)
+    lengths, tokens = ((40, 25, 18), 3) if run.interpret else ((1200, 700, 530), 16)
+    engine, _ = gpu_model.load(run.folder, **config(run))
+    expected = gpu_agreement.Answers.of(engine, lengths, tokens)
+    engine.close()
     engine, _ = gpu_model.load(run.folder, **config(run), **settings)
+    tolerance = gpu_agreement.FP8_TOLERANCE if cache_bytes == 1 else 0
+    yield from gpu_agreement.beside(name, gpu_agreement.Answers.of(engine, lengths, tokens), expected, tolerance)
     for batch in run.batches:
         row = gpu_model.decode(
             *(engine, shape, 2 * shape.product_weights, limits, batch, run.context),
             steps=2 if run.interpret else 32,
             cache_bytes=shape.cache_bytes * cache_bytes // 2,
         )
-        yield replace(row, name=f"{name}: {row.name}", target=None)
+        yield untargeted(replace(row, name=f"{name}: {row.name}"))
     batches = (1, 2) if run.interpret else (1, 8, 64)
     yield from gpu_agreement.company(engine, name, batches, 8, 2 if run.interpret else 16)
     engine.close()
@@ -279,32 +287,10 @@ SECTIONS: dict[str, Callable[[Run], Rows]] = {
 }
 
 
-def interpreted(name: str) -> None:
-    """Triton's interpreter in place of a GPU; in whole models, kernels in plain PyTorch, since it takes long."""
-    from tests.runtime.cuda import interpreter
-
-    interpreter.repair()
-    if name == "kernels" or name.split(",")[0].endswith("checks"):
-        return
-    from tests.runtime.cuda import reference
-    from trivet.runtime import loader
-    from trivet.runtime.cuda import program, runtime, weights
-    from trivet.runtime.cuda.device import HostDevice
-
-    for kernel in reference.KERNELS:
-        setattr(program, kernel.__name__, kernel)
-    runtime.DeviceSampler, runtime.CudaDevice = reference.DeviceSampler, HostDevice  # type: ignore[misc, assignment]
-    weights.FORMATS = {}  # type: ignore[assignment]
-    loader._usable = lambda wanted: "cuda"
-    from bench import gpu_model
-
-    gpu_model.WARM_UP = 1
-
-
 def main() -> None:
     name, shape, folder, device = sys.argv[1:]
     if device == "interpret":
-        interpreted(name)
+        gpu_interpreter.install(kernels=name == "kernels" or name.split(",")[0].endswith("checks"))
     run = Run(SHAPES[shape], Path(folder), device == "interpret")
     lines = os.fdopen(os.dup(1), "w")  # Whatever else is printed goes where errors go.
     os.dup2(2, 1)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from bench import gpu, gpu_attention, gpu_elementwise, gpu_sampler
+from bench.gpu_agreement import Answers, beside
 from bench.gpu_model import Limits, Span, idle
 from bench.gpu_sections import BLOCKS
 from bench.gpu_table import Row, check, failure, untargeted
@@ -83,6 +87,28 @@ def test_settings(tmp_path: Path) -> None:
     results = json.loads((tmp_path / "gpu.json").read_text())["results"]
     assert set(results) == {"fp8 cache", "eager"}
     assert missed_rows(results) == [[], []]
+    asked = {name: [row["name"] for row in rows if row["target"] is not None] for name, rows in results.items()}
+    logits = [f"logits of {rows}" for rows in ("pieces of prompts, 83 rows", "decoded tokens, 9 rows")]
+    company = "greedy tokens, 1 at a time"
+    assert asked["fp8 cache"] == [f"fp8 cache: {what}" for what in (*logits, company)]
+    assert asked["eager"] == [f"eager: {what}" for what in (*logits, "greedy answers", company)]
+
+
+@pytest.mark.parametrize(
+    ("error", "tolerance", "verdicts"),
+    [
+        (0, 0, ["ok", "ok", "ok"]),
+        (1e-7, 0, ["ok", "MISSED", "MISSED"]),
+        (math.nan, 0, ["ok", "MISSED", "MISSED"]),
+        (0.1, 0.15, ["ok", "ok", ""]),
+        (0.2, 0.15, ["ok", "MISSED", ""]),
+        (math.nan, 0.15, ["ok", "MISSED", ""]),
+    ],
+)
+def test_wrong_values_are_missed(error: float, tolerance: float, verdicts: list[str]) -> None:
+    right = Answers(np.ones((3, 4), np.float32), np.ones((2, 4), np.float32), [[1, 2], [3]])
+    wrong = replace(right, decoded=right.decoded + np.float32(error), tokens=[[1, 2], [4 if error else 3]])
+    assert [row.verdict for row in beside("", wrong, right, tolerance)] == verdicts
 
 
 def test_quantized(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Everything about the GPU that needs one: checks the kernels, measures them and a whole model beside the machine's
 limits and beside other engines, and prints one table at the end.
 
-    python -m bench.gpu [--only checks|kernels|model|peers|quantized|settings ...] [--output results.json]
+    python -m bench.gpu [--only checks|kernels|model|peers|quantized|settings|memory ...] [--output results.json]
 
 `reached` is the measured speed over the bound's (of checks, 1 or 0). Sections come in the order of their weight, each
 in a process of its own; the first, in which nothing is timed, run side by side. Results so far are written whenever
@@ -54,6 +54,7 @@ SECTIONS = {
     "quantized": "quantized",
     "fp8 cache": "settings",
     "eager": "settings",
+    "memory": "memory",
 }
 """Those of bench/gpu_sections.py, what matters most first; and what --only calls them."""
 

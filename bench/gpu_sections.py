@@ -211,6 +211,20 @@ def setting(run: Run, name: str, cache_bytes: int, **settings: Any) -> Rows:
     engine.close()
 
 
+def memory(run: Run) -> Rows:
+    """With the smallest shape that there is a reason to serve."""
+    from bench import gpu_memory
+
+    if not run.interpret:
+        run = replace(run, shape=SHAPES["llama-3.2-1b"], folder=run.folder / "llama-3.2-1b")
+    ensure_model(run)
+    for name in gpu_memory.TINY if run.interpret else gpu_memory.STARTS:
+        yield from guarded(
+            f"no memory for {name}",
+            lambda: iter([gpu_memory.row(name, run.folder, run.interpret)]),  # noqa: B023
+        )
+
+
 def config(run: Run) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "device": "cuda", "enable_prefix_caching": False, "max_num_seqs": max(run.batches),
@@ -284,6 +298,7 @@ SECTIONS: dict[str, Callable[[Run], Rows]] = {
     "quantized": quantized,
     "fp8 cache": partial(setting, name="fp8 cache", cache_bytes=1, kv_cache_dtype="fp8"),
     "eager": partial(setting, name="eager", cache_bytes=2, enforce_eager=True),
+    "memory": memory,
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import gpu, gpu_attention, gpu_elementwise, gpu_sampler
+from bench import gpu, gpu_attention, gpu_elementwise, gpu_memory, gpu_sampler
 from bench.gpu_agreement import Answers, beside
 from bench.gpu_model import Limits, Span, idle
 from bench.gpu_sections import BLOCKS
@@ -109,6 +110,30 @@ def test_wrong_values_are_missed(error: float, tolerance: float, verdicts: list[
     right = Answers(np.ones((3, 4), np.float32), np.ones((2, 4), np.float32), [[1, 2], [3]])
     wrong = replace(right, decoded=right.decoded + np.float32(error), tokens=[[1, 2], [4 if error else 3]])
     assert [row.verdict for row in beside("", wrong, right, tolerance)] == verdicts
+
+
+def test_memory(tmp_path: Path) -> None:
+    run("--interpret", "--only", "memory", "--folder", tmp_path / "model", "--output", tmp_path / "gpu.json")
+    [*rows, _] = json.loads((tmp_path / "gpu.json").read_text())["results"]["memory"]
+    assert [row["verdict"] for row in rows] == ["ok", "ok"]
+    assert rows[0]["measured"].startswith("gpu_memory_utilization 0.01 lets 10.24 MiB of 1.00 GiB be in use")
+    assert re.match(r"num_blocks 10000000 asks for .* of KV cache, but .* are free", rows[1]["measured"])
+
+
+@pytest.mark.parametrize(
+    ("says", "code", "verdict"),
+    [
+        ("Loading …\ntrivet: error: num_blocks 10000000 asks for too much", 1, "ok"),
+        ("trivet: error: num_blocks 10000000 asks for too much", 0, "MISSED"),
+        ("trivet: error: the GPU is gone", 1, "MISSED"),
+        ("Traceback (most recent call last)\ntrivet: error: num_blocks 10000000 asks for too much", 1, "MISSED"),
+        ("torch.OutOfMemoryError: num_blocks 10000000 asks for too much", 1, "MISSED"),
+        ("", -9, "MISSED"),
+    ],
+)
+def test_other_ends_are_missed(says: str, code: int, verdict: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, code, "", says))
+    assert gpu_memory.row("the cache", Path("model"), False).verdict == verdict
 
 
 def test_quantized(tmp_path: Path) -> None:

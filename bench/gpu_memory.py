@@ -73,9 +73,11 @@ def row(name: str, model: Path, interpret: bool) -> Row:
 @contextmanager
 def others() -> Iterator[None]:
     held = torch.empty(torch.cuda.mem_get_info()[0] - LEFT, dtype=torch.uint8, device="cuda")
-    yield
-    del held
-    torch.cuda.empty_cache()
+    try:
+        yield
+    finally:
+        del held
+        torch.cuda.empty_cache()
 
 
 def main() -> None:

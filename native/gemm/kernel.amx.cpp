@@ -35,6 +35,7 @@ constexpr Kernels make_amx_kernels() {
       .multiply_rounded = {},
       .multiply_bytes = {},
       .pass_rows = kTileChunk,
+      .few_rows = 12,  // 7 (of Q8_0) to 13 (of Q4_0)
   };
   const auto set = [&](Format format, Kernels::Multiply multiply) {
     kernels.multiply[static_cast<int>(format)] = multiply;
@@ -58,22 +59,10 @@ constexpr Kernels make_amx_kernels() {
   // Tiles know of no signs for eight columns.
   TRIVET_TILES(IQ1_M, 256, EighthsIQ1_M, multiply_permuted<PermutedIQ1_M>)
 #undef TRIVET_TILES
-  // Formats whose own error hides that of a byte with one scale for 256 columns.
 #define TRIVET_SET(name, group)                            \
   kernels.multiply_bytes[static_cast<int>(Format::name)] = \
       multiply_tiles_bytes<Block##group##Kernel<Avx512Bf16, Weights##name>>;
-  TRIVET_SET(Q4_0, 32)
-  TRIVET_SET(Q4_1, 32)
-  TRIVET_SET(Q5_0, 32)
-  TRIVET_SET(Q5_1, 32)
-  TRIVET_SET(IQ4_NL, 32)
-  TRIVET_SET(MXFP4, 32)
-  TRIVET_SET(Q2_K, 256)
-  TRIVET_SET(Q3_K, 256)
-  TRIVET_SET(Q4_K, 256)
-  TRIVET_SET(Q5_K, 256)
-  TRIVET_SET(Q6_K, 256)
-  TRIVET_SET(IQ4_XS, 256)
+  TRIVET_BYTE_FORMATS(TRIVET_SET)
 #undef TRIVET_SET
   return kernels;
 }

@@ -29,9 +29,14 @@
 namespace trivet {
 namespace {
 
-// Activation rows per pass over a panel: their sums (4 KiB), the unpacked step and the step's activations of
-// one block of rows share the L1 cache.
+// Activation rows per pass over a panel, if K does not say: their sums (4 KiB), the unpacked step and the
+// step's activations of one block of rows share the L1 cache.
 constexpr int kChunk = 64;
+template <class K>
+constexpr int kChunkRows = [] {
+  if constexpr (requires { K::kChunkRows; }) return K::kChunkRows;
+  return kChunk;
+}();
 
 template <class K>
 constexpr int kDirectRows = [] {
@@ -75,10 +80,11 @@ inline void store_rows(const Panels& w, std::int64_t p, const float (*acc)[kPane
 template <class V, class K, class Single = void>
 void multiply(const Panels& w, const std::byte* x, std::size_t stride, std::int64_t m,
               std::int64_t panel_begin, std::int64_t panel_end, float* y, std::int64_t ldy) {
+  constexpr int kMost = kChunkRows<K>;
   typename K::Scratch scratch;
-  alignas(64) float acc[kChunk][kPanelRows];
-  for (std::int64_t first = 0; first < m; first += kChunk) {
-    const int chunk = m - first < kChunk ? static_cast<int>(m - first) : kChunk;
+  alignas(64) float acc[kMost][kPanelRows];
+  for (std::int64_t first = 0; first < m; first += kMost) {
+    const int chunk = m - first < kMost ? static_cast<int>(m - first) : kMost;
     const std::byte* rows = x + first * stride;
     const int blocks = (chunk + K::kRows - 1) / K::kRows;
     const auto multiply_blocks = [&](const auto& weights, std::int64_t column, int count, const auto& fetch) {
@@ -117,7 +123,7 @@ void multiply(const Panels& w, const std::byte* x, std::size_t stride, std::int6
             continue;
           }
         }
-        if constexpr (!K::kDirect || V::kDirectBlocks * K::kRows < kChunk) {
+        if constexpr (!K::kDirect || V::kDirectBlocks * K::kRows < kMost) {
           const auto unpacked = K::unpack(K::template weights<!K::kDirect>(step), count, scratch);
           multiply_blocks(unpacked, c, count, [&](int block) {
             if constexpr (K::kDirect) fetch_part<V, K::kStepBytes>(step, block, blocks);
@@ -140,6 +146,7 @@ constexpr Kernels make_kernels() {
       .multiply_rounded = {},
       .multiply_bytes = {},
       .pass_rows = kChunk,
+      .few_rows = 0,
   };
   const auto set = [&](Format format, Kernels::Multiply multiply) {
     kernels.multiply[static_cast<int>(format)] = multiply;

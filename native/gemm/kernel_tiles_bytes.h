@@ -8,6 +8,7 @@
 #pragma once
 
 #include "gemm/kernel_tiles_bf16.h"
+#include "gemm/rounded_bytes.h"
 
 namespace trivet {
 namespace {
@@ -31,111 +32,19 @@ using RoundChunk = void (*)(const Panels& w, std::int64_t panel, std::int64_t co
                             ByteTiles& out);
 
 // That of the weights of a Block32Kernel or a Block256Kernel; with kFetch, which fetches ahead.
-template <class Few>
-struct RoundedBytes {
-  using V = Avx512Bf16;
-  using F = V::F32x16;
-  using I = V::I32x16;
-  using W = typename Few::W;
-  static_assert(kOrder<W> == ColumnOrder::natural);
-  static constexpr int kRunColumns = 4 * W::kQuads;
-  static constexpr float kMost = [] {
-    if constexpr (requires { W::kMost; }) return W::kMost;
-    return (1 << W::kBits) - 1;
-  }();
-  static constexpr float kMiddle = (kMost + 1) / 2;
-
-  template <bool kFetch>
-  [[gnu::noinline]] static void chunk(const Panels& w, std::int64_t panel, std::int64_t column, int count,
-                                      ByteTiles& out) {
-    typename Few::Scratch scratch;
-    const std::byte* packed = w.data + panel * w.layout.bytes;
-    for (int c = 0; c < count; c += kStep) {
-      const int columns = count - c < kStep ? count - c : kStep;
-      Few::decode_scales(w, packed, column + c, columns, scratch);
-      const std::byte* step = packed + w.layout.steps + (column + c) / kStep * Few::kStepBytes;
-      round_step(Few::template weights<kFetch>(step), columns, scratch, out.scale[c / kStep],
-                 out.tile[c / kTileBytes]);
-    }
+template <class Few, bool kFetch>
+[[gnu::noinline]] void round_chunk(const Panels& w, std::int64_t panel, std::int64_t column, int count,
+                                   ByteTiles& out) {
+  typename Few::Scratch scratch;
+  const std::byte* packed = w.data + panel * w.layout.bytes;
+  for (int c = 0; c < count; c += kStep) {
+    const int columns = count - c < kStep ? count - c : kStep;
+    Few::decode_scales(w, packed, column + c, columns, scratch);
+    const std::byte* step = packed + w.layout.steps + (column + c) / kStep * Few::kStepBytes;
+    RoundedBytes<Avx512Bf16, Few, 0>::round_step(Few::template weights<kFetch>(step), columns, scratch,
+                                                 out.scale[c / kStep], out.tile[c / kTileBytes]);
   }
-
- private:
-  static I bits(F a) { return _mm512_castps_si512(a); }
-
-  static I magnitude(F a) { return V::both(bits(a), V::broadcast(0x7fffffff)); }
-
-  // The integer nearest to each, modulo 2^16, in both halves of a lane.
-  static I twice_nearest(F a) { return V::twice_first(bits(V::add(a, V::broadcast(0x1.8p23f)))); }
-
-  // A weight is `scale` times the byte that stands for it, plus `minimum`; 256 times the rounded one is that
-  // in 16 bits with a factor and an offset for each row, which rounds as it has a half in it. The largest
-  // magnitude becomes 127; with one that is not finite, the scale is not either.
-  template <bool kFetch>
-  static void round_step(const PackedQuads<V, W, kFetch>& weights, int columns,
-                         const typename Few::Scratch& scratch, float* unit, std::uint8_t (*row)[kTileBytes]) {
-    alignas(64) float lines[kStep / kRunColumns][2][kPanelRows];
-    I most = V::izero();
-    for (int run = 0; run < columns / kRunColumns; ++run) {
-      F scale, minimum;
-      Few::line(scratch, run, scale, minimum);
-      V::store(lines[run][0], scale);
-      V::store(lines[run][1], minimum);
-      most = _mm512_max_epi32(most, magnitude(minimum));
-      most = _mm512_max_epi32(most, magnitude(V::fma(scale, V::broadcast(kMost), minimum)));
-    }
-    const F peak = _mm512_castsi512_ps(most);
-    V::store(unit, V::mul(peak, V::broadcast(1 / 127.0f)));
-    // The reciprocal of what is below 2^-100 would overflow.
-    const __mmask16 large = _mm512_cmp_ps_mask(peak, V::broadcast(0x1p-100f), _CMP_GE_OQ);
-    const F inverse = _mm512_maskz_mov_ps(large, _mm512_div_ps(V::broadcast(127 * 256.0f), peak));
-    for (int group = 0; group < columns / (W::kRuns * kRunColumns); ++group) {
-#pragma GCC unroll 8
-      for (int i = 0; i < W::kRuns; ++i, row += W::kQuads) {
-        const auto& line = lines[group * W::kRuns + i];
-        round_run([&](int v) { return weights(group, i, 0, v); }, V::mul(V::load(line[0]), inverse),
-                  V::mul(V::load(line[1]), inverse), row);
-      }
-    }
-    for (int q = columns / 4; q < kStep / 4; ++q) V::store_bytes(*row++, V::izero());
-  }
-
-  template <class Quad>
-  [[gnu::always_inline]] static void round_run(const Quad& quad, F scale, F minimum,
-                                               std::uint8_t (*row)[kTileBytes]) {
-    const I high = _mm512_set1_epi16(-256);
-    if constexpr (W::kBits == 8) {
-      // Less 128 a byte fits the high half of 16 bits, and a factor of 16 bits is exact enough.
-      const F middle = V::broadcast(128.0f);
-      const I factor = twice_nearest(V::mul(scale, middle));
-      const I offset = twice_nearest(V::fma(scale, middle, V::add(minimum, middle)));
-#pragma GCC unroll 8
-      for (int v = 0; v < W::kQuads; ++v) {
-        const V::Bytes bytes = V::exclusive(quad(v), V::splat(128));
-        const auto rounded = [&](I words) {
-          return _mm512_add_epi16(_mm512_mulhrs_epi16(words, factor), offset);
-        };
-        V::store_bytes(row[v], V::template bytes_of_words<1>(rounded(_mm512_slli_epi16(bytes, 8)),
-                                                             rounded(V::both(bytes, high))));
-      }
-    } else {
-      const F magic = V::broadcast(0x1.8p23f);
-      const F rest = _mm512_sub_ps(scale, _mm512_sub_ps(V::add(scale, magic), magic));
-      const I factor = twice_nearest(scale);
-      // Makes up for what the factor lacks in the middle of a byte's range.
-      const I offset =
-          twice_nearest(V::add(minimum, V::fma(rest, V::broadcast(kMiddle), V::broadcast(128.0f))));
-#pragma GCC unroll 8
-      for (int v = 0; v < W::kQuads; ++v) {
-        const V::Bytes bytes = quad(v);
-        const auto rounded = [&](I words) {
-          return _mm512_add_epi16(_mm512_mullo_epi16(words, factor), offset);
-        };
-        V::store_bytes(row[v], V::template bytes_of_words<1>(rounded(V::even_bytes<false>(bytes)),
-                                                             rounded(V::odd_bytes<false>(bytes))));
-      }
-    }
-  }
-};
+}
 
 using TileProducts = std::int32_t[2][2][kTileRows][kPanelRows];  // as TileSums
 
@@ -306,9 +215,9 @@ struct BytePass : PassRows {
     alignas(64) TileProducts products[2];
     for (std::int64_t c = begin; c < slab_end; c += kChunkColumns) {
       const int count = slab_end - c < kChunkColumns ? static_cast<int>(slab_end - c) : kChunkColumns;
-      const RoundChunk round_chunk = few() ? round_fetching : round;
-      round_chunk(w, panel, c, count, weights[0]);
-      if (two_panels) round_chunk(w, panel + 1, c, count, weights[1]);
+      const RoundChunk round_these = few() ? round_fetching : round;
+      round_these(w, panel, c, count, weights[0]);
+      if (two_panels) round_these(w, panel + 1, c, count, weights[1]);
       const bool more = c + kChunkColumns < slab_end;
       FetchPanels ahead = fetch_chunk(more ? panel : panel + 2, last_panel, more ? c + kChunkColumns : begin,
                                       pairs() * kChunkSteps * kStepTiles);
@@ -334,9 +243,8 @@ template <class Few>
 void multiply_tiles_bytes(const Panels& w, const std::byte* x, std::size_t stride, std::int64_t m,
                           std::int64_t panel_begin, std::int64_t panel_end, float* y, std::int64_t ldy) {
   for_each_pass(w, x, stride, m, y, ldy, full_depth_config, kBytePassRows, [&](const PassRows& rows) {
-    BytePass{rows, RoundedBytes<Few>::template chunk<false>, RoundedBytes<Few>::template chunk<true>,
-             Few::kStepBytes}
-        .multiply(panel_begin, panel_end);
+    BytePass{rows, round_chunk<Few, false>, round_chunk<Few, true>, Few::kStepBytes}.multiply(panel_begin,
+                                                                                              panel_end);
   });
 }
 

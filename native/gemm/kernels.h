@@ -38,6 +38,7 @@ struct Kernels {
   // of quantize_q8_256. Null where that is not faster, or not exact enough.
   std::array<Multiply, kFormats> multiply_rounded, multiply_bytes;
   int pass_rows;  // rows of x that take part in one pass over the weights
+  int few_rows;   // that `multiply` takes no more time for than those of rounded weights
 };
 
 extern const Kernels kGenericKernels;

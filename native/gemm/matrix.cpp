@@ -19,9 +19,6 @@ std::size_t value_bytes(ActivationFormat format, std::int64_t columns) {
   return static_cast<std::size_t>(columns) * (format == ActivationFormat::bf16 ? 2 : sizeof(float));
 }
 
-// Rows that the exact kernels multiply as fast as the rounded ones: 7 (of Q8_0) to 13 (of Q4_0).
-constexpr std::int64_t kFewRows = 12;
-
 ColumnOrder order_of(ActivationFormat format) {
   if (format == ActivationFormat::q8_256_by16) return ColumnOrder::by16;
   if (format == ActivationFormat::q8_256_by32) return ColumnOrder::by32;
@@ -73,8 +70,8 @@ Inputs inputs_named(const std::string& name) {
 
 ActivationFormat activation_format(Format weights, Numerics numerics, std::int64_t rows, Inputs inputs,
                                    Isa isa) {
-  if (numerics == Numerics::fast && rows > kFewRows) {
-    const Kernels& k = kernels(isa);
+  const Kernels& k = kernels(isa);
+  if (numerics == Numerics::fast && rows > k.few_rows) {
     const int format = static_cast<int>(weights);
     if (k.multiply_bytes[format] != nullptr && exact_enough_as_bytes(weights, inputs, isa)) {
       return ActivationFormat::q8_256_fast;

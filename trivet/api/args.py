@@ -130,9 +130,9 @@ class EngineArgs(VllmArgs):
     gpu_layers: compute so many of the last layers on the GPU, the others on the CPU; None is all.
     enforce_eager: on a GPU, do without CUDA graphs.
     numerics: "exact" gives a request the same tokens whatever is computed beside it; "fast" does not:
-        on a GPU it takes PyTorch's matrix products; on a CPU, for more than a few tokens, those of bfloat16 and int8
-        that AMX has for quantised weights, and those of bfloat16 that AMX or AVX-512 has for attention. Elsewhere it
-        is the same as "exact".
+        on a GPU it takes PyTorch's matrix products; on a CPU, for more than a few tokens, those of int8 that AVX-512
+        and AMX have for quantised weights, AMX's of bfloat16 for the others of these, and theirs of bfloat16 for
+        attention. Elsewhere it is the same as "exact".
     enable_prefix_caching: reuse what is computed of prompts that begin alike; None is True.
     prefix_cache_dir: a folder that keeps what is computed of prompts for later engines with the same model; it holds
         prompts in all but plain text.

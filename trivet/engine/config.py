@@ -24,7 +24,7 @@ class EngineConfig(msgspec.Struct, kw_only=True, omit_defaults=True):
     graphs; gpu_layers computes so many of the last layers there, the others on the CPU (None: all).
 
     numerics: "exact" gives a row the same bits whatever is computed beside it; "fast" takes matrix products which do
-    not: on a GPU the vendor's, on a CPU with AMX those of bfloat16 for many rows of quantised weights.
+    not: on a GPU the vendor's, on a CPU with AVX-512 or AMX those of weights that are rounded for many rows.
     """
 
     model: str

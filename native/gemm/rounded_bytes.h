@@ -2,6 +2,7 @@
 // kernel_bytes.h and kernel_tiles_bytes.h.
 #pragma once
 
+#include "avx512.h"
 #include "gemm/kernel_block256.h"
 #include "gemm/kernel_block32.h"
 

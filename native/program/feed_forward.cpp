@@ -10,8 +10,9 @@ namespace {
 constexpr std::int64_t kPanel = PackedMatrix::kPanel;
 constexpr std::int64_t kGroupPanels = kStep / kPanel;
 
-// Rows of a unit: the most of these that there are enough units of, but most of all only if the weights are
-// rounded anew for each. For fewer rows, what takes time is to read the weights.
+// Rows of a unit: the most of these of which the rows fill more than half of one, and that there are enough
+// units of, but most of all only if the weights are rounded anew for each. For fewer rows than the least,
+// what takes time is to read the weights.
 constexpr std::int64_t kBlockRows[] = {512, 256, 128, 64};
 
 // Of a member's block: gate and up of a step, and a line more, so that rows do not compete for a cache's
@@ -67,9 +68,9 @@ void GatedStep::prepare(const Batch& batch, int members) {
   const bool rounded = activation(weights_.gate, rows) == ActivationFormat::q8_256_fast;
   const auto* most = std::begin(kBlockRows) + (rounded ? 0 : 1);
   const auto* block = std::find_if(most, std::end(kBlockRows), [&](std::int64_t height) {
-    return rows >= height && groups_ * ((rows + height - 1) / height) >= members * kUnits;
+    return 2 * rows > height && groups_ * ((rows + height - 1) / height) >= members * kUnits;
   });
-  blocks_ = block != std::end(kBlockRows);
+  blocks_ = rows >= *std::rbegin(kBlockRows) && block != std::end(kBlockRows);
   shares_.reset(blocks_ ? 1 : shares_for(rows, members));
   if (blocks_) {
     const std::int64_t blocks = (rows + *block - 1) / *block, even = (rows + blocks - 1) / blocks;

@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.harness.machine import Limits, describe, measure_limits, read_speed
-from bench.harness.random_weights import FLOATS, random_weights
+from bench.harness.machine import Limits, arithmetic, describe, measure_limits, read_speed
+from bench.harness.random_weights import random_weights
 from bench.harness.report import markdown, number, preamble, write
 from trivet import _native
 from trivet.runtime.machine import usable_cores
@@ -73,11 +73,9 @@ class Products:
 def measured(
     fmt: Format, shape: tuple[int, int], batch: int, numerics: str, seconds: float, limits: Limits
 ) -> dict[str, Any]:
-    """Fast numerics multiply floats on AMX."""
-    floats = fmt in FLOATS or (numerics == "fast" and _native.system_info()["isa"] == "amx")
     rows, columns = shape
     size, products = fmt.num_bytes(shape), batch * rows * columns
-    least = max(size / limits.read, products / (limits.float if floats else limits.int8))
+    least = max(size / limits.read, products / limits.products(arithmetic(fmt, numerics, batch)))
     return {
         "format": fmt.name,
         "shape": f"{rows}x{columns}",

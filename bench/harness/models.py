@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.harness import mixture
-from bench.harness.machine import Limits
+from bench.harness.machine import Arithmetic, Limits, arithmetic
 from bench.harness.process import Case
-from bench.harness.random_weights import FLOATS, randomise_layers
+from bench.harness.random_weights import randomise_layers
 from trivet.convert import as_gguf
 from trivet.models.config import ModelConfig
 from trivet.weights import open_checkpoint
@@ -72,13 +73,13 @@ def quantised(source: Path, to: str, folder: Path) -> Path:
 @dataclass(frozen=True)
 class Work:
     """What a model asks for: matrix weights in numbers and bytes, those of the output apart, those of experts again
-    apart, and what a token of context costs a token that looks at it.
+    apart, what multiplies most of them, and what a token of context costs a token that looks at it.
     """
 
     layers: int
     head: int
     weight_bytes: int
-    floating: bool
+    arithmetic: Arithmetic
     context_products: int
     context_bytes: int
     experts: int = 0
@@ -88,8 +89,8 @@ class Work:
 
     def seconds(self, case: Case, limits: Limits) -> float:
         """The least time: as long as memory takes to bring all weights and contexts once, or the products, in the
-        fastest kind that the format allows and attention's in floating point, whichever is longer. Of experts, as
-        many are needed as tokens that choose by chance choose on average.
+        arithmetic of the format's kernel and attention's in bfloat16, whichever is longer. Of experts, as many are
+        needed as tokens that choose by chance choose on average.
         """
         if case.tokens:
             rows, heads, looks = case.streams, case.streams, case.streams * case.context
@@ -98,11 +99,10 @@ class Work:
             rows, heads, looks = case.context, 1, case.context**2 / 2
             contexts, rounds = case.context, 1
         products = rows * (self.layers + self.used * self.experts) + heads * self.head
-        arithmetic = products / (limits.float if self.floating else limits.int8)
-        arithmetic += looks * self.context_products / limits.float
+        computing = products / limits.products(self.arithmetic) + looks * self.context_products / limits.bf16
         weights = self.weight_bytes + self.expert_bytes * (1 - (1 - self.used) ** rows)
         memory = (weights + contexts * self.context_bytes) / limits.read
-        return max(arithmetic, memory) * rounds
+        return max(computing, memory) * rounds
 
 
 def work(path: Path) -> Work:
@@ -119,12 +119,14 @@ def work(path: Path) -> Work:
     in_experts = sum(math.prod(info.shape) for info in experts)
     expert_bytes = sum(info.num_bytes for info in experts)
     size = sum(info.num_bytes for info in matrices.values())
-    floats = sum(info.num_bytes for info in matrices.values() if info.format in FLOATS)
+    sizes = Counter[Arithmetic]()
+    for info in matrices.values():
+        sizes[arithmetic(info.format)] += info.num_bytes
     return Work(
         layers=sum(math.prod(info.shape) for info in matrices.values()) - head - in_experts,
         head=head,
         weight_bytes=size - expert_bytes,
-        floating=floats > size / 2,
+        arithmetic=sizes.most_common(1)[0][0],
         context_products=2 * config.num_layers * config.q_size,
         context_bytes=2 * 2 * config.num_layers * config.kv_size,
         experts=in_experts,

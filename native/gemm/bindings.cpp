@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <iterator>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -114,6 +115,14 @@ nb::ndarray<nb::numpy, float> multiply(const PackedMatrix& w, Matrix x, int thre
   return to_numpy(std::move(y), {m, rows});
 }
 
+const char* activation_format_name(int type_id, const std::string& numerics, std::int64_t rows) {
+  constexpr const char* kNames[] = {"f32",         "bf16",        "q8_32",      "q8_256",
+                                    "q8_256_by16", "q8_256_by32", "q8_256_fast"};
+  static_assert(std::size(kNames) == kActivationFormats);
+  const Format format = computing_format(type_id);
+  return kNames[static_cast<int>(activation_format(format, numerics_of(numerics), rows, Inputs::usual))];
+}
+
 Isa available_isa(const std::string& name) {
   for (Isa isa : available_isas()) {
     if (isa_name(isa) == name) return isa;
@@ -167,6 +176,10 @@ void bind_gemm(nb::module_& m) {
       "what was not taken goes back.");
   m.def("dequantize", &dequantize_array, nb::arg("type_id"), nb::arg("blocks"), nb::arg("count"),
         "Exact float32 values [count] of GGUF blocks (uint8). ValueError when sizes or type do not fit.");
+  m.def("activation_format", &activation_format_name, nb::arg("type_id"), nb::arg("numerics"),
+        nb::arg("rows"),
+        "In which of native/gemm/matrix.h's formats so many usual rows meet weights of a type. ValueError "
+        "where it does not compute.");
   nb::class_<PackedMatrix>(m, "PackedMatrix", "A weight matrix [rows, columns] repacked for multiplication.")
       .def(
           "__init__",

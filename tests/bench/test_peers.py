@@ -3,6 +3,7 @@
 import itertools
 import signal
 import sys
+from dataclasses import replace
 from unittest.mock import ANY, Mock
 
 import numpy as np
@@ -12,10 +13,10 @@ from bench.accuracy import divergence, log_softmax, perplexity
 from bench.harness import mixture, process, report
 from bench.harness.dequantised import Dequantised, dequantise
 from bench.harness.environments import CannotRun
-from bench.harness.machine import Limits, read_speed
+from bench.harness.machine import Limits, arithmetic, read_speed
 from bench.harness.models import Work, quantised, work
 from bench.harness.process import Case, Sample, System
-from trivet import LLM, SamplingParams
+from trivet import LLM, SamplingParams, _native
 from trivet.weights import open_checkpoint
 from trivet.weights.formats import Format
 from trivet.weights.gguf import GGUFFile
@@ -91,30 +92,45 @@ def test_memory_is_read():
         assert all(1e8 < reads() < 1e12 for _ in range(2))
 
 
-LIMITS = Limits(read=1e9, int8=1e12, float=1e11, int8_with="", float_with="")
+LIMITS = Limits(1e9, int8=1e12, bf16=1e11, fma=5e10, int8_with="VNNI", bf16_with="BF16", fma_with="FMA")
 
 
 @pytest.mark.parametrize(
-    ("case", "floating", "seconds"),
+    ("case", "arithmetic", "seconds"),
     [
         # 10^6 bytes of weights and 100 tokens of 100 bytes are read in 1.01 ms; products take less.
-        (Case("", 1, 100), False, 1.01e-3),
+        (Case("", 1, 100), "int8", 1.01e-3),
         # 4 sequences of 50 tokens, 8 times.
-        (Case("", 4, 50, 8), False, 8 * 1.02e-3),
+        (Case("", 4, 50, 8), "int8", 8 * 1.02e-3),
         # 1,000 x 10^6 products and one row of the output's 10^5; each token looks at 500 others for 1,000 products.
-        (Case("", 1, 1000), False, 1.0001e-3 + 5e-3),
-        (Case("", 1, 1000), True, 10.001e-3 + 5e-3),
+        (Case("", 1, 1000), "int8", 1.0001e-3 + 5e-3),
+        (Case("", 1, 1000), "bf16", 10.001e-3 + 5e-3),
+        (Case("", 1, 1000), "fma", 20.002e-3 + 5e-3),
     ],
 )
-def test_the_least_time(case, floating, seconds):
-    found = Work(10**6, 10**5, 10**6, floating, context_products=1000, context_bytes=100).seconds(case, LIMITS)
+def test_the_least_time(case, arithmetic, seconds):
+    found = Work(10**6, 10**5, 10**6, arithmetic, context_products=1000, context_bytes=100).seconds(case, LIMITS)
     assert found == pytest.approx(seconds)
+
+
+def test_limits_name_what_multiplies():
+    assert str(LIMITS).endswith("/s: 1,000 (VNNI), 100 (BF16), 50 (FMA)")
+    assert str(replace(LIMITS, bf16_with="FMA", bf16=5e10)).endswith("/s: 1,000 (VNNI), 50 (FMA)")
+
+
+def test_a_format_is_judged_by_what_multiplies_it():
+    formats = (Format.F32, Format.F16, Format.Q4_0, Format.Q8_0, Format.IQ1_S)
+    assert [arithmetic(fmt) for fmt in formats] == ["fma", "fma", "int8", "int8", "int8"]
+    isa = _native.system_info()["isa"]
+    assert arithmetic(Format.BF16) == ("bf16" if isa in ("avx512_bf16", "amx") else "fma")
+    assert arithmetic(Format.Q4_0, "fast", 1) == arithmetic(Format.Q4_0, "fast", 512) == "int8"
+    assert arithmetic(Format.Q8_0, "fast", 512) == ("bf16" if isa == "amx" else "int8")
 
 
 @pytest.mark.parametrize(("streams", "needed"), [(1, 0.25), (2, 1 - 0.75**2)])
 def test_tokens_need_the_experts_that_they_choose(streams, needed):
     """By chance, of 10^7 bytes."""
-    mixture = Work(10**6, 10**5, 10**6, False, 0, 0, experts=10**7, expert_bytes=10**7, used=0.25)
+    mixture = Work(10**6, 10**5, 10**6, "int8", 0, 0, experts=10**7, expert_bytes=10**7, used=0.25)
     assert mixture.seconds(Case("", streams, 50, 1), LIMITS) == pytest.approx((10**6 + needed * 10**7) / 1e9)
 
 
@@ -135,7 +151,7 @@ def test_the_built_in_model_asks_for_its_matrices():
     matrices = [info for info in checkpoint.tensors.values() if len(info.shape) == 2]
     assert found.weight_bytes == sum(info.num_bytes for info in matrices)
     assert found.head == 1024 * 256 and found.layers + found.head == 3_407_872
-    assert not found.floating
+    assert found.arithmetic == "int8"
     assert found.context_bytes == 2 * 1024
 
 

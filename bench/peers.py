@@ -166,12 +166,14 @@ def table(comparisons: list[Comparison], limits: Limits, peers: list[str]) -> st
                 else:
                     row += ["–", "–"]
             spreads = [report.spread(one.shares(case, limits, name)) for name in results]
+            spread = max((found for found in spreads if found is not None), default=None)
             others = median(sample.others for found in results.values() for sample in found)
-            note = f"{max(spreads):.0%}" + (" !" if max(spreads) > UNSTABLE or others > DISTURBED else "")
+            note = report.percent(spread) + (" !" if (spread or 0) > UNSTABLE or others > DISTURBED else "")
             share = median(one.shares(case, limits, "trivet"))
-            rows.append([*row, report.number(one.median_limit(case, limits)), f"{share:.0%}", note, f"{others:.0%}"])
+            row += [report.number(one.median_limit(case, limits)), f"{share:.0%}", str(len(ours)), note]
+            rows.append([*row, f"{others:.0%}"])
     heads = [head for peer in peers for head in (f"{TITLES[peer]}{f' as {kind(peer)}' if peer in ONLY else ''}", "×")]
-    return report.markdown(["model", "case", "Trivet", *heads, "limit", "of limit", "spread", "others"], rows)
+    return report.markdown(["model", "case", "Trivet", *heads, "limit", "of limit", "rounds", "spread", "others"], rows)
 
 
 def kind(peer: str) -> str:
@@ -236,11 +238,12 @@ def finish(
     reasons = "".join(f"- {TITLES[name]}: {reason}\n" for name, reason in cannot.items())
     text = (
         f"# Side by side\n\n{report.preamble(machine, str(limits))}\n"
-        f"Tokens a second{' of processor time' if machine['cpu_time'] else ''}, medians of alternated rounds. ×: the "
-        "median of the rounds' ratios. limit: what arithmetic allows at best, and memory as fast as it was read before "
-        "and after each case; the medians of that and of the rounds' shares of it. spread: (largest − smallest) / "
-        "median of these shares, the larger of the systems'. others: the share of the processors that anything else "
-        "used meanwhile, median of the rounds; ! marks a line that is not stable or was disturbed.\n\n"
+        f"Tokens a second{' of processor time' if machine['cpu_time'] else ''}, medians of so many alternated rounds. "
+        "×: the median of the rounds' ratios. limit: what arithmetic allows at best, and memory as fast as it was read "
+        "before and after each case; the medians of that and of the rounds' shares of it. spread: (largest − smallest) "
+        "/ median of these shares, the larger of the systems'; one round has none. others: the share of the processors "
+        "that anything else used meanwhile, median of the rounds; ! marks a line that is not stable or was disturbed."
+        "\n\n"
         f"{table(comparisons, limits, shown)}"
     )
     random = list(dict.fromkeys(one.mix for one in comparisons if one.mix not in MIXES))

@@ -13,9 +13,13 @@ LIMIT_COLOUR = "#999999"
 MOST_LEVEL = 6  # groups whose names have room beside each other
 
 
-def spread(values: Sequence[float]) -> float:
-    """How far samples lie apart, as a share of their median."""
-    return (max(values) - min(values)) / median(values)
+def spread(values: Sequence[float]) -> float | None:
+    """How far samples lie apart, as a share of their median; None of a single one."""
+    return (max(values) - min(values)) / median(values) if len(values) > 1 else None
+
+
+def percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.0%}"
 
 
 def times(ratio: float) -> str:

@@ -16,6 +16,7 @@ from bench.harness.environments import CannotRun
 from bench.harness.machine import Limits, arithmetic, read_speed
 from bench.harness.models import Work, quantised, work
 from bench.harness.process import Case, Sample, System
+from bench.peers import Comparison, table
 from trivet import LLM, SamplingParams, _native
 from trivet.weights import open_checkpoint
 from trivet.weights.formats import Format
@@ -184,7 +185,24 @@ def test_a_table_and_its_numbers():
         "| --- | --- | ---: | ---: | ---: | ---: |",
         "| a | b | 1,234 | 12.3 | – | 1.50× |",
     ]
-    assert report.spread([9.0, 10.0, 12.0]) == pytest.approx(0.3)
+    assert report.percent(report.spread([9.0, 10.0, 12.0])) == "30%"
+    assert report.percent(report.spread([9.0])) == "–"
+
+
+@pytest.mark.parametrize(
+    ("speeds", "others", "shown"),
+    [
+        ([10.0], 0.0, "| 1 | – | 0% |"),
+        ([10.0], 0.5, "| 1 | – ! | 50% |"),
+        ([10.0, 11.0, 10.0], 0.0, "| 3 | 10% | 0% |"),
+        ([10.0, 13.0], 0.0, "| 2 | 26% ! | 0% |"),
+    ],
+)
+def test_a_line_says_how_sure_it_is(speeds, others, shown):
+    one = Comparison.__new__(Comparison)
+    one.name, one.mix, one.cases, one.work = "m", "Q4_0", CASES[:1], Work(10**6, 10**5, 10**6, "int8", 1000, 100)
+    one.results = {"prefill": {"trivet": [Sample(speed, others, 1e9) for speed in speeds]}}
+    assert table([one], LIMITS, []).splitlines()[-1].endswith(shown)
 
 
 def test_a_plot_is_written(tmp_path):

@@ -1,5 +1,6 @@
 import json
 import math
+import platform
 import shutil
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from tests.api.scripted import BOS, EOS, write_byte_tokenizer
 from tests.models.tiny import MODELS
+from trivet.cli.system import processor
 from trivet.weights.formats import Format
 from trivet.weights.gguf_writer import GGUFWriter
 from trivet.weights.quantize import quantize
@@ -122,3 +124,20 @@ def test_system(trivet):
     assert found["memory_bytes"] > 2**20
     assert "numpy" in found["packages"]
     assert found["isa"] in trivet("inspect", "--system")[1]
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "name"),
+    [
+        ("cpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n", "AMD EPYC (family 25, model 17)"),
+        (
+            "cpu family\t: 6\nmodel\t\t: 143\nmodel name\t: Intel(R) Xeon(R) Platinum 8481C\n",
+            "Intel(R) Xeon(R) Platinum 8481C",
+        ),
+        ("model name\t: ARMv8\n", "ARMv8"),
+        ("", platform.processor() or platform.machine()),
+    ],
+)
+def test_a_processor_has_numbers(cpuinfo, name, tmp_path):
+    (tmp_path / "cpuinfo").write_text(cpuinfo)
+    assert processor(tmp_path / "cpuinfo") == name

@@ -46,9 +46,11 @@ def _versions() -> Iterator[tuple[str, str]]:
                 raise
 
 
-def processor() -> str:
-    """Its name, for people."""
-    cpuinfo = Path("/proc/cpuinfo")
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Its name, for people; with its family's and model's numbers where a host has left none in the name."""
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    about = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    name = about.get("model name") or platform.processor() or platform.machine()
+    if "cpu family" not in about or any(letter.isdigit() for letter in name):
+        return name
+    return f"{name} (family {about['cpu family']}, model {about['model']})"

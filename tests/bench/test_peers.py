@@ -2,6 +2,7 @@
 
 import itertools
 import signal
+import subprocess
 import sys
 from dataclasses import replace
 from unittest.mock import ANY, Mock
@@ -12,7 +13,7 @@ import pytest
 from bench.accuracy import divergence, log_softmax, perplexity
 from bench.harness import mixture, process, report
 from bench.harness.dequantised import Dequantised, dequantise
-from bench.harness.environments import CannotRun
+from bench.harness.environments import CannotRun, llama_cpp
 from bench.harness.machine import Limits, arithmetic, read_speed
 from bench.harness.models import Work, quantised, work
 from bench.harness.process import Case, Sample, System
@@ -203,6 +204,32 @@ def test_a_line_says_how_sure_it_is(speeds, others, shown):
     one.name, one.mix, one.cases, one.work = "m", "Q4_0", CASES[:1], Work(10**6, 10**5, 10**6, "int8", 1000, 100)
     one.results = {"prefill": {"trivet": [Sample(speed, others, 1e9) for speed in speeds]}}
     assert table([one], LIMITS, []).splitlines()[-1].endswith(shown)
+
+
+@pytest.mark.parametrize(
+    ("isa", "variant", "flags"),
+    [
+        ("amx", "", "NATIVE=ON"),
+        ("generic", "generic", "NATIVE=OFF AVX=OFF AVX2=OFF AVX512=OFF AMX_INT8=OFF"),
+        ("avx2", "avx2", "NATIVE=OFF AVX=ON AVX2=ON FMA=ON F16C=ON BMI2=ON AVX512=OFF AVX512_VNNI=OFF"),
+        ("avx512", "avx512", "NATIVE=OFF AVX2=ON AVX512=ON AVX512_VNNI=ON AVX512_BF16=OFF"),
+        ("avx512_bf16", "avx512_bf16", "NATIVE=OFF BMI2=ON AVX512_VNNI=ON AVX512_BF16=ON AMX_TILE=OFF"),
+    ],
+)
+def test_llama_cpp_is_built_for_the_instructions_in_use(isa, variant, flags):
+    peer = llama_cpp(isa, "amx")
+    arguments = peer.build["CMAKE_ARGS"].split()
+    assert peer.variant == variant and {"-DGGML_OPENMP=OFF", "-DLLAVA_BUILD=OFF"} < set(arguments)
+    assert {f"-DGGML_{flag}" for flag in flags.split()} < set(arguments) and len(arguments) == (15 if variant else 3)
+
+
+@pytest.mark.parametrize(("isa", "place"), [("amx", "llamacpp"), ("avx2", "llamacpp-avx2")])
+def test_another_build_keeps_apart(isa, place, tmp_path, monkeypatch):
+    monkeypatch.setattr(subprocess, "run", run := Mock(return_value=Mock(returncode=0)))
+    (tmp_path / place).mkdir()
+    assert llama_cpp(isa, "amx").install(tmp_path) == tmp_path / place / "bin/python"
+    [_, install] = [call.args[0] for call in run.call_args_list]
+    assert ("--no-cache-dir" in install) == (isa != "amx")
 
 
 def test_a_plot_is_written(tmp_path):

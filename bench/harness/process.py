@@ -85,8 +85,8 @@ class System:
         read = (before + read_speed()) / 2
         return Sample(case.counted / seconds, max(0.0, others / wall / (os.cpu_count() or 1)), read)
 
-    def resident_bytes(self) -> int:
-        return int(psutil.Process(self.process.pid).memory_info().rss)
+    def peak_bytes(self) -> int:
+        return peak_bytes(self.process.pid)
 
     def close(self) -> None:
         if self.process.stdin:
@@ -119,6 +119,14 @@ class System:
         process = psutil.Process(self.process.pid)
         times = [p.cpu_times() for p in [process, *process.children(recursive=True)]]
         return sum(t.user + t.system for t in times)
+
+
+def peak_bytes(pid: int) -> int:
+    """The most memory that was resident since the process's program began, in bytes. What `wait4` says of a child
+    begins with the memory of its parent.
+    """
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return int(status["VmHWM"].removesuffix("kB")) << 10
 
 
 def busy_seconds() -> float:

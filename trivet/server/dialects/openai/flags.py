@@ -42,7 +42,10 @@ NO_TOOLS = "there are no tool calls here"
 NO_ADAPTERS = "models have no adapters here"
 NO_CODE = "no code from outside is run"
 ALWAYS = "it is always so"
-KV_CACHE_DTYPE = "auto, f32, f16, bf16, q8_0 (on a CPU), KEYS/VALUES of two of these, or fp8 (on a GPU)."
+KV_CACHE_DTYPE = (
+    "f32, f16, bf16, q8_0 (on a CPU), KEYS/VALUES of two of these, or fp8 (on a GPU); auto is f32 for float32 weights, "
+    "on a CPU f16 for other weights that are floats, else bf16."
+)
 
 SETTINGS: list[Flag] = [
     flag("--config", "config", str, "A YAML file with flags, which the command line overrides.", "FILE"),

@@ -7,16 +7,19 @@ import dataclasses
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.engine.fake import Result, request
 from tests.engine.test_clients import children, collect
-from tests.models.tiny import MODELS, VOCAB
+from tests.models.tiny import MODELS, VOCAB, Tiny
 from trivet.engine.config import EngineConfig
 from trivet.engine.engine import Engine
 from trivet.engine.pace import Pace
 from trivet.engine.process import ProcessClient
 from trivet.engine.request import EngineRequest
+from trivet.weights.export import export
+from trivet.weights.gguf import GGUFFile
 
 MODEL = Path(__file__).parents[3] / "shared/models/stories260k/stories260k.gguf"
 STORY = [1, 403, 407, 261, 378]
@@ -96,6 +99,26 @@ def test_a_request_gets_the_same_in_any_company(alone: dict[str, Result], fields
     stats = engine.stats()
     assert (stats.preemptions > 0) == ("num_blocks" in fields)
     assert (stats.cached_tokens > 0) == fields.get("enable_prefix_caching", True)
+    engine.close()
+
+
+@pytest.mark.parametrize("cache", ["auto", "bf16"])
+def test_keys_beyond_the_range_of_the_cache_fail_their_request_alone(
+    cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loud, weights = 7, MODELS[0].weights()
+    weights["model.embed_tokens.weight"][:, 0] = np.arange(VOCAB) == loud
+    weights["model.layers.0.self_attn.k_proj.weight"][:, 0] = 1e6
+    monkeypatch.setattr(Tiny, "weights", lambda self: weights)
+    path = tmp_path / "model.gguf"
+    export(GGUFFile(MODELS[0].write_gguf(tmp_path / "f32.gguf")), path, "BF16")
+    engine = Engine(config(model=str(path), kv_cache_dtype=cache))
+    good = request([3, 4, 5], "good", temperature=0, max_tokens=8)
+    expected = run(engine, [good])["good"]
+    results = run(engine, [request([3, loud, 5], "loud", temperature=0, max_tokens=8), good])
+    assert results["good"] == expected and expected.finish_reason == "length"
+    found = results["loud"].finish_reason, results["loud"].error
+    assert found == (("error", "non-finite logits") if cache == "auto" else ("length", None))
     engine.close()
 
 

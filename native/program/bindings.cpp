@@ -130,11 +130,12 @@ nb::ndarray<nb::numpy, float> run(Program& program, const Array& token_ids, cons
   return {const_cast<float*>(kept->get()), 2, shape, owner};
 }
 
-void embed(Program& program, int output, int type_id, Table table, float scale) {
+void embed(Program& program, int output, int type_id, Table table, float scale, int file,
+           std::int64_t offset) {
   const Format format = check_row(type_id, program.width(output), table.shape(1));
   const auto* rows = reinterpret_cast<const std::byte*>(table.data());
   const auto count = static_cast<std::int64_t>(table.shape(0));
-  program.embed(output, format, count, rows, std::make_shared<Table>(std::move(table)), scale);
+  program.embed(output, format, count, rows, std::make_shared<Table>(std::move(table)), scale, file, offset);
 }
 
 // The bytes that Python gives for one block of the cache.
@@ -212,8 +213,9 @@ void bind_program(nb::module_& m) {
            "returns their index. `mapped`: the pages of the file that they are a view of are given back.")
       .def("add_rotary", &Program::add_rotary, "inv_freq"_a, "interleaved"_a, "magnitude"_a)
       .def("input", &Program::input, "output"_a)
-      .def("embed", &embed, "output"_a, "type_id"_a, "table"_a, "scale"_a,
-           "`table`: GGUF rows [vocabulary, bytes per row], kept and read in place.")
+      .def("embed", &embed, "output"_a, "type_id"_a, "table"_a, "scale"_a, "file"_a = -1, "offset"_a = 0,
+           "`table`: GGUF rows [vocabulary, bytes per row], kept and read in place, or from\n"
+           "the descriptor of a `file`, which has them at `offset`, too.")
       .def(
           "rms_norm",
           [](Program& self, int x, int y, Floats weight, float eps, std::int64_t group) {

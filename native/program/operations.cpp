@@ -1,4 +1,6 @@
 // How each operation of a graph becomes steps of a program.
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <stdexcept>
@@ -18,6 +20,14 @@ std::string number(std::int64_t n) { return std::to_string(n); }
 
 // Of matrices that are packed. To give pages back interrupts all threads, so it is done for many at once.
 constexpr std::int64_t kLeastPanelsPerClaim = 8, kMostPanelsPerClaim = 64;
+
+// Of a file; `mapped`, which are the same bytes, if they cannot be read.
+const std::byte* read_bytes(int file, std::int64_t offset, std::size_t bytes, const std::byte* mapped) {
+  thread_local std::vector<std::byte> buffer;
+  if (buffer.size() < bytes) buffer.resize(bytes);
+  const ssize_t count = pread(file, buffer.data(), bytes, offset);
+  return count == static_cast<ssize_t>(bytes) ? buffer.data() : mapped;
+}
 
 }  // namespace
 
@@ -71,16 +81,19 @@ int Program::add_rotary(std::vector<double> inv_freq, bool interleaved, double m
 }
 
 void Program::embed(int output_value, Format format, std::int64_t rows, const std::byte* table,
-                    std::shared_ptr<const void> owner, float scale) {
+                    std::shared_ptr<const void> owner, float scale, int file, std::int64_t offset) {
   need(rows >= 1, "the embedding table is empty");
   const Value& y = write(output_value, width(output_value), Rows::tokens);
   vocabulary_ = vocabulary_ == 0 ? rows : std::min(vocabulary_, rows);
   append_rows("embed", {}, {&y},
-              [&buffer = *y.buffer, width = y.width, format, table, owner = std::move(owner), scale](
-                  const Batch& batch, std::int64_t begin, std::int64_t end) {
+              [&buffer = *y.buffer, width = y.width, format, table, owner = std::move(owner), scale, file,
+               offset](const Batch& batch, std::int64_t begin, std::int64_t end) {
                 const std::size_t stride = row_bytes(format, width);
                 for (std::int64_t i = begin; i < end; ++i) {
-                  dequantize(format, table + batch.token_ids[i] * stride, width, buffer.row(i));
+                  const std::int64_t at = batch.token_ids[i] * static_cast<std::int64_t>(stride);
+                  const std::byte* row = table + at;
+                  if (file >= 0) row = read_bytes(file, offset + at, stride, row);
+                  dequantize(format, row, width, buffer.row(i));
                   if (scale != 1.0f) row_kernels().scale(buffer.row(i), scale, width, buffer.row(i));
                 }
               });

@@ -41,9 +41,11 @@ class Program {
 
   // Takes the rows that a run is given, of a graph whose operations before were cut off; it comes first.
   void input(int output);
-  // `table` holds `rows` GGUF rows and is kept by `owner`.
+  // `table` holds `rows` GGUF rows and is kept by `owner`. Where the descriptor of a `file` is given, which
+  // has them at `offset`, too, rows are read from there: a look at a mapped table would by and by bring all
+  // of it into this process's memory.
   void embed(int output, Format format, std::int64_t rows, const std::byte* table,
-             std::shared_ptr<const void> owner, float scale);
+             std::shared_ptr<const void> owner, float scale, int file, std::int64_t offset);
   void rms_norm(int input, int output, std::vector<float> weight, float eps, std::int64_t group);
   void add_rms_norm(int a, int b, int sum, int output, std::vector<float> weight, float eps);
   struct LinearOutput {

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +146,33 @@ def test_a_quantised_cache_hardly_changes_the_perplexity() -> None:
     exact = perplexity("f32")
     assert exact < 6
     assert abs(perplexity("q8_0") / exact - 1) < 0.005
+
+
+def resident(path: Path) -> int:
+    """Bytes of a mapped file that are in this process's memory."""
+    _, *maps = re.split(rf"^.* {re.escape(str(path))}$", Path("/proc/self/smaps").read_text(), flags=re.MULTILINE)
+    return sum(1024 * int(re.search(r"^Rss: +(\d+) kB", m, re.MULTILINE)[1]) for m in maps)  # type: ignore[index]
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux tells how much memory is in use")
+@pytest.mark.parametrize(("mlock", "expected"), [(False, 0), (True, 125 << 20)])
+def test_a_table_tied_to_the_output_is_in_memory_once(
+    mlock: bool, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vocab, step = 32000, 500
+    monkeypatch.setattr("tests.models.tiny.VOCAB", vocab)
+    llama = next(m for m in MODELS if m.name == "llama3")
+    shape = {"vocab_size": vocab, "hidden_size": 1024, "num_hidden_layers": 1, "max_position_embeddings": step}
+    path = replace(llama, config=llama.config | shape).write_gguf(tmp_path / "model.gguf")
+    runtime = load_runtime(EngineConfig(model=str(path), threads=2, mlock=mlock))
+    assert isinstance(runtime, CpuRuntime)
+    runtime.allocate_cache(step, 16)
+    for tokens in np.random.default_rng(0).permutation(vocab).reshape(-1, step):
+        runtime.program.run(
+            ints(*tokens), ints(*range(step)), ints(0, step), ints(step),
+            ints(*range(step // 16 + 1))[None], ints(step - 1),
+        )  # fmt: skip
+    assert resident(path) == pytest.approx(expected, abs=4 << 20)
 
 
 def test_info(tmp_path: Path) -> None:

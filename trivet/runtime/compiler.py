@@ -8,8 +8,9 @@ from trivet import _native
 from trivet.graph.buffers import assign_buffers
 from trivet.graph.ops import Graph, Op, Weight
 from trivet.graph.passes import fuse_feed_forward
-from trivet.runtime.weights import Progress, WeightReader, mapping, release_pages
+from trivet.runtime.weights import Progress, WeightReader
 from trivet.weights.formats import Format
+from trivet.weights.mapped import mapping, release_pages
 from trivet.weights.tensor import Checkpoint
 
 
@@ -20,11 +21,12 @@ def compile_program(
     cache_dtype: str,
     progress: Progress | None = None,
     numerics: str = "exact",
+    mlock: bool = False,
 ) -> _native.Program:
     """Raises ModelError when a weight is missing, of another shape than the graph's or of a format that does not
-    compute.
+    compute. `mlock`: all weights are to be in memory.
     """
-    return _Compiler(graph, checkpoint, threads, cache_dtype, progress, numerics).compile()
+    return _Compiler(graph, checkpoint, threads, cache_dtype, progress, numerics, mlock).compile()
 
 
 class _Compiler:
@@ -38,7 +40,9 @@ class _Compiler:
         cache_dtype: str,
         progress: Progress | None,
         numerics: str,
+        mlock: bool,
     ) -> None:
+        self.mlock = mlock
         self.graph = graph = fuse_feed_forward(graph)
         self.reader = WeightReader(graph, checkpoint, progress)
         self.matrices: dict[Weight, int] = {}
@@ -63,7 +67,11 @@ class _Compiler:
         tensor = self.reader.tensor(op.weights[0])
         scales = self.reader.scales(op.weights[0])
         factor = op.attrs.get("scale", 1.0) * (1.0 if scales is None else float(scales[0]))
-        self.program.embed(op.outputs[0], tensor.info.format.type_id, tensor.data, factor)
+        # A table that is the output's matrix as well is in memory once, packed, and that is enough.
+        tied = any(op.weights[0] in other.weights for other in self.graph.ops if other is not op)
+        found = mapping(tensor.data) if tied and not self.mlock else None
+        place = (-1, 0) if found is None else (found[0].descriptor, found[1])
+        self.program.embed(op.outputs[0], tensor.info.format.type_id, tensor.data, factor, *place)
 
     def rms_norm(self, op: Op) -> None:
         weight = self.reader.floats(op.weights[0])

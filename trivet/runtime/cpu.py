@@ -41,8 +41,11 @@ class CpuRuntime:
         cache_dtype: str = "auto",
         progress: Progress | None = None,
         numerics: str = "exact",
+        mlock: bool = False,
     ) -> None:
-        """`threads` 0: one for each usable core. `numerics` "fast" differs from "exact" on AMX and AVX-512 BF16."""
+        """`threads` 0: one for each usable core. `numerics` "fast" differs from "exact" on AMX and AVX-512 BF16.
+        `mlock`: the caller will lock what is in memory, and means all weights.
+        """
         types = split_cache_dtype(cache_dtype)
         if not set(types) <= set(CACHE_DTYPES):
             names = ", ".join(CACHE_DTYPES)
@@ -58,7 +61,7 @@ class CpuRuntime:
         self._checkpoint = checkpoint
         self._cache_dtype = join_cache_dtype(keys, values)
         system = _native.system_info()
-        self.program = compile_program(graph, checkpoint, threads, self._cache_dtype, progress, numerics)
+        self.program = compile_program(graph, checkpoint, threads, self._cache_dtype, progress, numerics, mlock)
         if system["failed_trial"]:
             logger.warning(
                 "the kernels for %s did not pass their trial on this processor; those for %s are used",

@@ -46,7 +46,7 @@ def load_runtime(config: EngineConfig, progress: Progress | None = None) -> Runt
             )
             keys, values = ("auto" if name == "fp8" else name for name in (keys, values))
         cache_dtype = join_cache_dtype(keys, values)
-        return CpuRuntime(part, checkpoint, model, config.threads, cache_dtype, progress, config.numerics)
+        return CpuRuntime(part, checkpoint, model, config.threads, cache_dtype, progress, config.numerics, config.mlock)
 
     def on_gpu(part: Graph) -> CudaRuntime:
         from trivet.runtime.cuda.runtime import CudaRuntime

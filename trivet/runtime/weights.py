@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable
 
 import numpy as np
@@ -79,25 +78,3 @@ class WeightReader:
         self._done += tensor.info.num_bytes
         if self._progress is not None:
             self._progress(min(self._done, self.total), self.total)
-
-
-def mapping(array: np.ndarray) -> mmap.mmap | None:
-    """The mapped file that an array is a view of."""
-    base: object = array
-    while isinstance(base, np.ndarray | memoryview):
-        base = base.base if isinstance(base, np.ndarray) else base.obj
-    return base if isinstance(base, mmap.mmap) else None
-
-
-def release_pages(array: np.ndarray) -> None:
-    """Let the system have back the pages of a mapped file under a contiguous view of it; it reads them anew on
-    the next access. Does nothing for other arrays.
-    """
-    base = mapping(array)
-    if base is None or not array.flags.c_contiguous:
-        return
-    offset = array.ctypes.data - np.frombuffer(base, np.uint8).ctypes.data
-    start = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE
-    stop = (offset + array.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
-    if stop > start:
-        base.madvise(mmap.MADV_DONTNEED, start, stop - start)

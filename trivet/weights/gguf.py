@@ -17,6 +17,7 @@ import numpy as np
 from trivet.errors import ModelError
 from trivet.weights.formats import Format
 from trivet.weights.gguf_values import Cursor, Metadata, ValueType
+from trivet.weights.mapped import MappedFile
 from trivet.weights.tensor import Tensor, TensorInfo
 
 MAGIC = b"GGUF"
@@ -121,12 +122,11 @@ class _Part:
         return value
 
 
-def _map(path: str) -> mmap.mmap:
+def _map(path: str) -> MappedFile:
     try:
         if not Path(path).is_file():
             raise ModelError(f"{path}: {'not a regular file' if Path(path).exists() else 'no such file'}")
-        with Path(path).open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return MappedFile(Path(path))
     except (OSError, ValueError) as e:
         raise ModelError(f"{path}: cannot be mapped into memory: {e}") from None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import mmap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from trivet.errors import ModelError
 from trivet.weights.formats import Format
+from trivet.weights.mapped import MappedFile
 from trivet.weights.tensor import Tensor, TensorInfo
 
 CONFIG = "config.json"
@@ -98,8 +98,7 @@ def _read_shard(path: Path) -> dict[str, tuple[TensorInfo, np.ndarray]]:
     try:
         with safe_open(path, framework="numpy"):
             pass
-        with path.open("rb") as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        mapped = MappedFile(path)
     except (OSError, ValueError, SafetensorError) as e:
         raise ModelError(f"{path}: cannot be read as safetensors: {e}") from None
     base = 8 + int.from_bytes(mapped[:8], "little")

@@ -17,8 +17,9 @@ from trivet.runtime.cuda.device import Device
 from trivet.runtime.cuda.kernels import gated
 from trivet.runtime.cuda.kernels.matrix import Matrix
 from trivet.runtime.cuda.kernels.quantized.blocks import FORMATS
-from trivet.runtime.weights import WeightReader, release_pages
+from trivet.runtime.weights import WeightReader
 from trivet.weights.formats import Format
+from trivet.weights.mapped import release_pages
 from trivet.weights.tensor import Tensor
 
 CHUNK = 32 << 20

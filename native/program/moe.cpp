@@ -102,23 +102,16 @@ void for_each_expert(const MoeScratch& scratch, std::int64_t begin, std::int64_t
 
 struct ExpertProjection {
   const std::vector<PackedMatrix>* matrices;
-  Buffer* output;
+  std::int64_t column;  // of the products
 };
-
-std::vector<Access> expert_accesses(const MoeScratch& scratch, const PackedRows& input,
-                                    const std::vector<ExpertProjection>& projections) {
-  std::vector<Access> accesses = {reads(&scratch.slots, Division::anywhere),
-                                  reads(&input, Division::anywhere)};
-  for (const ExpertProjection& p : projections) accesses.push_back(writes(p.output, Division::anywhere));
-  return accesses;
-}
 
 // Multiplies every active expert's slots with its matrices.
 class ExpertStep final : public Step {
  public:
   ExpertStep(std::string name, const MoeScratch& scratch, Rows rows, PackedRows& input,
              std::vector<ExpertProjection> projections, Numerics numerics, Inputs inputs)
-      : Step(std::move(name), expert_accesses(scratch, input, projections)),
+      : Step(std::move(name), {reads(&scratch.slots, Division::anywhere), reads(&input, Division::anywhere),
+                               writes(&scratch.products, Division::anywhere)}),
         scratch_(scratch),
         rows_(rows),
         input_(input),
@@ -153,8 +146,8 @@ class ExpertStep final : public Step {
       const PackedMatrix& matrix = (*p.matrices)[expert];
       const ActivationFormat format = activation(p, slots.end - slots.begin);
       matrix.multiply(format, input_.row(format, slots.begin), slots.end - slots.begin, panel,
-                      std::min(panel + step, matrix.panels()), p.output->row(slots.begin),
-                      p.output->stride());
+                      std::min(panel + step, matrix.panels()), scratch_.products.row(slots.begin) + p.column,
+                      scratch_.products.stride());
     }
   }
 
@@ -187,9 +180,7 @@ MoeScratch::MoeScratch(const MoeShape& shape)
       ends(shape.experts),
       expert_input(shape.width),
       down_input(shape.hidden),
-      gated(shape.hidden),
-      raised(shape.hidden),
-      lowered(shape.width) {
+      products(std::max(2 * shape.hidden, shape.width)) {
   active.reserve(shape.experts);
 }
 
@@ -202,7 +193,7 @@ void MoeScratch::reserve(std::int64_t rows) {
   probabilities.reserve(rows);
   for (RowMemory* memory : {&chosen, &shares, &slots}) memory->reserve(rows);
   if (static_cast<std::int64_t>(tokens.size()) < count) tokens.resize(count);
-  for (Buffer* buffer : {&gated, &raised, &lowered}) buffer->reserve(count);
+  products.reserve(count);
 }
 
 std::vector<std::unique_ptr<Step>> moe_steps(const MoeShape& shape, const MoeWeights& weights, MoeScratch& s,
@@ -242,34 +233,34 @@ std::vector<std::unique_ptr<Step>> moe_steps(const MoeShape& shape, const MoeWei
       }));
   steps.push_back(std::make_unique<ExpertStep>(
       "moe.gate_up", s, rows, s.expert_input,
-      std::vector<ExpertProjection>{{weights.gate, &s.gated}, {weights.up, &s.raised}}, numerics, raised));
+      std::vector<ExpertProjection>{{weights.gate, 0}, {weights.up, s.hidden}}, numerics, raised));
   steps.push_back(std::make_unique<SlotStep>(
       "moe.act_mul", s, rows,
-      std::vector{writes(&s.gated, Division::anywhere), reads(&s.raised, Division::anywhere),
-                  writes(&s.down_input, Division::anywhere)},
+      std::vector{writes(&s.products, Division::anywhere), writes(&s.down_input, Division::anywhere)},
       [act = shape.act, down, numerics, lowered, &s](std::int64_t begin, std::int64_t end) {
         for (std::int64_t i = begin; i < end; ++i) {
-          row_kernels().act_mul(act, s.gated.row(i), s.raised.row(i), s.hidden, s.gated.row(i));
+          float* gate = s.products.row(i);
+          row_kernels().act_mul(act, gate, gate + s.hidden, s.hidden, gate);
         }
         for_each_expert(s, begin, end, [&](Range slots, std::int64_t count) {
           const ActivationFormat format = activation_format(down, numerics, count, lowered);
-          pack_activations(format, s.gated.row(0), s.gated.stride(), slots.begin, slots.end, s.hidden,
+          pack_activations(format, s.products.row(0), s.products.stride(), slots.begin, slots.end, s.hidden,
                            s.down_input.row(format, 0));
         });
       }));
   steps.push_back(std::make_unique<ExpertStep>("moe.down", s, rows, s.down_input,
-                                               std::vector<ExpertProjection>{{weights.down, &s.lowered}},
-                                               numerics, lowered));
+                                               std::vector<ExpertProjection>{{weights.down, 0}}, numerics,
+                                               lowered));
   steps.push_back(std::make_unique<RowStep>(
       "moe.sum", rows,
-      std::vector{reads(&s.lowered, Division::anywhere), reads(&s.slots, Division::anywhere),
+      std::vector{reads(&s.products, Division::anywhere), reads(&s.slots, Division::anywhere),
                   reads(&s.chosen, division), writes(&output, division)},
       [&s, &output](const Batch&, std::int64_t begin, std::int64_t end) {
         for (std::int64_t i = begin; i < end; ++i) {
           float* y = output.row(i);
           std::fill_n(y, s.width, 0.0f);
           for (int rank = 0; rank < s.top_k; ++rank) {
-            row_kernels().add_scaled(s.lowered.row(ints(s.slots, i)[rank]), floats(s.shares, i)[rank],
+            row_kernels().add_scaled(s.products.row(ints(s.slots, i)[rank]), floats(s.shares, i)[rank],
                                      s.width, y);
           }
         }

@@ -43,7 +43,7 @@ struct MoeScratch {
   std::vector<std::int64_t> ends;    // [experts] slots up to and with those of an expert
   std::vector<std::int32_t> active;  // experts that have any
   PackedRows expert_input, down_input;
-  Buffer gated, raised, lowered;  // [slots]: gate, up and down products
+  Buffer products;  // [slots] of gate and of up, side by side; once these are converted, of down
 };
 
 // The steps that compute output = moe(input).

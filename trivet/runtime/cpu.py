@@ -43,7 +43,7 @@ class CpuRuntime:
         numerics: str = "exact",
         mlock: bool = False,
     ) -> None:
-        """`threads` 0: one for each usable core. `numerics` "fast" differs from "exact" on AMX and AVX-512 BF16.
+        """`threads` 0: one for each usable core. `numerics` "fast" differs from "exact" on AVX-512 and AMX.
         `mlock`: the caller will lock what is in memory, and means all weights.
         """
         types = split_cache_dtype(cache_dtype)

@@ -92,6 +92,29 @@ def attention_graph(
     return b.graph, checkpoint
 
 
+def experts_graph(
+    hidden: int, ffn: int, gate: Format, up: Format, down: Format, experts: int = 5
+) -> tuple[Graph, RandomCheckpoint]:
+    """Experts alone, two for each token: their input is looked up, and the logits are their result. What is chosen
+    hangs on float32 alone.
+    """
+    checkpoint = RandomCheckpoint()
+    checkpoint.add("x.weight", VOCAB, hidden)
+    checkpoint.add("0.ffn_gate_inp.weight", experts, hidden, scale=hidden**-0.5)
+    for name, rows, columns, format in (
+        ("gate", ffn, hidden, gate),
+        ("up", ffn, hidden, up),
+        ("down", hidden, ffn, down),
+    ):
+        checkpoint.add(f"0.ffn_{name}_exps.weight", experts, rows, columns, format=format, scale=columns**-0.5)
+    checkpoint.add("eye.weight", hidden, hidden)
+    checkpoint.data["eye.weight"] = np.eye(hidden, dtype=np.float32).view(np.uint8)
+    b = GraphBuilder(checkpoint.tensors)
+    y = b.moe(b.embed("x", VOCAB, hidden), "0", experts, ffn, 2, "silu", normalize=True, scale=0.7)
+    b.logits(b.select(y), "eye", hidden)
+    return b.graph, checkpoint
+
+
 def model_graph(*formats: Format, experts: int = 0) -> tuple[Graph, RandomCheckpoint]:
     """A two-layer decoder with a bit of everything; its matrices take the formats (by default F32) in turn."""
     turns = itertools.cycle(formats or (Format.F32,))

@@ -92,10 +92,22 @@ LENGTH = 1700
 
 
 @pytest.mark.parametrize("dtype", [*DTYPES, "q8_0/f16", "f32/bf16"])
-@pytest.mark.parametrize("shape", [(6, 2, 64), (1, 1, 16), (12, 1, 40)])
+@pytest.mark.parametrize(
+    ("shape", "softcap", "sinks"),
+    [
+        ((6, 2, 64), 0.0, False),
+        ((1, 1, 16), 0.0, False),
+        ((12, 1, 40), 0.0, False),
+        ((4, 2, 33), 5.0, False),
+        ((2, 1, 256), 0.0, True),
+        ((3, 1, 64), 5.0, True),
+    ],
+)
 @pytest.mark.parametrize("window", [0, 700])
-def test_rows_are_the_same_however_they_come(dtype: str, shape: tuple[int, int, int], window: int) -> None:
-    model = attention_graph(*shape, window=window)
+def test_rows_are_the_same_however_they_come(
+    dtype: str, shape: tuple[int, int, int], softcap: float, sinks: bool, window: int
+) -> None:
+    model = attention_graph(*shape, window, softcap, sinks)
     tokens = random_tokens(LENGTH)
     expected = logits(program(model, 1, dtype), tokens)
     for threads, chunk, block_size in [(2, LENGTH, 16), (3, 100, 32), (1, 7, 64), (4, 1024, 128)]:
@@ -162,18 +174,31 @@ def test_a_query_that_is_not_finite_spoils_its_row_alone(numerics: str, bits: in
     assert (np.delete(got, 50, 0) == np.delete(clean, 50, 0)).all()
 
 
-@pytest.mark.parametrize("threads", [1, 2, 5])
-def test_long_sequences_are_shared_among_threads_with_the_same_result(threads: int) -> None:
+@pytest.mark.parametrize("dtype", [*DTYPES, "q8_0/f16"])
+@pytest.mark.parametrize(
+    ("shape", "window", "softcap", "sinks"),
+    [
+        ((4, 2, 32), 0, 0.0, False),
+        ((4, 2, 33), 0, 0.0, True),
+        ((3, 1, 80), 700, 5.0, False),
+        ((2, 1, 256), 0, 5.0, True),
+    ],
+)
+def test_long_sequences_are_shared_among_threads_with_the_same_result(
+    dtype: str, shape: tuple[int, int, int], window: int, softcap: float, sinks: bool
+) -> None:
     """Single rows over a long context are split among threads; a row of a whole prompt is not."""
     lengths = [LENGTH, 30, 1, 600]
     prompts = [random_tokens(n, seed=n) for n in lengths]
-    model = attention_graph(4, 2, 32)
-    expected = [logits(program(model), p) for p in prompts]
-    batch = Sequences(program(model, threads), prompts)
-    batch.step({s: n - 1 for s, n in enumerate(lengths) if n > 1})
-    batch.step(dict.fromkeys(range(len(lengths)), 1))
-    for got, want in zip(batch.logits, expected, strict=True):
-        assert (np.array(got) == want).all()
+    model = attention_graph(*shape, window, softcap, sinks)
+    expected = [logits(program(model, 1, dtype), p) for p in prompts]
+    for threads in (1, 2, 5):
+        batch = Sequences(program(model, threads, dtype), prompts)
+        batch.step({s: n - 3 for s, n in enumerate(lengths) if n > 3})
+        for _ in range(3):
+            batch.step({s: 1 for s, n in enumerate(lengths) if batch.done[s] < n})
+        for got, want in zip(batch.logits, expected, strict=True):
+            assert (np.array(got) == want).all(), threads
 
 
 @pytest.mark.parametrize("dtype", MIXTURES)

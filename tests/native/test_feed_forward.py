@@ -17,11 +17,14 @@ WIDTH = 256
 class Network:
     """`fused` and `parts` are the same network, of matrices in a format and biases of some of them."""
 
-    def __init__(self, fmt: Format, hidden: int, biased: tuple[bool, bool, bool], threads: int, numerics: str) -> None:
-        shapes = [(hidden, WIDTH), (hidden, WIDTH), (WIDTH, hidden)]
+    def __init__(
+        self, fmt: Format, hidden: int, biased: tuple[bool, bool, bool], threads: int, numerics: str, width: int = WIDTH
+    ) -> None:
+        self.width = width
+        shapes = [(hidden, width), (hidden, width), (width, hidden)]
         weights = [random_weights(fmt, *shape, seed=seed) for seed, shape in enumerate(shapes)]
         biases = [random_rows(1, shape[0])[0] if bias else None for shape, bias in zip(shapes, biased, strict=True)]
-        values = [WIDTH, hidden, hidden, hidden, WIDTH]
+        values = [width, hidden, hidden, hidden, width]
         self.fused, self.parts = (
             _native.Program(threads, list(enumerate(values)), "f32", [], numerics) for _ in range(2)
         )
@@ -40,12 +43,12 @@ class Network:
             program.output(4)
 
     def agree(self, rows: int) -> bool:
-        x = random_rows(rows, WIDTH)
+        x = random_rows(rows, self.width)
         count, none = np.array([0, rows], np.int32), np.zeros(0, np.int32)
         steps = np.arange(rows, dtype=np.int32)
         plan = (steps, steps, count, count[1:], np.zeros((1, 1), np.int32), none, x)
         first, second = (program.run(*plan).copy() for program in (self.fused, self.parts))
-        return first.shape == (rows, WIDTH) and np.array_equal(first, second, equal_nan=True)
+        return first.shape == (rows, self.width) and np.array_equal(first, second, equal_nan=True)
 
 
 FORMATS = [Format.F32, Format.F16, Format.BF16, Format.Q4_0, Format.Q4_K, Format.Q6_K, Format.IQ2_S]
@@ -73,9 +76,11 @@ def test_any_width(fmt: Format, blocks: int, biased: tuple[bool, bool, bool], th
     assert all(network.agree(count) for count in rows)
 
 
-def test_columns_that_are_no_whole_panels() -> None:
-    for hidden in (1, 15, 100, 250):
-        network = Network(Format.F32, hidden, (True, True, False), 3, "exact")
+@pytest.mark.parametrize("numerics", ["exact", "fast"])
+@pytest.mark.parametrize("fmt", [Format.F32, Format.F16, Format.BF16], ids=lambda f: f.name)
+def test_columns_that_are_no_whole_panels(fmt: Format, numerics: str) -> None:
+    for hidden, width in [(1, WIDTH), (15, WIDTH), (100, WIDTH), (250, 17), (33, 1), (353, 99)]:
+        network = Network(fmt, hidden, (True, True, False), 3, numerics, width)
         assert all(network.agree(rows) for rows in (1, 64, 200))
 
 

@@ -34,13 +34,13 @@ namespace {
   return float_from_bits(sign | (magnitude >= 0x7c00u ? special : finite));
 }
 
-// 2^(exponent - 128)
+// 2^(exponent - 128), also of the NaN 0xff, as in ggml.
 [[maybe_unused]] inline float float_from_e8m0(std::uint8_t exponent) {
   return float_from_bits(exponent < 2 ? 0x00200000u << exponent : (exponent - 1u) << 23);
 }
 
-// Half of an unsigned float of 4 exponent (bias 7) and 3 mantissa bits; 0x7f is 0, the top bit is not looked
-// at.
+// Half of an unsigned float of 4 exponent (bias 7) and 3 mantissa bits; 0x7f, a NaN, is 0 as in
+// ggml; the top bit is not looked at.
 [[maybe_unused]] inline float float_from_ue4m3(std::uint8_t byte) {
   const std::uint32_t exponent = byte >> 3 & 15, mantissa = byte & 7;
   if (byte == 0x7f) return 0.0f;

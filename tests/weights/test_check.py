@@ -40,6 +40,27 @@ def test_scales_of_every_format(fmt: Format, bad: float, tmp_path: Path) -> None
     assert found.blocks[0].value in ("nan", "inf", "-inf")
 
 
+@pytest.mark.parametrize(
+    ("fmt", "scale", "value", "others"),
+    [
+        (Format.MXFP4, 0, 0xFF, 0xFC),
+        (Format.NVFP4, 0, 0x7F, 0x7E),
+        (Format.NVFP4, 3, 0x7F, 0xFE),
+        (Format.NVFP4, 2, 0xFF, 0x77),
+    ],
+)
+@pytest.mark.parametrize("quants", [0x00, 0x11, 0x77])
+def test_scales_that_compute_but_are_nan(
+    fmt: Format, scale: int, value: int, others: int, quants: int, tmp_path: Path
+) -> None:
+    blocks = np.full((3, 2, fmt.block_bytes), quants, np.uint8)
+    blocks[..., : 4 if fmt is Format.NVFP4 else 1] = others
+    blocks[2, 1, scale] = value
+    (found,) = bad_tensors(write(tmp_path / "m.gguf", {"a": (fmt, blocks.reshape(3, -1))}))
+    assert (found.format, found.count) == (fmt.name, 1)
+    assert found.blocks == [BadBlock(5, 2, fmt.block_size + 16 * scale, "nan")]
+
+
 def test_floats_vectors_and_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trivet.weights.check._CHUNK", 20)
     matrix, vector, good = np.ones((30, 4), np.float32), np.ones(5, np.float32), np.ones((2, 8), np.float16)

@@ -1,4 +1,8 @@
-"""Looking for weights that are not finite: a NaN or infinite scale, or a product of scales past float32."""
+"""Looking for weights that are not finite: a NaN or infinite scale, or a product of scales past float32.
+
+A scale that its standard calls NaN counts as one also where it computes as a number: in ggml, and so here, MXFP4's
+0xFF is one power of two more and NVFP4's 0x7F is 0, but no one means such weights.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,10 @@ _NAMED = 8
 """Blocks of a tensor that are named; the others are counted."""
 _ALWAYS_FINITE = {Format.I8, Format.I16, Format.I32, Format.I64}
 _ACTIVATIONS = {Format.Q8_1, Format.Q8_K}
+_NAN_SCALES = {Format.MXFP4: (1, 0xFF), Format.NVFP4: (4, 0x7F)}
+"""How many bytes, with which a block begins, are each the scale of as many values, and the bits that make one NaN
+(in E8M0, and in E4M3 whatever its sign).
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,4 +85,9 @@ def _values(fmt: Format, rows: np.ndarray, columns: int) -> np.ndarray:
     if fmt is Format.F64:
         return rows.view(np.float64)
     data = np.ascontiguousarray(rows).reshape(-1)
-    return _native.dequantize(fmt.type_id, data, len(rows) * columns).reshape(-1, columns)
+    values = _native.dequantize(fmt.type_id, data, len(rows) * columns)
+    if fmt in _NAN_SCALES:
+        count, bits = _NAN_SCALES[fmt]
+        scales = data.reshape(-1, fmt.block_bytes)[:, :count]
+        values.reshape(scales.size, -1)[(scales & bits == bits).ravel()] = np.nan
+    return values.reshape(-1, columns)

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 NATIVE := $(shell find native -name '*.cpp' -o -name '*.h' 2>/dev/null) CMakeLists.txt
 
-.PHONY: serve test lint compare native test-emulated clean
+.PHONY: serve test lint compare native test-isas test-emulated clean
 
 serve: $(VENV)/.installed
 	$(BIN)/trivet serve --port 8080
@@ -25,6 +25,12 @@ native:
 	cmake -S . -B build/native -G Ninja -DCMAKE_BUILD_TYPE=Release -DPython_EXECUTABLE=$$(command -v python)
 	cmake --build build/native
 	cmake --install build/native --prefix .
+
+# The everyday suite under each lesser instruction set that this processor has, one after another.
+test-isas: $(VENV)/.installed-test
+	isas=$$($(BIN)/python -c "from trivet._native import system_info; i = system_info(); \
+	  print(*i['available'][:i['available'].index(i['isa'])])") || exit 1; \
+	for isa in $$isas; do echo "TRIVET_ISA=$$isa"; TRIVET_ISA=$$isa $(BIN)/python -m pytest -n logical || exit 1; done
 
 # Tests the kernels of all instruction sets, those that this processor lacks in software (slow; needs libsimde-dev).
 # The module lies in a copy of the package, so that the one in place stays as it is.

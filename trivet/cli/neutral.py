@@ -62,8 +62,8 @@ GROUPS: dict[str, list[Flag]] = {
             "--numerics",
             "numerics",
             choice("exact", "fast"),
-            "fast takes PyTorch's matrix products on a GPU, and for prompts on a CPU those of int8 that AVX-512 and AMX "
-            "have for quantised weights, and theirs of bfloat16 for attention: a request's tokens then depend on "
+            "fast takes PyTorch's matrix products on a GPU, and for prompts on a CPU those of int8 that AVX-512 and "
+            "AMX have for quantised weights, and theirs of bfloat16 for attention: a request's tokens then depend on "
             "what is beside it. Elsewhere it is the same as exact.",
             "KIND",
         ),

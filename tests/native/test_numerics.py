@@ -1,5 +1,5 @@
-"""Fast numerics: for many rows weights in blocks are rounded, on AVX-512 to int8, on AMX to bfloat16 too. All else is the
-same as exact.
+"""Fast numerics: for many rows weights in blocks are rounded, on AVX-512 to int8, on AMX to bfloat16 too. All else is
+the same as exact.
 """
 
 from __future__ import annotations

@@ -34,11 +34,18 @@ struct SlabPanels {
   };
 
   std::int64_t steps_of_panel() const { return (end - begin + kStep - 1) / kStep; }
-  std::int64_t steps() const { return (panel + 1 < last ? 2 : 1) * steps_of_panel(); }
+  int panels() const { return panel + 1 < last ? 2 : 1; }
+  std::int64_t steps() const { return panels() * steps_of_panel(); }
   Step step(std::int64_t s) const {
     const std::int64_t n = s / steps_of_panel(), column = begin + s % steps_of_panel() * kStep;
     return {static_cast<int>(n), end - column < kStep ? static_cast<int>(end - column) : kStep, column,
             rows.w.data + (panel + n) * rows.w.layout.bytes};
+  }
+
+  // Where the sums of a tile of rows go if they are whole after a step, else null.
+  float* whole_sums(std::int64_t i, const Step& step) const {
+    const bool whole = step.column + step.columns == rows.w.columns && rows.direct(panel, panels());
+    return whole ? rows.sums_of(i, panel + step.panel) : nullptr;
   }
 
   // A tile of rows, from the step's columns on.

@@ -139,20 +139,21 @@ struct RoundedTiles {
 };
 
 // Whether the sums of a chunk begin with 0 or with what was put down, else with what the tiles hold; and
-// whether they are put down after it.
+// whether they are put down after it, or are whole.
 struct SumsUse {
-  bool zero, load, store;
+  bool zero, load, store, whole;
 };
 
 // The sums of pairs [begin, end) of tiles, one after another, += their products with a chunk; rows_of(pair,
-// tile) is the first row of a tile. The next sums are fetched ahead.
+// tile) is the first row of a tile, sums_of(pair, tile) where its whole sums go. The next sums are fetched
+// ahead.
 //
 // An operand is loaded as soon as its last product has begun, so that the first one with the next does not
 // wait for it.
-template <int kTiles, int kPanels, class RowsOf>
-void multiply_chunk(const RowsOf& rows_of, std::int64_t begin, std::int64_t end, std::size_t stride,
-                    const std::byte* const (&weights)[2], int steps, SumsUse use, TileSums* sums,
-                    FetchPanels& ahead) {
+template <int kTiles, int kPanels, class RowsOf, class SumsOf>
+void multiply_chunk(const RowsOf& rows_of, const SumsOf& sums_of, std::int64_t begin, std::int64_t end,
+                    std::size_t stride, const std::byte* const (&weights)[2], int steps, SumsUse use,
+                    TileSums* sums, std::int64_t ldy, FetchPanels& ahead) {
   if (begin == end) return;
   const std::byte *x0 = rows_of(begin, 0), *x1 = rows_of(begin, kTiles - 1);
   const std::byte *weights0 = weights[0], *weights1 = weights[1];
@@ -200,7 +201,14 @@ void multiply_chunk(const RowsOf& rows_of, std::int64_t begin, std::int64_t end,
       if constexpr (kTiles == 2) tile_stream<5>(x1, stride);
       ahead.step();
     }
-    if (use.store) {
+    if (use.whole) {
+      const std::size_t row = ldy * sizeof(float);
+      float *y0 = sums_of(pair, 0), *y1 = sums_of(pair, kTiles - 1);
+      tile_store<0>(y0, row);
+      if constexpr (kPanels == 2) tile_store<1>(y0 + kPanelRows, row);
+      if constexpr (kTiles == 2) tile_store<2>(y1, row);
+      if constexpr (kTiles == 2 && kPanels == 2) tile_store<3>(y1 + kPanelRows, row);
+    } else if (use.store) {
       tile_store<0>(of_pair[0][0], kTileBytes);
       if constexpr (kPanels == 2) tile_store<1>(of_pair[0][1], kTileBytes);
       if constexpr (kTiles == 2) tile_store<2>(of_pair[1][0], kTileBytes);
@@ -236,11 +244,15 @@ struct TilePass : PassRows {
       const bool more = c + kChunkColumns < slab_end;
       FetchPanels ahead = fetch(more ? panel : panel + 2, last, more ? c + kChunkColumns : begin,
                                 kChunkColumns / kStep, Source::kStepBytes, pairs() * steps);
+      const auto sums_of = [this, panel](std::int64_t pair, int tile) {
+        return PassRows::sums_of(2 * pair + tile, panel);
+      };
       // The sums of one pair stay in the tiles.
-      const SumsUse use = {c == 0, !few() || c == begin, !few() || !more};
+      const SumsUse use = {c == 0, !few() || c == begin, !few() || !more,
+                           c + count == w.columns && direct(panel, two_panels ? 2 : 1)};
       for_each_pair(two_panels, [&]<int kTiles, int kPanels>(std::int64_t first_pair, std::int64_t end_pair) {
-        multiply_chunk<kTiles, kPanels>(rows_of, first_pair, end_pair, stride, weights, steps, use, sums,
-                                        ahead);
+        multiply_chunk<kTiles, kPanels>(rows_of, sums_of, first_pair, end_pair, stride, weights, steps, use,
+                                        sums, ldy, ahead);
       });
     }
   }

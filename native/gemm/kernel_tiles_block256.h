@@ -34,6 +34,7 @@ struct TileKernel256 : SlabPanels {
         const Unit unit = {&ends[place],
                            {tile<ActivationStep256>(i, step), tile<ActivationStep256>(i + tiles - 1, step)},
                            {of_pair[0][step.panel], of_pair[1][step.panel]},
+                           {whole_sums(i, step), whole_sums(i + tiles - 1, step)},
                            tiles,
                            step.column == 0};
         // Beside the step's last products the next one is unpacked.
@@ -93,7 +94,8 @@ struct TileKernel256 : SlabPanels {
     const Ends* ends;
     const std::byte* x[2];
     float (*acc[2])[kPanelRows];
-    int tiles;  // 0: none
+    float* y[2];  // where whole sums go
+    int tiles;    // 0: none
     bool first;
   };
 
@@ -191,6 +193,7 @@ struct TileKernel256 : SlabPanels {
       const std::byte* x = unit.x[t] + from * stride;
       float (*acc)[kPanelRows] = unit.acc[t];
       const bool first = unit.first;
+      float* y = unit.y[t] == nullptr ? nullptr : unit.y[t] + from * rows.ldy;
       for (int r = from; r < to; ++r, x += stride) {
         const auto& step = *reinterpret_cast<const ActivationStep256*>(x);
         const auto total =
@@ -200,8 +203,14 @@ struct TileKernel256 : SlabPanels {
         for (int p = 0; p < kPairs; ++p) {
           offset = _mm512_dpwssd_epi32(offset, mins[p], V::broadcast_dword(Few::run_sums(step) + 2 * p));
         }
-        const auto sum = first ? V::zero() : V::load(acc[r]);
-        V::store(acc[r], Few::add_scaled(d, dmin, step.scale, total, offset, sum));
+        const auto sum =
+            Few::add_scaled(d, dmin, step.scale, total, offset, first ? V::zero() : V::load(acc[r]));
+        if (y == nullptr) {
+          V::store(acc[r], sum);
+        } else {
+          V::store_anywhere(y, sum);
+          y += rows.ldy;
+        }
       }
     }
   }

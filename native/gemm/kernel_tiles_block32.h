@@ -40,7 +40,7 @@ struct TileKernel32 : SlabPanels {
       for (std::int64_t i = 0; i < rows.tiles(); ++i) {
         fetch.step();
         add_tile(scratch, panels, tile<ActivationStep32>(i, step), step.columns / kRunColumns,
-                 step.column == 0, sums[i / 2][i % 2] + step.panel);
+                 step.column == 0, sums[i / 2][i % 2] + step.panel, whole_sums(i, step));
       }
     }
   }
@@ -110,9 +110,10 @@ struct TileKernel32 : SlabPanels {
     }
   }
 
-  // acc[n] += the products of a tile of rows and a step of each panel, or = them. Sums stay in registers.
+  // acc[n] += the products of a tile of rows and a step of each panel, or = them; or so their sums in y, if
+  // that is not null. Sums stay in registers.
   [[gnu::noinline]] void add_tile(const Scratch (&scratch)[2], int panels, const std::byte* x, int runs,
-                                  bool first, float (*acc)[kTileRows][kPanelRows]) const {
+                                  bool first, float (*acc)[kTileRows][kPanelRows], float* y) const {
     struct alignas(64) {
       Products products;
       float scale[kTileRows][Few::kBlocks], sum[W::kHasMinimum ? kTileRows : 1][Few::kBlocks];
@@ -152,8 +153,15 @@ struct TileKernel32 : SlabPanels {
         }
         if (run < runs) store_run(of_rows.products[run % kLag], run);
       }
+      if (y == nullptr) {
 #pragma GCC unroll 16
-      for (int r = 0; r < kTileRows; ++r) V::store(acc[n][r], sum[r]);
+        for (int r = 0; r < kTileRows; ++r) V::store(acc[n][r], sum[r]);
+        continue;
+      }
+#pragma GCC unroll 16
+      for (int r = 0; r < kTileRows; ++r) {
+        if (r < rows.rows) V::store_anywhere(y + r * rows.ldy + n * kPanelRows, sum[r]);
+      }
     }
   }
 };

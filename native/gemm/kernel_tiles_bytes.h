@@ -55,30 +55,45 @@ struct ByteUnit {
   TileSums* sums;
   const float* rows_scales;
   const float* scales[2];  // of the panels
+  float* y[2];             // where the sums of each tile go, if they are whole with this step
+  std::int64_t ldy;
   int rows;
   bool first;
 };
 
-// Of `count` rows of one tile, from `begin` on.
-template <int kPanels, bool kFirst>
-[[gnu::always_inline]] inline void add_unit_rows(const ByteUnit& unit, unsigned begin, unsigned count) {
+// The sums of a unit begin with 0 or with what was put down; they are put down, or whole.
+enum class Sums { first, more, last, only };
+
+// Of kRows rows of one tile, from `begin` on.
+template <int kPanels, Sums use, int kRows>
+[[gnu::always_inline]] inline void add_unit_rows(const ByteUnit& unit, unsigned begin) {
   using V = Avx512Bf16;
   constexpr unsigned kPanel = kTileRows * kPanelRows;  // from one panel to the next
+  constexpr bool kFirst = use == Sums::first || use == Sums::only;
+  constexpr bool kWhole = use == Sums::last || use == Sums::only;
   const unsigned tile = begin / kTileRows, row = begin % kTileRows;
   const std::int32_t* products = (*unit.products)[tile][0][row];
   float* sums = (*unit.sums)[tile][0][row];
   const float* of_row = unit.rows_scales + begin;
+  float* y = kWhole ? unit.y[tile] + row * unit.ldy : nullptr;
+  const std::int64_t ldy = unit.ldy;
   V::F32x16 of_panel[kPanels];
   for (int n = 0; n < kPanels; ++n) of_panel[n] = V::load(unit.scales[n]);
-#pragma GCC unroll 4
-  for (unsigned i = 0; i < count; ++i) {
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 2
     for (int n = 0; n < kPanels; ++n) {
       float* sum = sums + n * kPanel + i * kPanelRows;
       const auto scale = V::mul(of_panel[n], V::broadcast(of_row[i]));
       const auto product = V::to_float(V::load_vector(products + n * kPanel + i * kPanelRows));
-      V::store(sum, kFirst ? V::mul(product, scale) : V::fma(product, scale, V::load(sum)));
+      const auto total = kFirst ? V::mul(product, scale) : V::fma(product, scale, V::load(sum));
+      if constexpr (kWhole) {
+        V::store_anywhere(y + n * kPanelRows, total);
+      } else {
+        V::store(sum, total);
+      }
     }
+    if constexpr (kWhole) y += ldy;
   }
 }
 
@@ -89,11 +104,14 @@ template <int kPanels>
   constexpr int kRows = 2 * kTileRows / kStepTiles;
   const int begin = part * kRows;
   if (begin >= unit.rows) return;
-  const int count = unit.rows - begin < kRows ? unit.rows - begin : kRows;
-  if (unit.first) {
-    add_unit_rows<kPanels, true>(unit, begin, count);
+  const auto add = [&]<Sums use> {
+    if (begin + kRows <= unit.rows) return add_unit_rows<kPanels, use, kRows>(unit, begin);
+    for (int i = begin; i < unit.rows; ++i) add_unit_rows<kPanels, use, 1>(unit, i);
+  };
+  if (unit.y[0] != nullptr) {
+    unit.first ? add.template operator()<Sums::only>() : add.template operator()<Sums::last>();
   } else {
-    add_unit_rows<kPanels, false>(unit, begin, count);
+    unit.first ? add.template operator()<Sums::first>() : add.template operator()<Sums::more>();
   }
 }
 
@@ -103,7 +121,8 @@ struct ByteChunk {
   std::size_t stride;
   const ByteTiles (&weights)[2];
   int steps;
-  bool first;
+  bool first, last;
+  std::int64_t panel;
   TileSums* sums;            // of each pair of tiles
   const float* rows_scales;  // of each step, for all rows of all pairs
   std::int64_t scales_stride;
@@ -165,8 +184,13 @@ void multiply_units(const PassRows& rows, const ByteChunk& chunk, std::int64_t b
               chunk.sums + pair,
               chunk.rows_scales + step * chunk.scales_stride + pair * 2 * kTileRows,
               {chunk.weights[0].scale[step], chunk.weights[1].scale[step]},
+              {},
+              rows.ldy,
               kTiles == 2 ? 2 * kTileRows : rows.rows,
               chunk.first && step == 0};
+      if (chunk.last && step + 1 == chunk.steps) {
+        for (int t = 0; t < kTiles; ++t) last.y[t] = rows.sums_of(2 * pair + t, chunk.panel);
+      }
     }
   }
 }
@@ -180,9 +204,9 @@ struct BytePass : PassRows {
     for_each_slab(
         panel_begin, panel_end, 1,
         [&](std::int64_t panel, std::int64_t begin, std::int64_t slab_end) {
+          if (panel > panel_begin && begin == 0 && slab_end == w.columns) return;
           fetch_chunk(panel, panel_end, begin, 1).step();
-          const bool gathered = panel > panel_begin && begin == 0 && slab_end == w.columns;
-          if (!gathered) gather_scales(begin, slab_end, scales);
+          gather_scales(begin, slab_end, scales);
         },
         [&](auto... of_panels) { multiply_slab(of_panels..., scales); });
   }
@@ -226,6 +250,8 @@ struct BytePass : PassRows {
                                weights,
                                (count + kStep - 1) / kStep,
                                c == 0,
+                               c + count == w.columns && direct(panel, two_panels ? 2 : 1),
+                               panel,
                                sums,
                                scales + (c - begin) / kStep * scales_stride,
                                scales_stride};

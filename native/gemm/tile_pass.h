@@ -15,9 +15,6 @@ constexpr int kTileChunk = 256;
 constexpr int kTileSize = kTileRows * kTileBytes;
 constexpr int kChunkColumns = 2 * kStep;
 constexpr std::int64_t kSlabBytes = 1 << 20;
-// Panels whose sums are written together, at least. A row of y is a page of its own: rows that are a power of
-// two apart compete for few sets of a cache, and each piece of one waits for its line.
-constexpr std::int64_t kWholeGroup = 8;
 
 // Fetches so many lines of each of two panels to the L2 cache, some at each of `steps` steps.
 struct FetchPanels {
@@ -78,9 +75,21 @@ struct PassRows {
             few() || panel >= last ? 0 : steps * step_bytes / 64, times};
   }
 
+  // Whether sums with all rows of these panels are wanted, as they are: they go to y as soon as they are
+  // whole.
+  bool direct(std::int64_t panel, std::int64_t panels) const {
+    return (panel + panels) * kPanelRows <= w.rows && w.scale == 1;
+  }
+
+  // Where the sums of a tile of rows with a panel go.
+  float* sums_of(std::int64_t tile, std::int64_t panel) const {
+    return y + row(first + tile * kTileRows) * ldy + panel * kPanelRows;
+  }
+
   // For each group of panels and slab of columns [begin, end), of column_bytes in each row: calls
   // start(group's first panel, begin, end), then multiply(panel, last, begin, end, sums) for every two
-  // panels, of which the second may be at `last`, past the end. Writes a group's sums at its end.
+  // panels, of which the second may be at `last`, past the end. That writes sums which are whole and
+  // direct(); others wait in `sums`, until they are written here.
   template <class Start, class Multiply>
   void for_each_slab(std::int64_t panel_begin, std::int64_t panel_end, int column_bytes, const Start& start,
                      const Multiply& multiply) const {
@@ -88,8 +97,7 @@ struct PassRows {
     const std::int64_t slab =
         kSlabBytes / column_bytes / (pairs * 2 * kTileRows) / kChunkColumns * kChunkColumns;
     const bool whole = slab >= w.columns;
-    const std::int64_t fit = 2 * (kProductSums / (pairs * (sizeof(TileSums) / sizeof(float))));
-    const std::int64_t group = whole && fit > kWholeGroup ? kWholeGroup : fit;
+    const std::int64_t group = whole ? 2 : 2 * (kProductSums / (pairs * (sizeof(TileSums) / sizeof(float))));
     TileSums* all = reinterpret_cast<TileSums*>(product_sums());
     for (std::int64_t begin = panel_begin; begin < panel_end; begin += group) {
       const std::int64_t stop = begin + group < panel_end ? begin + group : panel_end;
@@ -100,7 +108,10 @@ struct PassRows {
           multiply(p, whole ? panel_end : stop, c, slab_end, all + (p - begin) / 2 * pairs);
         }
       }
-      store(begin, stop, all);
+      for (std::int64_t p = begin; p < stop; p += 2) {
+        const std::int64_t panels = p + 1 < stop ? 2 : 1;
+        if (!direct(p, panels)) store(p, panels, all + (p - begin) / 2 * pairs);
+      }
     }
   }
 
@@ -114,15 +125,11 @@ struct PassRows {
     two_panels ? pairs_of.template operator()<2>() : pairs_of.template operator()<1>();
   }
 
-  // A row's sums of all panels of a group together: see kWholeGroup.
-  void store(std::int64_t begin, std::int64_t stop, const TileSums* sums) const {
-    for (std::int64_t i = first; i < end; i += kTileRows) {
-      const std::int64_t pair = (i - first) / (2 * kTileRows), tile = (i - first) / kTileRows % 2;
-      for (int r = 0; r < rows; ++r) {
-        for (std::int64_t p = begin; p < stop; ++p) {
-          const TileSums& of_panels = sums[(p - begin) / 2 * pairs() + pair];
-          store_rows(w, p, &of_panels[tile][(p - begin) % 2][r], 1, y + (row(i) + r) * ldy, ldy);
-        }
+  void store(std::int64_t panel, std::int64_t panels, const TileSums* sums) const {
+    for (std::int64_t i = 0; i < tiles(); ++i) {
+      for (std::int64_t n = 0; n < panels; ++n) {
+        float* out = sums_of(i, panel) - panel * kPanelRows;
+        store_rows(w, panel + n, sums[i / 2][i % 2][n], rows, out, ldy);
       }
     }
   }

@@ -41,6 +41,7 @@ struct Avx512 {
   static I32x16 broadcast(std::int32_t value) { return _mm512_set1_epi32(value); }
   static F32x16 load(const float* p) { return _mm512_load_ps(p); }
   static void store(float* p, F32x16 v) { _mm512_store_ps(p, v); }
+  static void store_anywhere(float* p, F32x16 v) { _mm512_storeu_ps(p, v); }
   static F32x16 load_f16(const std::uint16_t* p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }

@@ -13,9 +13,6 @@
 namespace trivet {
 namespace {
 
-// Rows per pass: a pass rounds all weights, and these rows take as much of the L2 cache as half as many of
-// bfloat16.
-constexpr int kBytePassRows = 2 * kTileChunk;
 constexpr int kStepTiles = kStep / kTileBytes;
 constexpr int kChunkSteps = kChunkColumns / kStep;
 // Of the rows and the steps of a slab, which has 256 times as many bytes.
@@ -268,7 +265,7 @@ struct BytePass : PassRows {
 template <class Few>
 void multiply_tiles_bytes(const Panels& w, const std::byte* x, std::size_t stride, std::int64_t m,
                           std::int64_t panel_begin, std::int64_t panel_end, float* y, std::int64_t ldy) {
-  for_each_pass(w, x, stride, m, y, ldy, full_depth_config, kBytePassRows, [&](const PassRows& rows) {
+  for_each_pass(w, x, stride, m, y, ldy, full_depth_config, kTileChunk, [&](const PassRows& rows) {
     BytePass{rows, round_chunk<Few, false>, round_chunk<Few, true>, Few::kStepBytes}.multiply(panel_begin,
                                                                                               panel_end);
   });

@@ -11,9 +11,8 @@ constexpr std::int64_t kPanel = PackedMatrix::kPanel;
 constexpr std::int64_t kGroupPanels = kStep / kPanel;
 
 // Rows of a unit: the most of these of which the rows fill more than half of one, and that there are enough
-// units of, but most of all only if the weights are rounded anew for each. For fewer rows than the least,
-// what takes time is to read the weights.
-constexpr std::int64_t kBlockRows[] = {512, 256, 128, 64};
+// units of. For fewer rows than the least, what takes time is to read the weights.
+constexpr std::int64_t kBlockRows[] = {256, 128, 64};
 
 // Of a member's block: gate and up of a step, and a line more, so that rows do not compete for a cache's
 // sets.
@@ -65,9 +64,7 @@ void GatedStep::prepare(const Batch& batch, int members) {
   for (const auto* part : {&weights_.gate, &weights_.up}) input_.reserve(activation(*part, rows), rows);
   output_format_ = activation_format(weights_.down, numerics_, rows, Inputs::wide);
   s_.output.reserve(output_format_, rows);
-  const bool rounded = activation(weights_.gate, rows) == ActivationFormat::q8_256_fast;
-  const auto* most = std::begin(kBlockRows) + (rounded ? 0 : 1);
-  const auto* block = std::find_if(most, std::end(kBlockRows), [&](std::int64_t height) {
+  const auto* block = std::find_if(std::begin(kBlockRows), std::end(kBlockRows), [&](std::int64_t height) {
     return 2 * rows > height && groups_ * ((rows + height - 1) / height) >= members * kUnits;
   });
   blocks_ = rows >= *std::rbegin(kBlockRows) && block != std::end(kBlockRows);

@@ -14,7 +14,7 @@ namespace {
 constexpr int kTileChunk = 256;
 constexpr int kTileSize = kTileRows * kTileBytes;
 constexpr int kChunkColumns = 2 * kStep;
-constexpr std::int64_t kSlabBytes = 1 << 20;
+constexpr std::int64_t kSlabBytes = 640 << 10;
 
 // Fetches so many lines of each of two panels to the L2 cache, some at each of `steps` steps.
 struct FetchPanels {

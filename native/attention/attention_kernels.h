@@ -19,16 +19,24 @@ void attend_split(const QueryRows& rows, Method& method, int split, State state,
   const int window = call.shape.window;
   const int first = window == 0 || item.position < window ? 0 : item.position - window + 1;
   const int end = last < (split + 1) * kSplit ? last + 1 : (split + 1) * kSplit;
-  const auto part = [&](int position) {
+  const auto part = [&](int position, int kv_head) {
     const std::int64_t block = item.blocks[position / call.block_size];
     const std::int64_t tile = block * (call.block_size / kTile) + position % call.block_size / kTile;
-    return call.cache.part(tile, rows.kv_head);
+    return call.cache.part(tile, kv_head);
+  };
+  // What will be read kChunk tokens later: after the last ones, the first ones of the next head.
+  const int begin = first > split * kSplit ? first / kTile * kTile : split * kSplit;
+  const auto later = [&](int position) {
+    if (position + kChunk <= last) return part(position + kChunk, rows.kv_head);
+    const int again = begin + position + kChunk - (last / kTile + 1) * kTile;
+    const bool more = again <= last && rows.kv_head + 1 < call.shape.kv_heads;
+    return more ? part(again, rows.kv_head + 1) : part(position, rows.kv_head);
   };
   for (int start = split * kSplit; start < end; start += kChunk) {
     if (start + kChunk <= first) continue;
     Chunk chunk = {first > start ? first / kTile * kTile : start, 0, {}, {}};
     for (int p = chunk.begin; p < start + kChunk && p <= last; p += kTile, ++chunk.tiles) {
-      const std::int64_t at = part(p), next = part(p + kChunk <= last ? p + kChunk : p);
+      const std::int64_t at = part(p, rows.kv_head), next = later(p);
       chunk.keys[chunk.tiles] = {call.cache.keys.part(at), call.cache.keys.part(next)};
       chunk.values[chunk.tiles] = {call.cache.values.part(at), call.cache.values.part(next)};
     }

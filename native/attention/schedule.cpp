@@ -8,6 +8,9 @@ namespace {
 // Pieces of work per thread that balance well enough.
 constexpr int kPieces = 4;
 
+// Items per thread that do so with all their heads.
+constexpr int kItems = 8;
+
 constexpr int kSplit = AttentionKernels::kSplit;
 
 std::int64_t lines(std::int64_t floats) { return (floats + 15) / 16; }
@@ -45,6 +48,7 @@ void AttentionSchedule::build(const AttentionSequences& sequences, int threads) 
     add_tile(item, static_cast<int>(std::min<std::int64_t>(limit, INT32_MAX)));
   std::stable_sort(items_.begin(), items_.end(),
                    [](const AttentionItem& a, const AttentionItem& b) { return cost(a) > cost(b); });
+  heads_ = std::ssize(items_) >= threads * kItems ? shape_.kv_heads : 1;
 
   const std::size_t counters = tiles_.size() * shape_.kv_heads;
   if (counters > unfinished_size_) {
@@ -77,9 +81,14 @@ void AttentionSchedule::add_tile(const AttentionItem& tile, int cost_limit) {
 }
 
 void AttentionSchedule::execute(const AttentionCall& call, std::int64_t unit, int thread) {
+  const AttentionItem& item = items_[unit / units_of_item()];
+  const int first = static_cast<int>(unit % units_of_item()) * heads_;
+  for (int kv_head = first; kv_head < first + heads_; ++kv_head) execute_head(call, item, kv_head, thread);
+}
+
+void AttentionSchedule::execute_head(const AttentionCall& call, const AttentionItem& item, int kv_head,
+                                     int thread) {
   float* scratch = scratch_[thread].data()->floats;
-  const AttentionItem& item = items_[unit / shape_.kv_heads];
-  const int kv_head = static_cast<int>(unit % shape_.kv_heads);
   if (item.tile < 0) {
     kernels_.attend(call, item, kv_head, scratch, nullptr);
     return;

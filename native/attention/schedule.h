@@ -29,8 +29,9 @@ class AttentionSchedule {
   // For `threads` of those it was made for.
   void build(const AttentionSequences& sequences, int threads);
 
-  // Units of work of one layer: every item for every KV head, the longest first.
-  std::int64_t units() const { return static_cast<std::int64_t>(items_.size()) * shape_.kv_heads; }
+  // Units of work of one layer, the longest first: every item for every KV head, or for all of them, whose
+  // keys and values lie beside one another.
+  std::int64_t units() const { return static_cast<std::int64_t>(items_.size()) * units_of_item(); }
 
   // Executes one unit as `thread`; the one that finishes a tile's last split merges them.
   void execute(const AttentionCall& call, std::int64_t unit, int thread);
@@ -44,7 +45,9 @@ class AttentionSchedule {
     std::int64_t partials;  // floats before its first state
   };
 
+  int units_of_item() const { return shape_.kv_heads / heads_; }
   void add_tile(const AttentionItem& tile, int cost_limit);
+  void execute_head(const AttentionCall& call, const AttentionItem& item, int kv_head, int thread);
 
   struct alignas(64) Line {
     float floats[16];
@@ -54,6 +57,7 @@ class AttentionSchedule {
   AttentionShape shape_;
   std::vector<std::vector<Line>> scratch_;  // [threads]
   std::vector<AttentionItem> items_;
+  int heads_ = 1;  // KV heads of a unit
   std::vector<Tile> tiles_;
   std::unique_ptr<std::atomic<int>[]> unfinished_;  // [tiles][kv_heads] pieces; back to all once merged
   std::size_t unfinished_size_ = 0;

@@ -72,12 +72,12 @@ def test_a_trace_is_replayed(bench, llm, url, tmp_path):
     rows += [f"2023-11-16 18:15:4{i}.0000000,{300 + 100 * i},{100 * i + 50}" for i in range(3)]
     (tmp_path / "t.csv").write_text("\n".join(rows))
     args = ("--workload", "azure-trace", "--trace", str(tmp_path / "t.csv"), "--tokenizer", byte_model())
-    code, result, out, _ = bench(url, *args, "--length-scale", "0.1", "--rate-scale", "20")
+    code, result, out, _ = bench(url, *args, "--length-scale", "0.1", "--rate-scale", "4")
     assert (code, result["input_lens"], result["request_rate"]) == (0, [30, 40, 50], "trace")
     assert "at the trace's times" in out
     assert [request.params.max_tokens for request in llm.requests[-3:]] == [5, 15, 25]
     starts = result["start_times"]
-    assert [start - starts[0] for start in starts] == pytest.approx([0, 0.05, 0.1], abs=0.04)
+    assert [start - starts[0] for start in starts] == pytest.approx([0, 0.25, 0.5], abs=0.2)
 
 
 def test_a_file_of_prompts(bench, llm, url, tmp_path):

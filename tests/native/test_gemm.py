@@ -149,6 +149,32 @@ def test_a_row_does_not_depend_on_its_company(fmt: Format) -> None:
 
 
 @each_format
+@pytest.mark.parametrize("numerics", ["exact", "fast"])
+@pytest.mark.parametrize("columns", [256, 4096])
+def test_a_scale_of_the_matrix(fmt: Format, numerics: str, columns: int) -> None:
+    """Whole sums and those that columns are cut into, of whole panels and of a part of one: a scale of 1/2 halves
+    every bit pattern alike.
+    """
+    rows = 53
+    data, x = random_weights(fmt, rows, columns)[None], random_rows(257, columns)
+
+    def product(m: int, scale: float | None) -> np.ndarray:
+        program = _native.Program(2, [(0, columns), (1, rows)], "bf16", [], numerics)
+        program.input(0)
+        scales = None if scale is None else np.array([scale], np.float32)
+        program.linear(0, [(1, program.add_matrices(fmt.type_id, columns, data, scales), None)])
+        program.output(1)
+        at = np.arange(m, dtype=np.int32)
+        starts, lengths, tables = (np.array(v, np.int32) for v in ([0, m], [m], [[0]]))
+        return np.array(program.run(at, at, starts, lengths, tables, at, x[:m]))
+
+    for m in (1, 9, 40, 257):
+        plain = product(m, None)
+        assert np.isfinite(plain).all()
+        np.testing.assert_array_equal(product(m, 0.5), plain / 2)
+
+
+@each_format
 @pytest.mark.parametrize("m", [64 + 9, 256 + 7, 256 + 25])
 def test_many_rows(fmt: Format, m: int) -> None:
     """A few rows after those of a whole pass over the weights."""

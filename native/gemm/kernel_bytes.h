@@ -38,7 +38,7 @@ struct BytesKernel {
 
   template <class Weights>
   static Bytes unpack(const Weights& weights, int count, Scratch& scratch) {
-    RoundedBytes<V, Few, kExcess>::round_step(weights, count, scratch, scratch.unit, scratch.quads);
+    RoundedBytes<V, Few, kExcess>::round_step(weights, count, scratch, scratch.unit, scratch.quads, [] {});
     return {scratch.quads};
   }
 

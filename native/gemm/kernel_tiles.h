@@ -11,7 +11,6 @@
 #pragma once
 
 #include "gemm/tile_pass.h"
-#include "gemm/vectors_avx512_bf16.h"
 
 namespace trivet {
 namespace {

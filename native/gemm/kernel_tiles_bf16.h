@@ -12,14 +12,12 @@
 //
 // A source of weights has
 //   Scratch                 memory for a chunk of a panel, in the L1 cache
-//   tiles<fetch>(w, ..)     the right-hand tiles of a chunk, one after another; with `fetch` what follows it
-//                           is fetched ahead
-//   kStepBytes              of a panel
+//   tiles(w, ..)            the right-hand tiles of a chunk, one after another
+//   kStepBytes, kStepRuns   of a panel; how often tiles() fetches ahead: 0 if weights are such tiles
 #pragma once
 
 #include "gemm/kernel.h"
 #include "gemm/tile_pass.h"
-#include "gemm/vectors_avx512_bf16.h"
 
 namespace trivet {
 namespace {
@@ -34,14 +32,14 @@ struct alignas(64) ChunkTiles {
 struct StoredTiles {
   using Scratch = ChunkTiles;
   static constexpr int kStepBytes = kStep / 2 * kTileBytes;
+  static constexpr int kStepRuns = 0;
 
   static const std::byte* at(const Panels& w, std::int64_t panel, std::int64_t column) {
     return w.data + panel * w.layout.bytes + column / 2 * kTileBytes;
   }
 
-  template <bool>
   [[gnu::noinline]] static const std::byte* tiles(const Panels& w, std::int64_t panel, std::int64_t column,
-                                                  int count, Scratch& out) {
+                                                  int count, Scratch& out, FetchAhead&) {
     const std::byte* pairs = at(w, panel, column);
     if (count % kTileColumns == 0) return pairs;
     __builtin_memset(out.tile[count / kTileColumns], 0, kTileSize);
@@ -57,6 +55,7 @@ struct RoundedTiles {
   using F = V::F32x16;
   using W = typename Few::W;
   static constexpr int kRunColumns = 4 * W::kQuads, kStepBytes = Few::kStepBytes;
+  static constexpr int kStepRuns = kStep / kRunColumns;
   // A weight is put into the mantissa of a float whose unit is that of the byte: kBias more than the weight.
   static constexpr int kByte = W::kBits == 8 ? 1 : 2;
   static constexpr float kBias = kByte == 1 ? 0x1p15f : 0x1p7f;
@@ -75,34 +74,34 @@ struct RoundedTiles {
     return w.data + panel * w.layout.bytes + w.layout.steps + column / kStep * Few::kStepBytes;
   }
 
-  template <bool kFetch>
   [[gnu::noinline]] static const std::byte* tiles(const Panels& w, std::int64_t panel, std::int64_t column,
-                                                  int count, Scratch& out) {
+                                                  int count, Scratch& out, FetchAhead& ahead) {
     const std::byte* packed = w.data + panel * w.layout.bytes;
     for (int c = 0; c < count; c += kStep) {
       const int columns = count - c < kStep ? count - c : kStep;
       Few::decode_scales(w, packed, column + c, columns, out);
-      round_step(Few::template weights<kFetch>(at(w, panel, column + c)), columns, out,
-                 out.tile[c / kTileColumns]);
+      round_step(Few::template weights<false>(at(w, panel, column + c)), columns, out,
+                 out.tile[c / kTileColumns], ahead);
     }
     return out.tile[0][0];
   }
 
  private:
-  template <bool kFetch>
-  static void round_step(const PackedQuads<V, W, kFetch>& weights, int columns, Scratch& scratch,
-                         std::byte (*rows)[kTileBytes]) {
+  static void round_step(const PackedQuads<V, W, false>& weights, int columns, Scratch& scratch,
+                         std::byte (*rows)[kTileBytes], FetchAhead& ahead) {
     if constexpr (requires { W::unpack(*weights.panel, scratch.quads); }) {
       Few::unpack(weights, columns, scratch);
       for (int run = 0; run < columns / kRunColumns; ++run, rows += 2 * W::kQuads) {
         round_run([&](int v) { return V::load_bytes(scratch.quads[run * W::kQuads + v]); }, scratch, run,
                   rows);
+        ahead.step();
       }
     } else {
       for (int group = 0; group < columns / (kRunColumns * W::kRuns); ++group) {
 #pragma GCC unroll 8
         for (int run = 0; run < W::kRuns; ++run, rows += 2 * W::kQuads) {
           round_run([&](int v) { return weights(group, run, 0, v); }, scratch, group * W::kRuns + run, rows);
+          ahead.step();
         }
       }
     }
@@ -153,7 +152,7 @@ struct SumsUse {
 template <int kTiles, int kPanels, class RowsOf, class SumsOf>
 void multiply_chunk(const RowsOf& rows_of, const SumsOf& sums_of, std::int64_t begin, std::int64_t end,
                     std::size_t stride, const std::byte* const (&weights)[2], int steps, SumsUse use,
-                    TileSums* sums, std::int64_t ldy, FetchPanels& ahead) {
+                    TileSums* sums, std::int64_t ldy, FetchAhead& ahead) {
   if (begin == end) return;
   const std::byte *x0 = rows_of(begin, 0), *x1 = rows_of(begin, kTiles - 1);
   const std::byte *weights0 = weights[0], *weights1 = weights[1];
@@ -232,18 +231,22 @@ struct TilePass : PassRows {
   void multiply_slab(std::int64_t panel, std::int64_t last, std::int64_t begin, std::int64_t slab_end,
                      TileSums* sums) const {
     const bool two_panels = panel + 1 < last;
-    for (std::int64_t c = begin; c < slab_end; c += kChunkColumns) {
-      const int count = slab_end - c < kChunkColumns ? static_cast<int>(slab_end - c) : kChunkColumns;
+    const int chunk_columns = Source::kStepRuns > 0 ? this->chunk_columns() : kChunkColumns;
+    for (std::int64_t c = begin; c < slab_end; c += chunk_columns) {
+      const int count = slab_end - c < chunk_columns ? static_cast<int>(slab_end - c) : chunk_columns;
       const int steps = (count + kTileColumns - 1) / kTileColumns;
-      const auto tiles_of = few() ? Source::template tiles<true> : Source::template tiles<false>;
-      const std::byte* weights[2] = {tiles_of(w, panel, c, count, scratch[0]), nullptr};
-      if (two_panels) weights[1] = tiles_of(w, panel + 1, c, count, scratch[1]);
+      const int panels = two_panels ? 2 : 1, fetched = chunk_columns / kStep;
+      FetchAhead ahead =
+          fetch_after(panel, last, begin, slab_end, c, fetched, Source::kStepBytes,
+                      fetched * panels * Source::kStepRuns + static_cast<int>(pairs()) * steps);
+      const std::byte* weights[2] = {};
+      for (int n = 0; n < panels; ++n) {
+        weights[n] = Source::tiles(w, panel + n, c, count, scratch[n], ahead);
+      }
       const auto rows_of = [this, column = x + c * 2](std::int64_t pair, int tile) {
         return column + row(first + (2 * pair + tile) * kTileRows) * stride;
       };
-      const bool more = c + kChunkColumns < slab_end;
-      FetchPanels ahead = fetch(more ? panel : panel + 2, last, more ? c + kChunkColumns : begin,
-                                kChunkColumns / kStep, Source::kStepBytes, pairs() * steps);
+      const bool more = c + chunk_columns < slab_end;
       const auto sums_of = [this, panel](std::int64_t pair, int tile) {
         return PassRows::sums_of(2 * pair + tile, panel);
       };

@@ -26,7 +26,7 @@ struct TileKernel256 : SlabPanels {
     unpack(step(0), 0, kParts, scratch[place]);
     for (std::int64_t s = 0; s < steps(); ++s, place = 1 - place) {
       const Step step = this->step(s);
-      FetchPanels fetch = fetch_after(s, rows.pairs() * kParts);
+      FetchAhead fetch = fetch_after(s, static_cast<int>(rows.pairs()) * kParts);
       ends[place].copy(scratch[place]);
       for (std::int64_t i = 0; i < rows.tiles(); i += 2) {
         const int tiles = i + 1 < rows.tiles() ? 2 : 1;
@@ -78,15 +78,13 @@ struct TileKernel256 : SlabPanels {
     }
   };
 
-  // Fetches what follows a step, a part of both its halves at each of so many times.
-  FetchPanels fetch_after(std::int64_t s, std::int64_t times) const {
-    const bool more = s + 1 < steps();
-    const Step next = step(more ? s + 1 : 0);
-    const std::byte* next_panel = next.packed + (more ? 0 : 2 * rows.w.layout.bytes);
-    const std::byte* weights = next_panel + rows.w.layout.steps + next.column / kStep * Few::kStepBytes;
-    constexpr int kHalf = (Few::kStepBytes / 64 + 1) / 2;
-    const int lines = rows.few() || (!more && panel + 2 >= last) ? 0 : kHalf;
-    return {weights, weights + Few::kStepBytes - 64 * kHalf, lines, times};
+  // Fetches what is unpacked beside the step after this one, but for few rows, whose unpacking does.
+  FetchAhead fetch_after(std::int64_t s, int times) const {
+    const std::int64_t next = s + 2, panels = next < steps() ? 0 : 2;
+    const Step step = this->step(next % steps());
+    const bool any = !rows.few() && panel + panels < last;
+    return FetchAhead::halves(rows.step_at(panel + step.panel + panels, step.column, Few::kStepBytes),
+                              any ? Few::kStepBytes : 0, times);
   }
 
   // One or two tiles of rows and a step of a panel.

@@ -12,7 +12,7 @@ struct TileKernel32 : SlabPanels {
   using Few = Block32Kernel<V, Weights>;
   using W = Weights<V>;
   using Scratch = typename Few::Scratch;
-  static constexpr int kRunColumns = 4 * W::kQuads, kRuns = W::kRuns;
+  static constexpr int kRunColumns = 4 * W::kQuads, kRuns = W::kRuns, kStepRuns = kStep / kRunColumns;
   static_assert(!W::kHasMinimum || kRuns == 1);
 
   static constexpr TileConfig config(int rows) {
@@ -32,30 +32,45 @@ struct TileKernel32 : SlabPanels {
       const Step step = this->step(s);
       for (int n = 0; n < panels; ++n) {
         const Step of_panel = this->step(s + n * steps_of_panel());
-        rows.few() ? unpack<true>(of_panel, scratch[n]) : unpack<false>(of_panel, scratch[n]);
+        unpack(of_panel, scratch[n]);
       }
-      const bool more = step.column + kStep < end;
-      FetchPanels fetch = rows.fetch(more ? panel : panel + 2, last, more ? step.column + kStep : begin, 1,
-                                     Few::kStepBytes, rows.tiles());
-      for (std::int64_t i = 0; i < rows.tiles(); ++i) {
-        fetch.step();
-        add_tile(scratch, panels, tile<ActivationStep32>(i, step), step.columns / kRunColumns,
-                 step.column == 0, sums[i / 2][i % 2] + step.panel, whole_sums(i, step));
+      const int tiles = static_cast<int>(rows.tiles());
+      if (rows.few()) {
+        // Memory takes as long as products.
+        const auto next =
+            rows.later({panel + step.panel, step.column}, 1, begin, end, kFarBytes / Few::kStepBytes);
+        rows.fetch_scales(next, 1);
+        const std::byte* far = rows.step_at(next.panel, next.column, Few::kStepBytes);
+        FetchAhead ahead = FetchAhead::halves(far, Few::kStepBytes, tiles * kStepRuns);
+        add_tiles(scratch, 1, step, [&] { ahead.step(); }, [] {});
+      } else {
+        FetchAhead ahead = rows.fetch_after(panel, last, begin, end, step.column, 1, Few::kStepBytes, tiles);
+        add_tiles(scratch, panels, step, [] {}, [&] { ahead.step(); });
       }
     }
   }
 
  private:
+  // Calls before_tile() before each, and after_run() after each of its runs.
+  template <class AfterRun, class BeforeTile>
+  [[gnu::always_inline]] void add_tiles(const Scratch (&scratch)[2], int panels, const Step& step,
+                                        const AfterRun& after_run, const BeforeTile& before_tile) const {
+    for (std::int64_t i = 0; i < rows.tiles(); ++i) {
+      before_tile();
+      add_tile(scratch, panels, tile<ActivationStep32>(i, step), step.columns / kRunColumns, step.column == 0,
+               sums[i / 2][i % 2] + step.panel, whole_sums(i, step), after_run);
+    }
+  }
+
   // Products are put down where those of kLag runs before were added up; there are more tiles for them.
   static constexpr int kPlaces = 4, kLag = 2;
   using Products = std::int32_t[kLag][kTileRows][kPanelRows];
 
   // Weights without their offset fit int8.
-  template <bool kFetch>
   [[gnu::noinline]] void unpack(const Step& step, Scratch& out) const {
     Few::decode_scales(rows.w, step.packed, step.column, step.columns, out);
-    const auto weights = Few::template weights<kFetch>(step.packed + rows.w.layout.steps +
-                                                       step.column / kStep * Few::kStepBytes);
+    const auto weights = Few::template weights<false>(step.packed + rows.w.layout.steps +
+                                                      step.column / kStep * Few::kStepBytes);
     std::uint8_t (*next)[64] = out.quads;
     for (int block = 0; block < step.columns / 32; ++block) {
 #pragma GCC unroll 2
@@ -112,8 +127,10 @@ struct TileKernel32 : SlabPanels {
 
   // acc[n] += the products of a tile of rows and a step of each panel, or = them; or so their sums in y, if
   // that is not null. Sums stay in registers.
+  template <class AfterRun>
   [[gnu::noinline]] void add_tile(const Scratch (&scratch)[2], int panels, const std::byte* x, int runs,
-                                  bool first, float (*acc)[kTileRows][kPanelRows], float* y) const {
+                                  bool first, float (*acc)[kTileRows][kPanelRows], float* y,
+                                  const AfterRun& after_run) const {
     struct alignas(64) {
       Products products;
       float scale[kTileRows][Few::kBlocks], sum[W::kHasMinimum ? kTileRows : 1][Few::kBlocks];
@@ -133,7 +150,10 @@ struct TileKernel32 : SlabPanels {
       for (int r = 0; r < kTileRows; ++r) sum[r] = first ? V::zero() : V::load(acc[n][r]);
       load_run<0>(scratch[n], q, stride, 0);
       for (int run = 0; run < runs + kLag; ++run) {
-        if (run < runs) multiply_run(scratch[n], q, stride, run, runs);
+        if (run < runs) {
+          multiply_run(scratch[n], q, stride, run, runs);
+          after_run();
+        }
         if (run >= kLag) {
           const int of_run = run - kLag, block = of_run / kRuns;
           const auto(&product)[kTileRows][kPanelRows] = of_rows.products[of_run % kLag];
@@ -141,7 +161,7 @@ struct TileKernel32 : SlabPanels {
 #pragma GCC unroll 16
           for (int r = 0; r < kTileRows; ++r) {
             const auto scale = V::mul(d, V::broadcast(of_rows.scale[r][block]));
-            sum[r] = V::fma(V::to_float(V::load_vector(product[r])), scale, sum[r]);
+            sum[r] = V::fma(V::small_to_float(V::load_vector(product[r])), scale, sum[r]);
           }
           if constexpr (W::kHasMinimum) {
             const auto m = V::load(scratch[n].m[block]);

@@ -24,24 +24,30 @@ struct alignas(64) ByteTiles {
   float scale[kChunkSteps][kPanelRows];
 };
 
-// What rounds a chunk.
+// Rounds a chunk, and fetches ahead after each run.
 using RoundChunk = void (*)(const Panels& w, std::int64_t panel, std::int64_t column, int count,
-                            ByteTiles& out);
+                            ByteTiles& out, FetchAhead& ahead);
 
-// That of the weights of a Block32Kernel or a Block256Kernel; with kFetch, which fetches ahead.
-template <class Few, bool kFetch>
-[[gnu::noinline]] void round_chunk(const Panels& w, std::int64_t panel, std::int64_t column, int count,
-                                   ByteTiles& out) {
-  typename Few::Scratch scratch;
-  const std::byte* packed = w.data + panel * w.layout.bytes;
-  for (int c = 0; c < count; c += kStep) {
-    const int columns = count - c < kStep ? count - c : kStep;
-    Few::decode_scales(w, packed, column + c, columns, scratch);
-    const std::byte* step = packed + w.layout.steps + (column + c) / kStep * Few::kStepBytes;
-    RoundedBytes<Avx512Bf16, Few, 0>::round_step(Few::template weights<kFetch>(step), columns, scratch,
-                                                 out.scale[c / kStep], out.tile[c / kTileBytes]);
+// That of the weights of a Block32Kernel or a Block256Kernel.
+template <class Few>
+struct RoundedChunks {
+  using Rounded = RoundedBytes<Avx512Bf16, Few, 0>;
+
+  [[gnu::noinline]] static void round(const Panels& w, std::int64_t panel, std::int64_t column, int count,
+                                      ByteTiles& out, FetchAhead& ahead) {
+    typename Few::Scratch scratch;
+    const std::byte* packed = w.data + panel * w.layout.bytes;
+    for (int c = 0; c < count; c += kStep) {
+      const int columns = count - c < kStep ? count - c : kStep;
+      Few::decode_scales(w, packed, column + c, columns, scratch);
+      const std::byte* step = packed + w.layout.steps + (column + c) / kStep * Few::kStepBytes;
+      Rounded::round_step(Few::template weights<false>(step), columns, scratch, out.scale[c / kStep],
+                          out.tile[c / kTileBytes], [&] { ahead.step(); });
+    }
   }
-}
+
+  static constexpr int kStepRuns = kStep / Rounded::kRunColumns;
+};
 
 using TileProducts = std::int32_t[2][2][kTileRows][kPanelRows];  // as TileSums
 
@@ -96,7 +102,7 @@ template <int kPanels, Sums use, int kRows>
 
 // One of the kStepTiles parts of a unit, beside what is fetched ahead.
 template <int kPanels>
-[[gnu::noinline]] void add_unit_part(const ByteUnit& unit, int part, FetchPanels& ahead) {
+[[gnu::noinline]] void add_unit_part(const ByteUnit& unit, int part, FetchAhead& ahead) {
   ahead.step();
   constexpr int kRows = 2 * kTileRows / kStepTiles;
   const int begin = part * kRows;
@@ -128,7 +134,7 @@ struct ByteChunk {
 // The products of pairs [begin, end) of tiles. See multiply_chunk() about loads.
 template <int kTiles, int kPanels>
 void multiply_units(const PassRows& rows, const ByteChunk& chunk, std::int64_t begin, std::int64_t end,
-                    TileProducts (&products)[2], ByteUnit& last, FetchPanels& ahead) {
+                    TileProducts (&products)[2], ByteUnit& last, FetchAhead& ahead) {
   if (begin == end) return;
   const auto rows_at = [&](std::int64_t pair, int tile) {
     return chunk.x + rows.row(rows.first + (2 * pair + tile) * kTileRows) * chunk.stride;
@@ -193,8 +199,8 @@ void multiply_units(const PassRows& rows, const ByteChunk& chunk, std::int64_t b
 }
 
 struct BytePass : PassRows {
-  RoundChunk round, round_fetching;
-  int step_bytes;
+  RoundChunk round;
+  int step_bytes, step_runs;
 
   void multiply(std::int64_t panel_begin, std::int64_t panel_end) const {
     float scales[kSlabScales];
@@ -202,18 +208,13 @@ struct BytePass : PassRows {
         panel_begin, panel_end, 1,
         [&](std::int64_t panel, std::int64_t begin, std::int64_t slab_end) {
           if (panel > panel_begin && begin == 0 && slab_end == w.columns) return;
-          fetch_chunk(panel, panel_end, begin, 1).step();
+          fetch(panel, panel_end, begin, chunk_columns() / kStep, step_bytes, 1).step();
           gather_scales(begin, slab_end, scales);
         },
         [&](auto... of_panels) { multiply_slab(of_panels..., scales); });
   }
 
  private:
-  FetchPanels fetch_chunk(std::int64_t panel, std::int64_t last, std::int64_t column,
-                          std::int64_t times) const {
-    return fetch(panel, last, column, kChunkSteps, step_bytes, times);
-  }
-
   // Those of a step one after another: there they lie far apart.
   void gather_scales(std::int64_t begin, std::int64_t slab_end, float* out) const {
     const std::int64_t stride = pairs() * 2 * kTileRows;
@@ -234,14 +235,13 @@ struct BytePass : PassRows {
     const std::int64_t scales_stride = pairs() * 2 * kTileRows;
     ByteTiles weights[2];
     alignas(64) TileProducts products[2];
-    for (std::int64_t c = begin; c < slab_end; c += kChunkColumns) {
-      const int count = slab_end - c < kChunkColumns ? static_cast<int>(slab_end - c) : kChunkColumns;
-      const RoundChunk round_these = few() ? round_fetching : round;
-      round_these(w, panel, c, count, weights[0]);
-      if (two_panels) round_these(w, panel + 1, c, count, weights[1]);
-      const bool more = c + kChunkColumns < slab_end;
-      FetchPanels ahead = fetch_chunk(more ? panel : panel + 2, last_panel, more ? c + kChunkColumns : begin,
-                                      pairs() * kChunkSteps * kStepTiles);
+    const int chunk_columns = this->chunk_columns();
+    for (std::int64_t c = begin; c < slab_end; c += chunk_columns) {
+      const int count = slab_end - c < chunk_columns ? static_cast<int>(slab_end - c) : chunk_columns;
+      const int panels = two_panels ? 2 : 1, steps = chunk_columns / kStep;
+      FetchAhead ahead = fetch_after(panel, last_panel, begin, slab_end, c, steps, step_bytes,
+                                     steps * (panels * step_runs + static_cast<int>(pairs()) * kStepTiles));
+      for (int n = 0; n < panels; ++n) round(w, panel + n, c, count, weights[n], ahead);
       const ByteChunk chunk = {x + c / kStep * sizeof(ActivationStep256),
                                stride,
                                weights,
@@ -266,8 +266,8 @@ template <class Few>
 void multiply_tiles_bytes(const Panels& w, const std::byte* x, std::size_t stride, std::int64_t m,
                           std::int64_t panel_begin, std::int64_t panel_end, float* y, std::int64_t ldy) {
   for_each_pass(w, x, stride, m, y, ldy, full_depth_config, kTileChunk, [&](const PassRows& rows) {
-    BytePass{rows, round_chunk<Few, false>, round_chunk<Few, true>, Few::kStepBytes}.multiply(panel_begin,
-                                                                                              panel_end);
+    using Chunks = RoundedChunks<Few>;
+    BytePass{rows, Chunks::round, Few::kStepBytes, Chunks::kStepRuns}.multiply(panel_begin, panel_end);
   });
 }
 

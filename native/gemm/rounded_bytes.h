@@ -49,9 +49,11 @@ struct RoundedBytes {
   // A weight is `scale` times the byte that stands for it, plus `minimum`; 256 times the rounded one is that
   // in 16 bits with a factor and an offset for each row, which rounds as it has a half in it. The largest
   // magnitude becomes 127; with one that is not finite, the scale is not either.
-  template <bool kFetch>
+  // Calls between() after each run.
+  template <bool kFetch, class Between>
   static void round_step(const PackedQuads<V, W, kFetch>& weights, int columns,
-                         const typename Few::Scratch& scratch, float* unit, std::uint8_t (*row)[64]) {
+                         const typename Few::Scratch& scratch, float* unit, std::uint8_t (*row)[64],
+                         const Between& between) {
     alignas(64) float lines[kStep / kRunColumns][2][kPanelRows];
     I most = V::izero();
     for (int run = 0; run < columns / kRunColumns; ++run) {
@@ -73,6 +75,7 @@ struct RoundedBytes {
         const auto& line = lines[group * W::kRuns + i];
         round_run([&](int v) { return weights(group, i, 0, v); }, V::mul(V::load(line[0]), inverse),
                   V::mul(V::load(line[1]), inverse), row);
+        between();
       }
     }
     for (int q = columns / 4; q < kStep / 4; ++q) V::store_bytes(*row++, V::izero());

@@ -5,6 +5,7 @@
 #include "amx.h"
 #include "gemm/kernel.h"
 #include "gemm/memory.h"
+#include "gemm/vectors_avx512_bf16.h"
 
 namespace trivet {
 namespace {
@@ -14,22 +15,31 @@ namespace {
 constexpr int kTileChunk = 256;
 constexpr int kTileSize = kTileRows * kTileBytes;
 constexpr int kChunkColumns = 2 * kStep;
+// With as many tiles of rows, or fewer, chunks of weights that are rounded are half as wide: they leave room
+// in the L1 cache for what the next is made of. More rows gain by reading their sums half as often.
+constexpr int kShortChunkTiles = 8;
 constexpr std::int64_t kSlabBytes = 640 << 10;
 
-// Fetches so many lines of each of two panels to the L2 cache, some at each of `steps` steps.
-struct FetchPanels {
-  const std::byte *panels[2], *end;
-  int each;  // lines of a panel
+// Few rows take weights as fast as memory gives them, which is asked for so much ahead.
+constexpr int kFarBytes = 32 << 10;
 
-  FetchPanels(const std::byte* first, const std::byte* second, int lines, std::int64_t steps)
-      : panels{first, second}, end(first + 64 * lines), each(static_cast<int>((lines + steps - 1) / steps)) {}
+// Fetches so many lines from each of two places on to the L2 cache, a few at each of so many times: a burst
+// would wait for the places of outstanding loads.
+struct FetchAhead {
+  const std::byte* places[2];
+  int lines, times, due = 0;
+
+  // Of one panel, both halves.
+  static FetchAhead halves(const std::byte* begin, int bytes, int times) {
+    const int lines = (bytes / 64 + 1) / 2;
+    return {{begin, begin + bytes - 64 * lines}, lines, times};
+  }
 
   void step() {
-    if (panels[0] >= end) return;
-    for (int i = 0; i < each; ++i) {
-      for (const std::byte*& panel : panels) {
-        __builtin_prefetch(panel, 0, 2);
-        panel += 64;
+    for (due += lines; due >= times; due -= times) {
+      for (const std::byte*& place : places) {
+        asm volatile("prefetcht1 %0" : : "m"(*place));
+        place += 64;
       }
     }
   }
@@ -61,18 +71,51 @@ struct PassRows {
 
   std::int64_t tiles() const { return (end - first + kTileRows - 1) / kTileRows; }
   std::int64_t pairs() const { return (tiles() + 1) / 2; }
-  // Few rows read weights as fast as memory gives them, which it does best in order.
   bool few() const { return tiles() <= 2; }
+  int chunk_columns() const { return tiles() <= kShortChunkTiles ? kStep : kChunkColumns; }
 
-  // Fetches `steps` steps of two panels from a column on, a part at each of so many times: but nothing if the
-  // first is not before `last`, nor scales that lie apart, which are few.
-  FetchPanels fetch(std::int64_t panel, std::int64_t last, std::int64_t column, int steps, int step_bytes,
-                    std::int64_t times) const {
-    const auto at = [&](std::int64_t p) {
-      return w.data + p * w.layout.bytes + w.layout.steps + column / kStep * step_bytes;
-    };
-    return {at(panel), at(panel + 1 < last ? panel + 1 : panel),
-            few() || panel >= last ? 0 : steps * step_bytes / 64, times};
+  // Where a step of a panel lies, but for scales that lie apart.
+  const std::byte* step_at(std::int64_t panel, std::int64_t column, int step_bytes) const {
+    return w.data + panel * w.layout.bytes + w.layout.steps + column / kStep * step_bytes;
+  }
+
+  // Fetches so many steps of two panels from a column on, but nothing if the first is not before `last`.
+  FetchAhead fetch(std::int64_t panel, std::int64_t last, std::int64_t column, int steps, int step_bytes,
+                   int times) const {
+    const std::int64_t second = panel + 1 < last ? panel + 1 : panel;
+    return {{step_at(panel, column, step_bytes), step_at(second, column, step_bytes)},
+            panel < last ? steps * step_bytes / 64 : 0,
+            times};
+  }
+
+  // Steps from a column of a panel on, where `panels` at a time are multiplied with a slab of columns [begin,
+  // end): what is `far` steps later.
+  struct Place {
+    std::int64_t panel, column;
+  };
+  Place later(Place at, int panels, std::int64_t begin, std::int64_t end, std::int64_t far) const {
+    const std::int64_t steps = (end - begin + kStep - 1) / kStep, step = (at.column - begin) / kStep + far;
+    return {at.panel + step / steps * panels, begin + step % steps * kStep};
+  }
+
+  // Fetches the scales of so many steps of a panel, where they lie apart.
+  void fetch_scales(Place at, int steps) const {
+    const std::int64_t of_step = w.layout.steps * kStep / w.columns;
+    const std::byte* scales = w.data + at.panel * w.layout.bytes + at.column / kStep * of_step;
+    for (std::int64_t i = 0; i < steps * of_step; i += 64) asm volatile("prefetcht1 %0" : : "m"(scales[i]));
+  }
+
+  // Fetches what is read after so many steps of two panels, of a slab of columns [begin, end).
+  FetchAhead fetch_after(std::int64_t panel, std::int64_t last, std::int64_t begin, std::int64_t end,
+                         std::int64_t column, int steps, int step_bytes, int times) const {
+    // What comes next is likely to go on where this ends.
+    if (few()) last = (w.rows + kPanelRows - 1) / kPanelRows;
+    const int far = few() ? kFarBytes / 2 / step_bytes + 1 : steps;
+    const Place next = later({panel, column}, 2, begin, end, far);
+    if (few()) {
+      for (int n = 0; n < 2; ++n) fetch_scales({next.panel + n, next.column}, steps);
+    }
+    return fetch(next.panel, last, next.column, steps, step_bytes, times);
   }
 
   // Whether sums with all rows of these panels are wanted, as they are: they go to y as soon as they are

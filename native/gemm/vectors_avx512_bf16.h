@@ -7,6 +7,13 @@ namespace trivet {
 namespace {
 
 struct Avx512Bf16 : Avx512 {
+  // Of integers of less than 2^22, exactly. Where tiles multiply, one port is left to convert, to multiply
+  // and to shift, but two that add.
+  static F32x16 small_to_float(I32x16 a) {
+    const F32x16 magic = broadcast(0x1.8p23f);
+    return _mm512_sub_ps(_mm512_castsi512_ps(add(a, _mm512_castps_si512(magic))), magic);
+  }
+
   // sum + the products of two bfloat16 in each lane.
   static F32x16 dot_bf16(F32x16 w, I32x16 x, F32x16 sum) {
     return _mm512_dpbf16_ps(sum, (__m512bh)w, (__m512bh)x);

@@ -1,6 +1,7 @@
 // AMX beside AVX-512: float32, to whose precision tiles do not compute, is left to vectors.
 #include "attention/attention_kernels.h"
 #include "attention/attention_tiles.h"
+#include "attention/attention_vectors.h"
 #include "attention/products_amx.h"
 
 namespace trivet {
@@ -23,7 +24,7 @@ const AttentionKernels& kernels_of(CacheType values) {
 
 template <class Tile>
 const AttentionKernels& fast_kernels() {
-  return kFastKernels<Method<Tile, Tile>, Method<Tile, Tile, 1>>;
+  return kFastKernels<VectorAttention, Method<Tile, Tile, 1>>;
 }
 
 }  // namespace

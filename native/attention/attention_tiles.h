@@ -181,18 +181,20 @@ class TileAttention {
     std::byte* out = values_;
     for (int s = 0; s < steps; ++s) {
       const typename Values::Element* values[2] = {Values::kNothing, Values::kNothing};
+      const TilePart* fetched[2] = {};
       int tokens[2] = {0, 0};
       for (int half = 0; half < 2; ++half) {
         const int n = 2 * s + half - skipped;
         if (n < 0 || n >= chunk.tiles) continue;
         tokens[half] = seen - n * kTile;
         values[half] = Values::values(chunk.values[n], dim, floats_ + half * dim * kTile);
-        if constexpr (Values::kDirect) {
-          for (int line = 0; line < dim * kTile * 2; line += 64) chunk.values[n].prefetch(line);
-        }
+        fetched[half] = &chunk.values[n];
       }
       for (int c = 0; c < dim; c += kTile, out += kParts * kPart) {
         for (int i = 0; i < kTile; ++i) {
+          if constexpr (Values::kDirect) {
+            if (fetched[i % 2] != nullptr) fetched[i % 2]->prefetch((c + i) / 2 * kRowBytes);
+          }
           const auto row = [&](int half) {
             return i < tokens[half] ? values[half] + std::int64_t{i} * dim + c : Values::kNothing;
           };

@@ -115,8 +115,14 @@ def test_rows_are_the_same_however_they_come(
         assert (got == expected).all(), (threads, chunk, block_size)
 
 
-ROUNDS = _native.system_info()["isa"] in ("avx512_bf16", "amx")
+ISA = _native.system_info()["isa"]
+ROUNDS = ISA in ("avx512_bf16", "amx")
 """With fast numerics to bfloat16, what more than a token multiplies of keys and values of one type."""
+
+
+def relative_error(got: np.ndarray, expected: np.ndarray) -> float:
+    """Root mean square."""
+    return float(np.sqrt(np.mean((got - expected) ** 2) / np.mean(expected**2)))
 
 
 @pytest.mark.parametrize("dtype", [*DTYPES, "bf16/f16"])
@@ -141,11 +147,16 @@ def test_fast_numerics_round_to_bfloat16(
     exact, fast = program(model, 1, dtype), program(model, 2, dtype, numerics="fast")
     expected, got = logits(exact, tokens), logits(fast, tokens)
     if ROUNDS and dtype in ("f16", "bf16", "q8_0"):
-        error = np.sqrt(np.mean((got - expected) ** 2) / np.mean(expected**2))
-        assert 2e-4 < error < 6e-3
+        assert 2e-4 < relative_error(got, expected) < 6e-3
     else:
         np.testing.assert_array_equal(got, expected)
-    np.testing.assert_array_equal(logits(fast, tokens[:80], chunk=1), expected[:80])
+    single = logits(fast, tokens[:80], chunk=1)
+    if ISA == "amx":  # by vectors of float32, where exact tokens have the bits of tiles
+        assert relative_error(single, expected[:80]) < 4e-5
+        again = logits(program(model, 1, dtype, numerics="fast"), tokens[:80], chunk=1)
+        np.testing.assert_array_equal(single, again)
+    else:
+        np.testing.assert_array_equal(single, expected[:80])
 
 
 @pytest.mark.parametrize("window", [0, 700])

@@ -23,6 +23,8 @@ constexpr std::int64_t kSlabBytes = 640 << 10;
 // Few rows take weights as fast as memory gives them, which is asked for so much ahead.
 constexpr int kFarBytes = 32 << 10;
 
+inline void fetch_line(const std::byte* p) { asm volatile("prefetcht1 %0" : : "m"(*p)); }
+
 // Fetches so many lines from each of two places on to the L2 cache, a few at each of so many times: a burst
 // would wait for the places of outstanding loads.
 struct FetchAhead {
@@ -38,7 +40,7 @@ struct FetchAhead {
   void step() {
     for (due += lines; due >= times; due -= times) {
       for (const std::byte*& place : places) {
-        asm volatile("prefetcht1 %0" : : "m"(*place));
+        fetch_line(place);
         place += 64;
       }
     }
@@ -71,6 +73,7 @@ struct PassRows {
 
   std::int64_t tiles() const { return (end - first + kTileRows - 1) / kTileRows; }
   std::int64_t pairs() const { return (tiles() + 1) / 2; }
+  // Of few rows, products take about as long as reading the weights.
   bool few() const { return tiles() <= 2; }
   int chunk_columns() const { return tiles() <= kShortChunkTiles ? kStep : kChunkColumns; }
 
@@ -88,11 +91,11 @@ struct PassRows {
             times};
   }
 
-  // Steps from a column of a panel on, where `panels` at a time are multiplied with a slab of columns [begin,
-  // end): what is `far` steps later.
   struct Place {
     std::int64_t panel, column;
   };
+
+  // What is `far` steps later, where `panels` at a time are multiplied with a slab of columns [begin, end).
   Place later(Place at, int panels, std::int64_t begin, std::int64_t end, std::int64_t far) const {
     const std::int64_t steps = (end - begin + kStep - 1) / kStep, step = (at.column - begin) / kStep + far;
     return {at.panel + step / steps * panels, begin + step % steps * kStep};
@@ -102,7 +105,7 @@ struct PassRows {
   void fetch_scales(Place at, int steps) const {
     const std::int64_t of_step = w.layout.steps * kStep / w.columns;
     const std::byte* scales = w.data + at.panel * w.layout.bytes + at.column / kStep * of_step;
-    for (std::int64_t i = 0; i < steps * of_step; i += 64) asm volatile("prefetcht1 %0" : : "m"(scales[i]));
+    for (std::int64_t i = 0; i < steps * of_step; i += 64) fetch_line(scales + i);
   }
 
   // Fetches what is read after so many steps of two panels, of a slab of columns [begin, end).

@@ -1,6 +1,4 @@
-"""vLLM's engine, step by step: a decode's time begins when all prompts have given their first token.
-
-The rest of a prompt's block is read anew whatever the prefix cache holds, which takes longer than some tokens do."""
+"""vLLM's engine, step by step: a decode's time begins when all prompts have given their first token."""
 
 from __future__ import annotations
 
@@ -30,7 +28,6 @@ class Vllm:
             dtype="bfloat16",
             max_model_len=max(case["context"] + case["tokens"] + SLACK for case in cases),
             max_num_seqs=max(case["streams"] for case in cases),
-            enable_prefix_caching=True,
         )
         self.params = vllm.SamplingParams
         self.vocab_size = self.llm.get_tokenizer().vocab_size
@@ -61,6 +58,8 @@ class Vllm:
 
     def _step(self, given: dict[str, int]) -> None:
         """Update how many tokens each request was given."""
+        if not self.llm.llm_engine.has_unfinished_requests():
+            raise RuntimeError(f"requests ended before all were under way: {SLACK} tokens of slack are too few")
         for output in self.llm.llm_engine.step():
             if output.outputs[0].token_ids:
                 given[output.request_id] = len(output.outputs[0].token_ids)

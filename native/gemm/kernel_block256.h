@@ -59,16 +59,26 @@ struct Block256Kernel {
     return unpack_quads(weights, W::kGroups, scratch.quads);
   }
 
-  // The weights of a run are `scale` times w, plus `minimum`.
-  static void line(const Scratch& scratch, int run, F& scale, F& minimum) {
-    const F d = V::load(scratch.d);
-    scale = V::mul(d, V::to_float(V::shift_right_signed(V::load_pairs(scratch.scales[run]), 16)));
+  // All weights are to be `factor` times what they are.
+  static void multiply_scales(Scratch& scratch, float factor) {
+    V::store(scratch.d, V::mul(V::load(scratch.d), V::broadcast(factor)));
+    if constexpr (W::kHasMinimum) V::store(scratch.dmin, V::mul(V::load(scratch.dmin), V::broadcast(factor)));
+  }
+
+  // The weights of a run are `scale` times w + `bias`, plus `minimum`.
+  static F scale(const Scratch& scratch, int run) {
+    return V::mul(V::load(scratch.d),
+                  V::to_float(V::shift_right_signed(V::load_pairs(scratch.scales[run]), 16)));
+  }
+
+  static F minimum(const Scratch& scratch, int run, F scale, float bias) {
     if constexpr (W::kHasMinimum) {
       const I pair = V::load_pairs(scratch.mins[run / 4 * 2 + run % 2]);
       const I min = V::shift_right_signed(run % 4 < 2 ? V::shift_left(pair, 16) : pair, 16);
-      minimum = V::fnma(V::to_float(min), V::load(scratch.dmin), V::zero());
+      const F least = bias == 0 ? V::zero() : V::mul(scale, V::broadcast(-bias));
+      return V::fnma(V::to_float(min), V::load(scratch.dmin), least);
     } else {
-      minimum = V::mul(scale, V::broadcast(static_cast<float>(-W::kOffset)));
+      return V::mul(scale, V::broadcast(-W::kOffset - bias));
     }
   }
 

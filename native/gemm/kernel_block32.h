@@ -44,13 +44,23 @@ struct Block32Kernel {
     return unpack_quads(weights, count / 32, scratch.quads);
   }
 
-  // The weights of a run are `scale` times w, plus `minimum`.
-  static void line(const Scratch& scratch, int run, F& scale, F& minimum) {
-    scale = V::load(scratch.d[run]);
+  // All weights are to be `factor` times what they are.
+  static void multiply_scales(Scratch& scratch, float factor) {
+    for (auto& d : scratch.d) V::store(d, V::mul(V::load(d), V::broadcast(factor)));
     if constexpr (W::kHasMinimum) {
-      minimum = V::load(scratch.m[run / W::kRuns]);
+      for (auto& m : scratch.m) V::store(m, V::mul(V::load(m), V::broadcast(factor)));
+    }
+  }
+
+  // The weights of a run are `scale` times w + `bias`, plus `minimum`.
+  static F scale(const Scratch& scratch, int run) { return V::load(scratch.d[run]); }
+
+  static F minimum(const Scratch& scratch, int run, F scale, float bias) {
+    if constexpr (W::kHasMinimum) {
+      const F least = V::load(scratch.m[run / W::kRuns]);
+      return bias == 0 ? least : V::fnma(scale, V::broadcast(bias), least);
     } else {
-      minimum = V::mul(scale, V::broadcast(static_cast<float>(-W::kOffset)));
+      return V::mul(scale, V::broadcast(-W::kOffset - bias));
     }
   }
 

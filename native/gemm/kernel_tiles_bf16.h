@@ -18,6 +18,7 @@
 
 #include "gemm/kernel.h"
 #include "gemm/tile_pass.h"
+#include "unrolled.h"
 
 namespace trivet {
 namespace {
@@ -56,9 +57,14 @@ struct RoundedTiles {
   using W = typename Few::W;
   static constexpr int kRunColumns = 4 * W::kQuads, kStepBytes = Few::kStepBytes;
   static constexpr int kStepRuns = kStep / kRunColumns;
-  // A weight is put into the mantissa of a float whose unit is that of the byte: kBias more than the weight.
-  static constexpr int kByte = W::kBits == 8 ? 1 : 2;
+  // A weight is put into the mantissa of a float, as the byte whose place it has, if that can be: kBias more
+  // than the weight.
+  static constexpr int byte_of(int place) { return W::kBits == 8 || place % 4 == 1 ? 1 : 2; }
+  template <int kByte>
   static constexpr float kBias = kByte == 1 ? 0x1p15f : 0x1p7f;
+  // Then what bfloat16 has no place for is cut off. On average that makes weights smaller by this factor;
+  // those of eight bits are what they were.
+  static constexpr float kCut = 1 + 0x1p-8f * 2 / 3;
 
   static constexpr std::array<std::uint8_t, kRunColumns> kPlaces = [] {
     std::array<std::uint8_t, kRunColumns> places = {};
@@ -80,6 +86,7 @@ struct RoundedTiles {
     for (int c = 0; c < count; c += kStep) {
       const int columns = count - c < kStep ? count - c : kStep;
       Few::decode_scales(w, packed, column + c, columns, out);
+      Few::multiply_scales(out, kCut);
       round_step(Few::template weights<false>(at(w, panel, column + c)), columns, out,
                  out.tile[c / kTileColumns], ahead);
     }
@@ -111,29 +118,19 @@ struct RoundedTiles {
   template <class Quad>
   [[gnu::always_inline]] static void round_run(const Quad& quad, const Scratch& scratch, int run,
                                                std::byte (*rows)[kTileBytes]) {
-    F scale, minimum;
-    Few::line(scratch, run, scale, minimum);
-    minimum = V::fnma(scale, V::broadcast(kBias), minimum);
-    V::only_numbers(scale, minimum);
-    const auto weight = [&](const V::Bytes& bytes, int byte) {
-      return V::fma(V::template in_mantissa<kByte>(bytes, byte), scale, minimum);
+    const F scale = Few::scale(scratch, run);
+    const F least[] = {Few::minimum(scratch, run, scale, kBias<1>),
+                       Few::minimum(scratch, run, scale, kBias<2>)};
+    V::Bytes quads[W::kQuads];
+    unrolled<W::kQuads>([&](auto v) { quads[v] = quad(v); });
+    const auto weight = [&](auto column) {
+      constexpr int kPlace = kPlaces[column], kByte = byte_of(kPlace);
+      return V::fma(V::template in_mantissa<kByte>(quads[kPlace / 4], kPlace % 4), scale, least[kByte - 1]);
     };
-    if constexpr (kOrder<W> == ColumnOrder::natural) {
-#pragma GCC unroll 8
-      for (int v = 0; v < W::kQuads; ++v) {
-        const V::Bytes bytes = quad(v);
-        V::store_bf16_pairs(rows[2 * v], weight(bytes, 0), weight(bytes, 1));
-        V::store_bf16_pairs(rows[2 * v + 1], weight(bytes, 2), weight(bytes, 3));
-      }
-    } else {
-      const auto of_column = [&](int column) {
-        return weight(quad(kPlaces[column] / 4), kPlaces[column] % 4);
-      };
-#pragma GCC unroll 16
-      for (int pair = 0; pair < 2 * W::kQuads; ++pair) {
-        V::store_bf16_pairs(rows[pair], of_column(2 * pair), of_column(2 * pair + 1));
-      }
-    }
+    unrolled<2 * W::kQuads>([&](auto pair) {
+      V::store_upper_pairs(rows[pair], weight(std::integral_constant<int, 2 * pair>()),
+                           weight(std::integral_constant<int, 2 * pair + 1>()));
+    });
   }
 };
 
@@ -175,9 +172,11 @@ void multiply_chunk(const RowsOf& rows_of, const SumsOf& sums_of, std::int64_t b
     }
     const auto* next = reinterpret_cast<const std::byte*>(&of_pair + 1);
     for (int k = 0; k < steps; ++k) {
-      constexpr int kLines = sizeof(TileSums) / 64 / (kChunkColumns / kTileColumns);
+      if (pair + 1 < end) {
+        constexpr int kLines = sizeof(TileSums) / 64 / (kChunkColumns / kTileColumns);
 #pragma GCC unroll 4
-      for (int i = 0; i < kLines; ++i, next += 64) __builtin_prefetch(next);
+        for (int i = 0; i < kLines; ++i, next += 64) __builtin_prefetch(next);
+      }
       if (k + 1 < steps) {
         x0 += kTileBytes;
         x1 += kTileBytes;

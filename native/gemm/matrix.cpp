@@ -19,6 +19,10 @@ std::size_t value_bytes(ActivationFormat format, std::int64_t columns) {
   return static_cast<std::size_t>(columns) * (format == ActivationFormat::bf16 ? 2 : sizeof(float));
 }
 
+std::size_t value_lines(ActivationFormat format, std::int64_t columns) {
+  return (value_bytes(format, columns) + 63) / 64;
+}
+
 ColumnOrder order_of(ActivationFormat format) {
   if (format == ActivationFormat::q8_256_by16) return ColumnOrder::by16;
   if (format == ActivationFormat::q8_256_by32) return ColumnOrder::by32;
@@ -83,13 +87,12 @@ ActivationFormat activation_format(Format weights, Numerics numerics, std::int64
 
 std::size_t activation_row_bytes(ActivationFormat format, std::int64_t columns) {
   switch (format) {
+    // At most distances rows compete for some of a cache's sets: not with 4 cache lines more than a multiple
+    // of 8, for values one by one, or 1 more, for tiles of 16 rows.
     case ActivationFormat::f32:
-    case ActivationFormat::bf16: {
-      // 4 more than a multiple of 8 cache lines: at most other distances, rows compete for some of a cache's
-      // sets.
-      const std::size_t lines = (value_bytes(format, columns) + 63) / 64;
-      return ((lines + 3) / 8 * 8 + 4) * 64;
-    }
+      return ((value_lines(format, columns) + 3) / 8 * 8 + 4) * 64;
+    case ActivationFormat::bf16:
+      return ((value_lines(format, columns) + 6) / 8 * 8 + 1) * 64;
     case ActivationFormat::q8_32:
     case ActivationFormat::q8_256:
     case ActivationFormat::q8_256_by16:

@@ -37,7 +37,7 @@ struct RoundedBytes {
     return (1 << W::kBits) - 1;
   }();
   static constexpr float kMiddle = (kMost + 1) / 2;
-  static constexpr float kHalf = 256 * kExcess + 128;  // beside the excess
+  static constexpr int kHalf = 256 * kExcess + 128;  // beside the excess
 
   static I bits(F a) { return _mm512_castps_si512(a); }
 
@@ -46,25 +46,29 @@ struct RoundedBytes {
   // The integer nearest to each, modulo 2^16, in both halves of a lane.
   static I twice_nearest(F a) { return V::twice_first(bits(V::add(a, V::broadcast(0x1.8p23f)))); }
 
-  // A weight is `scale` times the byte that stands for it, plus `minimum`; 256 times the rounded one is that
-  // in 16 bits with a factor and an offset for each row, which rounds as it has a half in it. The largest
-  // magnitude becomes 127; with one that is not finite, the scale is not either.
-  // Calls between() after each run.
+  // A weight is `unit` times the byte that stands for it; 256 times the rounded one is w in 16 bits with a
+  // factor and an offset for each row, which rounds as it has a half in it. The largest magnitude becomes
+  // 127; with one that is not finite, the unit is not either. Calls between() after each run.
   template <bool kFetch, class Between>
   static void round_step(const PackedQuads<V, W, kFetch>& weights, int columns,
                          const typename Few::Scratch& scratch, float* unit, std::uint8_t (*row)[64],
                          const Between& between) {
-    alignas(64) float lines[kStep / kRunColumns][2][kPanelRows];
+    alignas(64) float lines[kStep / kRunColumns][W::kHasMinimum ? 2 : 1][kPanelRows];
     I most = V::izero();
     for (int run = 0; run < columns / kRunColumns; ++run) {
-      F scale, minimum;
-      Few::line(scratch, run, scale, minimum);
+      const F scale = Few::scale(scratch, run);
       V::store(lines[run][0], scale);
-      V::store(lines[run][1], minimum);
-      most = _mm512_max_epi32(most, magnitude(minimum));
-      most = _mm512_max_epi32(most, magnitude(V::fma(scale, V::broadcast(kMost), minimum)));
+      if constexpr (W::kHasMinimum) {
+        const F minimum = Few::minimum(scratch, run, scale, 0);
+        V::store(lines[run][1], minimum);
+        most = _mm512_max_epi32(most, magnitude(minimum));
+        most = _mm512_max_epi32(most, magnitude(V::fma(scale, V::broadcast(kMost), minimum)));
+      } else {
+        most = _mm512_max_epi32(most, magnitude(scale));
+      }
     }
-    const F peak = _mm512_castsi512_ps(most);
+    F peak = _mm512_castsi512_ps(most);
+    if constexpr (!W::kHasMinimum) peak = V::mul(peak, V::broadcast(static_cast<float>(kMostMagnitude<W>)));
     V::store(unit, V::mul(peak, V::broadcast(1 / 127.0f)));
     // The reciprocal of what is below 2^-100 would overflow.
     const __mmask16 large = _mm512_cmp_ps_mask(peak, V::broadcast(0x1p-100f), _CMP_GE_OQ);
@@ -73,8 +77,10 @@ struct RoundedBytes {
 #pragma GCC unroll 8
       for (int i = 0; i < W::kRuns; ++i, row += W::kQuads) {
         const auto& line = lines[group * W::kRuns + i];
-        round_run([&](int v) { return weights(group, i, 0, v); }, V::mul(V::load(line[0]), inverse),
-                  V::mul(V::load(line[1]), inverse), row);
+        F minimum = V::zero();
+        if constexpr (W::kHasMinimum) minimum = V::mul(V::load(line[1]), inverse);
+        round_run([&](int v) { return weights(group, i, 0, v); }, V::mul(V::load(line[0]), inverse), minimum,
+                  row);
         between();
       }
     }
@@ -87,9 +93,9 @@ struct RoundedBytes {
     const I high = _mm512_set1_epi16(-256);
     if constexpr (W::kBits == 8) {
       // Less 128 a byte fits the high half of 16 bits, and a factor of 16 bits is exact enough.
-      const F middle = V::broadcast(128.0f);
-      const I factor = twice_nearest(V::mul(scale, middle));
-      const I offset = twice_nearest(V::fma(scale, middle, V::add(minimum, V::broadcast(kHalf))));
+      static_assert(W::kOffset == 128);
+      const I factor = twice_nearest(V::mul(scale, V::broadcast(128.0f)));
+      const I offset = _mm512_set1_epi16(static_cast<short>(kHalf));
 #pragma GCC unroll 8
       for (int v = 0; v < W::kQuads; ++v) {
         const typename V::Bytes bytes = V::exclusive(quad(v), V::splat(128));
@@ -100,12 +106,17 @@ struct RoundedBytes {
                                                              rounded(V::both(bytes, high))));
       }
     } else {
-      const F magic = V::broadcast(0x1.8p23f);
-      const F rest = _mm512_sub_ps(scale, _mm512_sub_ps(V::add(scale, magic), magic));
       const I factor = twice_nearest(scale);
-      // Makes up for what the factor lacks in the middle of a byte's range.
-      const I offset =
-          twice_nearest(V::add(minimum, V::fma(rest, V::broadcast(kMiddle), V::broadcast(kHalf))));
+      I offset = _mm512_set1_epi16(static_cast<short>(kHalf));
+      if constexpr (W::kHasMinimum) {
+        // Makes up for what the factor lacks in the middle of a byte's range.
+        const F magic = V::broadcast(0x1.8p23f);
+        const F rest = _mm512_sub_ps(scale, _mm512_sub_ps(V::add(scale, magic), magic));
+        offset = twice_nearest(
+            V::add(minimum, V::fma(rest, V::broadcast(kMiddle), V::broadcast(static_cast<float>(kHalf)))));
+      } else {
+        offset = _mm512_sub_epi16(offset, V::template mul_words<W::kOffset>(factor));
+      }
 #pragma GCC unroll 8
       for (int v = 0; v < W::kQuads; ++v) {
         const typename V::Bytes bytes = quad(v);

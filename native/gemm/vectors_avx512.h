@@ -155,24 +155,20 @@ struct Avx512 {
   template <int kByte>
   static F32x16 in_mantissa(Bytes a, int column) {
     const I32x16 power = _mm512_set1_epi32(kByte == 2 ? 0x43000000 : 0x47000000);
+    if (column == kByte) {
+      return _mm512_castsi512_ps(
+          _mm512_ternarylogic_epi32(a, _mm512_set1_epi32(255 << 8 * kByte), power, 0xea));
+    }
     const long long low = 0x0404040400000000 + column * 0x0101010101010101,
                     high = 0x0c0c0c0c08080808 + column * 0x0101010101010101;
     const __m512i from = _mm512_broadcast_i32x4(_mm_set_epi64x(high, low));
     return _mm512_castsi512_ps(_mm512_mask_shuffle_epi8(power, 0x1111111111111111 << kByte, a, from));
   }
-  // Stores two floats of each lane as bfloat16, the nearest ones; no NaN may have a payload.
-  static void store_bf16_pairs(std::byte* p, F32x16 even, F32x16 odd) {
-    const I32x16 half = _mm512_set1_epi32(0x8000);
-    const I32x16 a = _mm512_add_epi32(_mm512_castps_si512(even), half),
-                 b = _mm512_add_epi32(_mm512_castps_si512(odd), half);
+  // Stores the upper halves of two floats of each lane, which are bfloat16.
+  static void store_upper_pairs(std::byte* p, F32x16 even, F32x16 odd) {
     const __m512i upper = _mm512_broadcast_i32x4(_mm_set_epi64x(0x0f0e0f0e0b0a0b0a, 0x0706070603020302));
-    _mm512_store_si512(p, _mm512_mask_shuffle_epi8(b, 0x3333333333333333, a, upper));
-  }
-  // Makes a * x + b a NaN without payload where b is NaN.
-  static void only_numbers(F32x16& a, F32x16& b) {
-    const __mmask16 number = _mm512_cmp_ps_mask(b, b, _CMP_ORD_Q);
-    a = _mm512_maskz_mov_ps(number, a);
-    b = _mm512_mask_mov_ps(_mm512_castsi512_ps(_mm512_set1_epi32(0x7fc00000)), number, b);
+    _mm512_store_si512(p, _mm512_mask_shuffle_epi8(_mm512_castps_si512(odd), 0x3333333333333333,
+                                                   _mm512_castps_si512(even), upper));
   }
 
   static I32x16 load_lanes(const std::uint32_t* p) { return load_vector(p); }

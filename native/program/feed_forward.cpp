@@ -41,7 +41,7 @@ Run run_of(std::int64_t unit, std::int64_t runs, int members) {
 GatedScratch::GatedScratch(std::int64_t hidden)
     : hidden(hidden),
       output(hidden),
-      gate((hidden + 15) / 16 * 16),
+      gate(row_stride(hidden)),
       up(gate.stride()),
       blocks(kBlockStride) {}
 

@@ -5,12 +5,6 @@
 #include <stdexcept>
 
 namespace trivet {
-namespace {
-
-// Rows start on cache lines.
-std::int64_t stride(std::int64_t width) { return (width + 15) / 16 * 16; }
-
-}  // namespace
 
 Program::Program(int threads, const std::vector<Slot>& slots, CacheTypes cache_types,
                  const std::vector<std::pair<int, int>>& cache_layers, Numerics numerics)
@@ -24,7 +18,7 @@ Program::Program(int threads, const std::vector<Slot>& slots, CacheTypes cache_t
     }
     if (slot.buffer < 0) continue;
     if (slot.buffer >= static_cast<std::int64_t>(strides.size())) strides.resize(slot.buffer + 1);
-    strides[slot.buffer] = std::max(strides[slot.buffer], stride(slot.width));
+    strides[slot.buffer] = std::max(strides[slot.buffer], row_stride(slot.width));
   }
   for (const std::int64_t floats : strides) buffers_.push_back(std::make_unique<Buffer>(floats));
   for (const Slot& slot : slots) {

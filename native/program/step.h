@@ -40,6 +40,10 @@ class RowMemory {
   std::shared_ptr<std::byte> data_;
 };
 
+// Floats from one row of so many to the next: rows start on cache lines, and lie so that many of them, in the
+// same columns, do not compete for a cache's sets.
+constexpr std::int64_t row_stride(std::int64_t width) { return ((width + 15) / 16 | 1) * 16; }
+
 // Rows of float32.
 class Buffer {
  public:

@@ -39,11 +39,7 @@ Run run_of(std::int64_t unit, std::int64_t runs, int members) {
 }  // namespace
 
 GatedScratch::GatedScratch(std::int64_t hidden)
-    : hidden(hidden),
-      output(hidden),
-      gate(row_stride(hidden)),
-      up(gate.stride()),
-      blocks(kBlockStride) {}
+    : hidden(hidden), output(hidden), gate(row_stride(hidden)), up(gate.stride()), blocks(kBlockStride) {}
 
 GatedStep::GatedStep(Rows rows, PackedRows& input, GatedWeights weights, GatedScratch& scratch,
                      Numerics numerics, Inputs inputs)
@@ -68,7 +64,7 @@ void GatedStep::prepare(const Batch& batch, int members) {
     return 2 * rows > height && groups_ * ((rows + height - 1) / height) >= members * kUnits;
   });
   blocks_ = rows >= *std::rbegin(kBlockRows) && block != std::end(kBlockRows);
-  shares_.reset(blocks_ ? 1 : shares_for(rows, members));
+  shares_.reset(members);
   if (blocks_) {
     const std::int64_t blocks = (rows + *block - 1) / *block, even = (rows + blocks - 1) / blocks;
     unit_rows_ = (even + kPanel - 1) / kPanel * kPanel;
@@ -79,7 +75,7 @@ void GatedStep::prepare(const Batch& batch, int members) {
   s_.up.reserve(rows);
   const std::int64_t panels = weights_.gate.matrix->panels();
   unit_panels_ = panels_per_unit(2 * panels, widest_, rows, activation(weights_.gate, rows), members);
-  unit_rows_ = rows_per_unit(rows, 2 * ((panels + unit_panels_ - 1) / unit_panels_), members);
+  unit_rows_ = rows_per_unit(rows);
   const std::int64_t count = (rows + unit_rows_ - 1) / unit_rows_ * groups_;
   if (std::ssize(missing_) < count) missing_ = std::vector<std::atomic<std::int64_t>>(count);
   for (std::int64_t i = 0; i < count; ++i) {
@@ -99,7 +95,8 @@ void GatedStep::run_blocks(std::int64_t rows, Worker worker) {
   const std::int64_t units = groups_ * blocks;
   for (std::int64_t unit = shares_.next(units, worker.member); unit < units;
        unit = shares_.next(units, worker.member)) {
-    const std::int64_t group = unit / blocks, first = group * kGroupPanels, row = unit % blocks * unit_rows_;
+    const std::int64_t group = unit % groups_, first = group * kGroupPanels,
+                       row = unit / groups_ * unit_rows_;
     const Range of_unit = {row, std::min(rows, row + unit_rows_)};
     const Range of_group = {first, std::min(panels, first + kGroupPanels)};
     float* y = block;

@@ -16,6 +16,9 @@ constexpr std::int64_t kLeastPanels = 4;
 // But rows of tiles go over the panels: they are the larger part, and all of them are read for each unit.
 constexpr std::int64_t kUnitPanels = 8;
 
+// Rows that fit a cache, and are enough for reading the weights once more for them not to matter.
+constexpr std::int64_t kUnitRows = 256;
+
 // Panels of a unit, of `most` or not much fewer, with which members are done soonest.
 std::int64_t even(std::int64_t panels, std::int64_t most, int members) {
   const auto longest = [&](std::int64_t of_unit) {
@@ -81,12 +84,9 @@ std::int64_t panels_per_unit(std::int64_t panels, const PackedMatrix& widest, st
   return std::max(balanced, worthwhile);
 }
 
-int shares_for(std::int64_t rows, int members) { return rows <= product_pass_rows() ? members : 1; }
-
-std::int64_t rows_per_unit(std::int64_t rows, std::int64_t units, int members) {
-  const std::int64_t pass = product_pass_rows();
-  const std::int64_t tiles = std::clamp<std::int64_t>(members * kUnits / units, 1, (rows + pass - 1) / pass);
-  return ((rows + tiles - 1) / tiles + pass - 1) / pass * pass;
+std::int64_t rows_per_unit(std::int64_t rows) {
+  const std::int64_t units = (rows + kUnitRows - 1) / kUnitRows, even = (rows + units - 1) / units;
+  return (even + PackedMatrix::kPanel - 1) / PackedMatrix::kPanel * PackedMatrix::kPanel;
 }
 
 std::unique_ptr<Step> pack_step(const Buffer& input, Rows rows, PackedRows& packed,
@@ -131,8 +131,8 @@ void LinearStep::prepare(const Batch& batch, int members) {
     units += (projections_[i].matrix->panels() + unit_panels_ - 1) / unit_panels_;
     unit_ends_[i] = units;
   }
-  unit_rows_ = rows_per_unit(rows, units, members);
-  shares_.reset(shares_for(rows, members));
+  unit_rows_ = rows_per_unit(rows);
+  shares_.reset(members);
 }
 
 void LinearStep::run(const Batch& batch, Worker worker) {

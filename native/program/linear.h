@@ -81,11 +81,8 @@ std::int64_t panels_at_a_time(std::int64_t panels, const PackedMatrix& widest, s
 std::int64_t panels_per_unit(std::int64_t panels, const PackedMatrix& widest, std::int64_t rows,
                              ActivationFormat activation, int members);
 
-// Shares of the units: one for each member where a pass reads weights as fast as memory gives them. Of more
-// rows, members take units that are neighbours, as each is to find its rows and the weights in a cache.
-int shares_for(std::int64_t rows, int members);
-
-// Rows per unit: all of them, but where the panels give too few units for the members.
-std::int64_t rows_per_unit(std::int64_t rows, std::int64_t units, int members);
+// Rows per unit. Units of the same rows are one share after another, as are the rows that a member makes: so
+// it finds them in its cache.
+std::int64_t rows_per_unit(std::int64_t rows);
 
 }  // namespace trivet

@@ -124,7 +124,7 @@ class ExpertStep final : public Step {
     for (const ExpertProjection& p : projections_) {
       for (const std::int64_t rows : {std::int64_t{1}, slots}) input_.reserve(activation(p, rows), slots);
     }
-    shares_.reset(shares_for(slots / scratch_.experts, members));
+    shares_.reset(members);
   }
 
   void run(const Batch&, Worker worker) override {

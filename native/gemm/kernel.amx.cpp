@@ -29,6 +29,7 @@ constexpr Kernels make_amx_kernels() {
   Kernels kernels = {
       .quantize_q8_32 = Quantize<Avx512Bf16>::q8_32,
       .quantize_q8_256 = Quantize<Avx512Bf16>::kOfOrders,
+      .quantize_q8_256_fast = Quantize<Avx512Bf16>::q8_256_fast,
       .order = {},
       .round_bf16 = round_bf16,
       .multiply = {},

@@ -140,6 +140,7 @@ constexpr Kernels make_kernels() {
   Kernels kernels = {
       .quantize_q8_32 = Quantize<V>::q8_32,
       .quantize_q8_256 = {Quantize<V>::template q8_256<ColumnOrder::natural>},
+      .quantize_q8_256_fast = Quantize<V>::q8_256_fast,
       .order = {},
       .round_bf16 = nullptr,
       .multiply = {},

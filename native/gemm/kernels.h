@@ -26,6 +26,7 @@ struct Kernels {
   // By the order of columns; null for those that no weights want.
   using Quantize = void (*)(const float* x, std::int64_t columns, std::byte* out);
   std::array<Quantize, kColumnOrders> quantize_q8_256;
+  Quantize quantize_q8_256_fast;            // for multiply_bytes
   std::array<ColumnOrder, kFormats> order;  // that weights want, by number of the format
   // To bfloat16, for those kernels that multiply bfloat16 weights with such rows; else null.
   void (*round_bf16)(const float* x, std::int64_t columns, std::byte* out);
@@ -35,7 +36,7 @@ struct Kernels {
                             std::int64_t panel_begin, std::int64_t panel_end, float* y, std::int64_t ldy);
   std::array<Multiply, kFormats> multiply;  // by number of the format
   // The same of weights in blocks that are rounded to bfloat16, of rows of round_bf16, and to int8, of those
-  // of quantize_q8_256. Null where that is not faster, or not exact enough.
+  // of quantize_q8_256_fast. Null where that is not faster, or not exact enough.
   std::array<Multiply, kFormats> multiply_rounded, multiply_bytes;
   int pass_rows;  // rows of x that take part in one pass over the weights
   int few_rows;   // that `multiply` takes no more time for than those of rounded weights

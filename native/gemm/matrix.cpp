@@ -128,9 +128,11 @@ void pack_columns(ActivationFormat format, const float* x, std::int64_t begin, s
     case ActivationFormat::q8_256:
     case ActivationFormat::q8_256_by16:
     case ActivationFormat::q8_256_by32:
-    case ActivationFormat::q8_256_fast:
       kernels(isa).quantize_q8_256[static_cast<int>(order_of(format))](
           x, count, row + begin / kStep * sizeof(ActivationStep256));
+      break;
+    case ActivationFormat::q8_256_fast:
+      kernels(isa).quantize_q8_256_fast(x, count, row + begin / kStep * sizeof(ActivationStep256));
       break;
   }
 }

@@ -103,21 +103,26 @@ struct Quantize {
     }
   }
 
+  // Scale and q of a step.
+  static void round_256(const float* x, std::int64_t columns, ActivationStep256& step) {
+    alignas(64) float last[kStep];
+    const float* values = whole_step(x, columns, last);
+    std::int32_t peaks[kBlocks], peak = 0;
+    Rounding::peaks(values, peaks);
+    for (const std::int32_t of_block : peaks) peak = of_block > peak ? of_block : peak;
+    for (std::int32_t& of_block : peaks) of_block = peak;
+    Scales scales;
+    scales_of(peaks, scales);
+    Rounding::round(values, scales.factor, step.q);
+    step.scale = scales.scale[0];
+    if (peak >= 0x7f800000) clear(step.q, kStep);
+  }
+
   template <ColumnOrder kOrder>
   static void q8_256(const float* x, std::int64_t columns, std::byte* out) {
     auto* step = reinterpret_cast<ActivationStep256*>(out);
-    alignas(64) float last[kStep];
     for (; columns > 0; columns -= kStep, x += kStep, ++step) {
-      const float* values = whole_step(x, columns, last);
-      std::int32_t peaks[kBlocks], peak = 0;
-      Rounding::peaks(values, peaks);
-      for (const std::int32_t of_block : peaks) peak = of_block > peak ? of_block : peak;
-      for (std::int32_t& of_block : peaks) of_block = peak;
-      Scales scales;
-      scales_of(peaks, scales);
-      Rounding::round(values, scales.factor, step->q);
-      step->scale = scales.scale[0];
-      if (peak >= 0x7f800000) clear(step->q, kStep);
+      round_256(x, columns, *step);
       if constexpr (requires { V::kCenteredRows; }) {
         for (int i = 0; i < kStep / 16; ++i) V::store_center(step->q + 16 * i, step->center16[i]);
       }
@@ -132,6 +137,19 @@ struct Quantize {
         step->sum32[paired(i)] = static_cast<std::int16_t>(first + last);
       }
       if constexpr (kOrder != ColumnOrder::natural) V::template order_columns<kOrder>(step->q);
+    }
+  }
+
+  // For products with weights rounded to int8, which need no sums but those of 32, in any order.
+  static void q8_256_fast(const float* x, std::int64_t columns, std::byte* out) {
+    auto* step = reinterpret_cast<ActivationStep256*>(out);
+    for (; columns > 0; columns -= kStep, x += kStep, ++step) {
+      round_256(x, columns, *step);
+      std::int16_t halves[2][kBlocks];
+      Rounding::sum_sixteens(step->q, halves);
+      for (int i = 0; i < kBlocks; ++i) {
+        step->sum32[i] = static_cast<std::int16_t>(halves[0][i] + halves[1][i]);
+      }
     }
   }
 

@@ -77,7 +77,8 @@ std::int64_t panels_per_unit(std::int64_t panels, const PackedMatrix& widest, st
     return even(panels, std::min(panels_at_a_time(panels, widest, rows, activation), balanced), members);
   }
   if (members == 1) return panels;
-  std::int64_t balanced = (panels + members * kUnits - 1) / (members * kUnits);
+  const std::int64_t tiles = (rows + kUnitRows - 1) / kUnitRows, units = members * kUnits;
+  std::int64_t balanced = std::min((panels * tiles + units - 1) / units, (panels + kUnits - 1) / kUnits);
   if (is_rounded(activation)) balanced = (balanced + 1) / 2 * 2;  // panels are multiplied in pairs
   if (again) return std::max(balanced, kUnitPanels);
   const std::int64_t worthwhile = kUnitWork / (static_cast<std::int64_t>(widest.panel_bytes()) * rows) + 1;

@@ -1,5 +1,5 @@
 // Products of rows of bfloat16 by the tiles of AMX: with weights that are stored so, and, where the numerics
-// are fast, with those of any blocks, rounded to bfloat16 on the way. See kernel.h; V is Avx512Bf16.
+// are fast, with those of any blocks, cut off to bfloat16 on the way. See kernel.h; V is Avx512Bf16.
 //
 // An element is one chain of sums over the columns, ascending: sums that are put down where columns are cut
 // are taken up again with all their bits. So a row of a product of tiles depends on no other, nor on the

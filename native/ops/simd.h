@@ -242,6 +242,19 @@ TRIVET_INLINE Vec exp2_negative(Vec x) {
   return p * reinterpret_cast<Vec>(reinterpret_cast<IntVec>(shifted) << 23);
 }
 
+// The same to 13 bits, as what is then rounded to bfloat16 needs. A NaN stays one if its low nine bits are 0.
+TRIVET_INLINE Vec exp2_coarse(Vec x) {
+  constexpr float kRound = 12582912.0f;  // leaves n in the low bits
+  const Vec clamped = max(broadcast(-127.0f), x);
+  const Vec shifted = clamped + kRound;
+  const Vec r = clamped - (shifted - kRound);
+  Vec p = madd(broadcast(5.500847e-2f), r, broadcast(2.4221011e-1f));
+  p = madd(p, r, broadcast(6.9328288e-1f));
+  p = madd(p, r, broadcast(1.0f));
+  // 1 for r = 0, so that for n = -127 nothing is left.
+  return reinterpret_cast<Vec>(reinterpret_cast<IntVec>(p) + (reinterpret_cast<IntVec>(shifted) << 23));
+}
+
 // Cephes' tanhf.c: a polynomial near 0, else by exp.
 TRIVET_INLINE Vec tanh(Vec x) {
   const Vec square = x * x;
@@ -254,12 +267,36 @@ TRIVET_INLINE Vec tanh(Vec x) {
   return square < 0.390625f ? near : far;
 }
 
-TRIVET_INLINE Vec silu(Vec x) { return x / (1.0f + exp(-x)); }
+// 1 / (1 + e^-x), within 5 ulp; 0 below -87. Divisions take as long as all the rest: a reciprocal begins with
+// what a subtraction of bits gives, within 6 %, and gets as exact by products that are the same on every
+// processor.
+TRIVET_INLINE Vec logistic(Vec x) {
+  constexpr float kRound = 12582912.0f + 127.0f;  // as in exp2_negative
+  const Vec clamped = min(broadcast(87.0f), max(broadcast(-87.0f), x));
+  const Vec shifted = madd(clamped, broadcast(-1.44269504088896341f), broadcast(kRound));
+  const Vec n = shifted - kRound;
+  const Vec r = madd(n, broadcast(-2.12194440e-4f), madd(n, broadcast(0.693359375f), clamped));
+  // The polynomial of the least relative error for e^-r, |r| <= ln 2 / 2.
+  Vec p = madd(broadcast(-8.29030760e-3f), r, broadcast(4.18979339e-2f));
+  p = madd(p, r, broadcast(-1.66676357e-1f));
+  p = madd(p, r, broadcast(4.99991506e-1f));
+  p = madd(p, r, broadcast(-9.99999702e-1f));
+  p = madd(p, r, broadcast(1.0f));
+  const Vec power = reinterpret_cast<Vec>(reinterpret_cast<IntVec>(shifted) << 23);
+  const Vec divisor = madd(p, power, broadcast(1.0f));
+  Vec y = reinterpret_cast<Vec>(0x7ef30000 - reinterpret_cast<IntVec>(divisor));
+  const Vec e = madd(-divisor, y, broadcast(1.0f));
+  y = madd(y, madd(e, e, e), y);
+  y = madd(y, madd(-divisor, y, broadcast(1.0f)), y);
+  return x < -87.0f ? broadcast(0.0f) : y;
+}
 
-// 0.5 x (1 + tanh(u)) = x sigmoid(2u), u = sqrt(2 / pi) (x + 0.044715 x^3)
+TRIVET_INLINE Vec silu(Vec x) { return x * logistic(x); }
+
+// 0.5 x (1 + tanh(u)) = x logistic(2u), u = sqrt(2 / pi) (x + 0.044715 x^3)
 TRIVET_INLINE Vec gelu_tanh(Vec x) {
   const Vec u = x * madd(x * x, broadcast(0.044715f * 1.5957691216f), broadcast(1.5957691216f));
-  return x / (1.0f + exp(-u));
+  return x * logistic(u);
 }
 
 // x Phi(x), with the error function of Abramowitz and Stegun 7.1.26 (absolute error 1.5e-7).

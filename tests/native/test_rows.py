@@ -45,6 +45,22 @@ def test_rotations(head_dim: int, pairs: int, interleaved: bool) -> None:
     check(b, checkpoint)
 
 
+def test_silu_is_as_exact_where_it_is_small() -> None:
+    """Down to where float32 has almost no normal numbers left."""
+    values = np.concatenate([np.linspace(-100, 100, 8001), np.geomspace(1e-30, 700, 190), [-700]])
+    table = np.resize(values, (VOCAB, -(-values.size // VOCAB))).astype(np.float32)
+    width = table.shape[1]
+    checkpoint = RandomCheckpoint()
+    for name, data in (("x", table), ("one", np.ones_like(table)), ("eye", np.eye(width, dtype=np.float32))):
+        checkpoint.add(f"{name}.weight", *data.shape)
+        checkpoint.data[f"{name}.weight"] = data.view(np.uint8)
+    b = GraphBuilder(checkpoint.tensors)
+    b.logits(b.select(b.act_mul(b.embed("x", VOCAB, width), b.embed("one", VOCAB, width), "silu")), "eye", width)
+    expected = reference.run(b.graph, reference.Weights(checkpoint), list(range(VOCAB)))
+    got = logits(program((b.graph, checkpoint)), list(range(VOCAB)))
+    assert np.allclose(got, expected, rtol=2e-6, atol=2e-36)
+
+
 def check(b: GraphBuilder, checkpoint: RandomCheckpoint) -> None:
     tokens = random_tokens(20)
     expected = reference.run(b.graph, reference.Weights(checkpoint), tokens)

@@ -36,11 +36,6 @@ const AttentionKernels& attention_kernels([[maybe_unused]] CacheTypes types,
   }
 }
 
-int attention_tile_tokens(const AttentionShape& shape, int position) {
-  const bool near = position < AttentionKernels::kNearStart;
-  return std::max(1, (near ? AttentionKernels::kRowsNearStart : AttentionKernels::kRows) / shape.group());
-}
-
 std::int64_t attention_partial_floats(const AttentionShape& shape, int tokens) {
   const int rows = AttentionKernels::padded(tokens * shape.group());
   return std::int64_t{rows} * (CacheLayer::padded(shape.head_dim) + 2);

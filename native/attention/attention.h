@@ -8,6 +8,7 @@
 // nothing.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -50,10 +51,9 @@ struct AttentionItem {
 
 struct AttentionKernels {
   static constexpr int kChunk = 64, kSplit = 512;
-  // Query rows (tokens x group) of an item, so that scratch stays in the L2 cache. More of them read, and
-  // convert, keys and values less often; fewer compute less that the first ones do not see, which matters
-  // near a sequence's start.
-  static constexpr int kRows = 128, kRowsNearStart = 64, kNearStart = 1024;
+  // The fewest query rows (tokens x group) of an item for which to read, and to convert, keys and values is
+  // not the larger part.
+  static constexpr int kLeastRows = 48;
   // Memory of rows is for whole tiles of as many rows.
   static constexpr int kRowTile = 16;
 
@@ -73,14 +73,18 @@ struct AttentionKernels {
                   int splits);
 
   std::int64_t (*scratch_floats)(const AttentionShape& shape);
+
+  // The most rows of an item, times their columns, whose scratch is not too large for caches.
+  int row_columns;
+
+  int rows(const AttentionShape& shape) const {
+    return std::max({row_columns / CacheLayer::padded(shape.head_dim), kLeastRows, shape.group()});
+  }
 };
 
 // With fast numerics and a cache whose keys and values are of one type, but not float32, AVX-512 BF16 and AMX
 // round to bfloat16 all that more than single tokens multiply.
 const AttentionKernels& attention_kernels(CacheTypes types, Numerics numerics, Isa isa = active_isa());
-
-// Query tokens that an item may have whose first is at `position`.
-int attention_tile_tokens(const AttentionShape& shape, int position);
 
 // Floats of the state of one split of an item of so many tokens and one KV head, a multiple of 16.
 std::int64_t attention_partial_floats(const AttentionShape& shape, int tokens);

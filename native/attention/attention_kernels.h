@@ -95,17 +95,6 @@ void combine(const AttentionCall& call, const AttentionItem& item, int kv_head, 
   finish(rows, merged);
 }
 
-template <class... Methods>
-std::int64_t scratch_floats(const AttentionShape& shape) {
-  const int most = attention_tile_tokens(shape, AttentionKernels::kNearStart);
-  const std::int64_t rows = AttentionKernels::padded(most * shape.group()),
-                     dim = CacheLayer::padded(shape.head_dim);
-  return States::floats(rows, dim) + std::max({Methods::scratch_floats(rows, dim)...});
-}
-
-template <class Method>
-constexpr AttentionKernels kKernels = {store_token, attend<Method>, combine, scratch_floats<Method>};
-
 // Single tokens, which read the cache as fast as memory gives it, by a method of their own.
 template <class Single, class Several>
 void attend_either(const AttentionCall& call, const AttentionItem& item, int kv_head, float* scratch,
@@ -114,8 +103,23 @@ void attend_either(const AttentionCall& call, const AttentionItem& item, int kv_
 }
 
 template <class Single, class Several>
+std::int64_t scratch_floats(const AttentionShape& shape);
+
+template <class Single, class Several>
 constexpr AttentionKernels kFastKernels = {store_token, attend_either<Single, Several>, combine,
-                                           scratch_floats<Single, Several>};
+                                           scratch_floats<Single, Several>, Several::kRowColumns};
+
+template <class Method>
+constexpr AttentionKernels kKernels = {store_token, attend<Method>, combine, scratch_floats<Method, Method>,
+                                       Method::kRowColumns};
+
+template <class Single, class Several>
+std::int64_t scratch_floats(const AttentionShape& shape) {
+  const std::int64_t rows = AttentionKernels::padded(kFastKernels<Single, Several>.rows(shape)),
+                     dim = CacheLayer::padded(shape.head_dim);
+  return States::floats(rows, dim) +
+         std::max(Single::scratch_floats(rows, dim), Several::scratch_floats(rows, dim));
+}
 
 }  // namespace
 }  // namespace trivet

@@ -89,6 +89,9 @@ class TileAttention {
   static constexpr int kRowParts = Products::kRowParts;
 
  public:
+  // Keys and values are packed anew for as many rows.
+  static constexpr int kRowColumns = 24 << 10;
+
   static std::int64_t scratch_floats(std::int64_t rows, std::int64_t dim) {
     const std::int64_t depth = padded(dim);
     return rows * depth + kChunk * (depth * Keys::kParts + dim * Values::kParts) / 2 +
@@ -117,29 +120,31 @@ class TileAttention {
     const int steps = (skipped + chunk.tiles + 1) / 2;
     pack_keys(chunk);
     pack_values(chunk, skipped, steps);
-    score(0, chunk.tiles);
+    score(0, chunk);
     for (int first = 0; first < rows_.count(); first += kRowTile) {
       // The next tile of rows is multiplied while vectors work on this one.
-      if (first + kRowTile < rows_.count()) score(first + kRowTile, chunk.tiles);
+      if (first + kRowTile < rows_.count()) score(first + kRowTile, chunk);
       const int count = rows_.count() - first < kRowTile ? rows_.count() - first : kRowTile;
+      const int tiles = rows_.tiles_seen(first, first + count, chunk);
+      if (tiles == 0) continue;
       float* values = state.values + std::int64_t{first} * rows_.dim();
       float *scores = scores_of(first), *highest = state.highest + first;
       alignas(64) float decay[kRowTile];
-      raise(rows_, first, chunk, scores, kTile, kPartFloats, highest, decay);
+      raise(rows_, first, chunk, tiles, scores, kTile, kPartFloats, highest, decay);
       for (int r = 0; r < count; ++r) {
         const float* of_row = scores + r * kTile;
         float* totals = lane_totals + (first + r) * kTile;
-        if (skipped == 0 && chunk.tiles == kChunkTiles) {
+        if (skipped == 0 && tiles == kChunkTiles) {
           pack_weights(kChunkTiles, 0, of_row, r, highest[r], decay[r], totals);
         } else {
-          pack_weights(chunk.tiles, skipped, of_row, r, highest[r], decay[r], totals);
+          pack_weights(tiles, skipped, of_row, r, highest[r], decay[r], totals);
         }
         if (decay[r] == 1.0f) continue;
         float* row = values + std::int64_t{r} * rows_.dim();
         for (int i = 0; i < rows_.dim(); i += kLanes) store(row + i, load(row + i) * decay[r]);
       }
-      products_.template multiply<Values::kParts, true>(weights_, values_, steps, columns,
-                                                        {values, rows_.dim(), kTile});
+      products_.template multiply<Values::kParts, true>(weights_, values_, (skipped + tiles + 1) / 2, columns,
+                                                        columns, {values, rows_.dim(), kTile});
     }
   }
 
@@ -177,7 +182,7 @@ class TileAttention {
 
   void pack_values(const Chunk& chunk, int skipped, int steps) {
     constexpr int kParts = Values::kParts;
-    const int dim = rows_.dim(), seen = rows_.tokens_seen(chunk);
+    const int dim = rows_.dim(), seen = rows_.tokens_seen(0, rows_.count(), chunk);
     std::byte* out = values_;
     for (int s = 0; s < steps; ++s) {
       const typename Values::Element* values[2] = {Values::kNothing, Values::kNothing};
@@ -211,8 +216,9 @@ class TileAttention {
   // Two tiles of rows take turns.
   float* scores_of(int first) { return scores_ + first / kRowTile % 2 * kChunkTiles * kPartFloats; }
 
-  void score(int first, int tiles) {
-    products_.template multiply<Keys::kParts, false>(queries_of(first), keys_, depth_ / kStep, tiles,
+  void score(int first, const Chunk& chunk) {
+    products_.template multiply<Keys::kParts, false>(queries_of(first), keys_, depth_ / kStep, chunk.tiles,
+                                                     rows_.tiles_seen(first, first + kRowTile, chunk),
                                                      {scores_of(first), kTile, kPartFloats});
   }
 
@@ -221,8 +227,8 @@ class TileAttention {
                                   float decay, float* lane_totals) {
     Vec weights[kChunkTiles + 2];
     weights[0] = weights[skipped + tiles] = Vec{};
-    soften(tiles, scores, kPartFloats, highest, decay, lane_totals,
-           [&](int n, int, Vec of_tile) { weights[skipped + n] = of_tile; });
+    soften<kRowParts == 1>(tiles, scores, kPartFloats, highest, decay, lane_totals,
+                           [&](int n, int, Vec of_tile) { weights[skipped + n] = of_tile; });
     std::byte* row = weights_ + r * kRowBytes;
 #pragma GCC unroll 2
     for (int i = 0; i < skipped + tiles; i += 2, row += kRowParts * kPart) {

@@ -122,6 +122,9 @@ template <int R, int C, class Tile>
 // What one item does with a chunk of keys and values.
 class VectorAttention {
  public:
+  // All scores of a chunk wait for its values.
+  static constexpr int kRowColumns = 8 << 10;
+
   static std::int64_t scratch_floats(std::int64_t rows, std::int64_t dim) {
     return rows * (dim + kChunk + 1) + kChunk * dim;
   }
@@ -138,18 +141,20 @@ class VectorAttention {
   void attend(const Chunk& chunk, State state, float* lane_totals) {
     const CacheLayer& cache = rows_.call.cache;
     with_tiles(cache.keys.type, tile_kind(cache.keys.type).keys, chunk.keys, chunk.tiles,
-               [&](const auto* tiles) { score(tiles, chunk.tiles); });
+               [&](const auto* tiles) { score(tiles, chunk); });
     for (int first = 0; first < rows_.count(); first += kRowTile) {
-      raise(rows_, first, chunk, scores_ + first * kChunk, kChunk, kTile, state.highest + first,
+      // Blocks of rows may begin in one tile of rows and end in the next.
+      const int tiles = rows_.tiles_seen(first, first + kRowTile + kBlockRows - 1, chunk);
+      raise(rows_, first, chunk, tiles, scores_ + first * kChunk, kChunk, kTile, state.highest + first,
             decay_ + first);
       for (int r = first; r < first + kRowTile && r < rows_.count(); ++r) {
         float* scores = scores_ + r * kChunk;
-        soften(chunk.tiles, scores, kTile, state.highest[r], decay_[r], lane_totals + r * kTile,
+        soften(tiles, scores, kTile, state.highest[r], decay_[r], lane_totals + r * kTile,
                [scores](int n, int i, Vec weights) { store(scores + n * kTile + i, weights); });
       }
     }
     with_tiles(cache.values.type, tile_kind(cache.values.type).values, chunk.values, chunk.tiles,
-               [&](const auto* tiles) { weigh(tiles, rows_.tokens_seen(chunk), state); });
+               [&](const auto* tiles) { weigh(tiles, chunk, state); });
   }
 
  private:
@@ -188,21 +193,21 @@ class VectorAttention {
   }
 
   template <class Tile>
-  void score(const Tile* tiles, int count) {
+  void score(const Tile* tiles, const Chunk& chunk) {
     for_row_blocks(rows_.count(), [&]<int R>(int r) {
       // Enough independent sums to hide the latency, few enough to stay in registers.
       constexpr int N = kLanes == 16 || R == 1 ? 4 : R <= 3 ? 2 : 1;
-      score_tiles<R, N>(queries_ + std::int64_t{r} * rows_.dim(), tiles, count, rows_.dim(),
-                        scores_ + r * kChunk);
+      score_tiles<R, N>(queries_ + std::int64_t{r} * rows_.dim(), tiles, rows_.tiles_seen(r, r + R, chunk),
+                        rows_.dim(), scores_ + r * kChunk);
     });
   }
 
   template <class Tile>
-  void weigh(const Tile* tiles, int tokens, State state) {
+  void weigh(const Tile* tiles, const Chunk& chunk, State state) {
     for_row_blocks(rows_.count(), [&]<int R>(int r) {
       constexpr int C = R == 1 ? 8 : kLanes == 16 || R <= 3 ? 4 : 2;
-      weigh_columns<R, C>(scores_ + r * kChunk, decay_ + r, tiles, tokens, rows_.dim(), 0,
-                          state.values + std::int64_t{r} * rows_.dim());
+      weigh_columns<R, C>(scores_ + r * kChunk, decay_ + r, tiles, rows_.tokens_seen(r, r + R, chunk),
+                          rows_.dim(), 0, state.values + std::int64_t{r} * rows_.dim());
     });
   }
 

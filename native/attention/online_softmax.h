@@ -49,18 +49,25 @@ struct QueryRows {
     return call.y + (item.row + token(r)) * call.ldy + std::int64_t{head(r)} * call.shape.head_dim;
   }
 
-  // Of a chunk. No value after the last query's token is used: those places may hold another sequence's
-  // leavings.
-  int tokens_seen(const Chunk& chunk) const {
-    const int seen = item.position + item.tokens;
-    return (seen < chunk.end() ? seen : chunk.end()) - chunk.begin;
+  // Of a chunk, by any of the rows [first, end). No value after the last token is used: those places may hold
+  // another sequence's leavings.
+  int tokens_seen(int first, int end, const Chunk& chunk) const {
+    const int last = (end < count() ? end : count()) - 1, window = call.shape.window;
+    const int seen = position(last) + 1 - chunk.begin, all = chunk.tiles * kTile;
+    if (seen <= 0 || (window != 0 && chunk.end() <= position(first) - window + 1)) return 0;
+    return seen < all ? seen : all;
   }
 
-  // Whether every row sees all tokens of a chunk.
-  bool all_see(const Chunk& chunk) const {
+  // Tiles that these are in.
+  int tiles_seen(int first, int end, const Chunk& chunk) const {
+    return (tokens_seen(first, end, chunk) + kTile - 1) / kTile;
+  }
+
+  // Whether each of the rows [first, end) sees all of the first tiles of a chunk.
+  bool all_see(int first, int end, const Chunk& chunk, int tiles) const {
     const int window = call.shape.window;
-    return chunk.end() - 1 <= item.position &&
-           (window == 0 || chunk.begin > item.position + item.tokens - 1 - window);
+    return chunk.begin + tiles * kTile - 1 <= position(first) &&
+           (window == 0 || chunk.begin > position(end - 1) - window);
   }
 };
 
@@ -111,13 +118,14 @@ void finish(const QueryRows& rows, State state) {
   }
 }
 
-// Applies cap and mask to row r's scores of a chunk, tile n's at scores + n * stride; returns their maxima.
-TRIVET_INLINE Vec limit(const QueryRows& rows, int r, const Chunk& chunk, float* scores,
+// Applies cap and mask to row r's scores of the first tiles of a chunk, tile n's at scores + n * stride;
+// returns their maxima.
+TRIVET_INLINE Vec limit(const QueryRows& rows, int r, const Chunk& chunk, int tiles, float* scores,
                         std::int64_t stride) {
   const AttentionShape& shape = rows.call.shape;
   const int position = rows.position(r), lowest = shape.window == 0 ? 0 : position - shape.window + 1;
   Vec top = broadcast(kLowest);
-  for (int n = 0; n < chunk.tiles; ++n) {
+  for (int n = 0; n < tiles; ++n) {
     for (int i = 0; i < kTile; i += kLanes) {
       float* at = scores + n * stride + i;
       Vec score = load(at);
@@ -131,22 +139,23 @@ TRIVET_INLINE Vec limit(const QueryRows& rows, int r, const Chunk& chunk, float*
   return top;
 }
 
-// Takes a chunk's scores of a tile of rows, from `first` on, into their maxima; decay[r] is that of what its
-// row r summed before. Scores are as for limit(), row r's at scores + r * row_stride.
-TRIVET_INLINE void raise(const QueryRows& rows, int first, const Chunk& chunk, float* scores,
+// Takes scores of a tile of rows, from `first` on, and the first tiles of a chunk into the rows' maxima;
+// decay[r] is that of what its row r summed before. Scores are as for limit(), row r's at scores + r *
+// row_stride.
+TRIVET_INLINE void raise(const QueryRows& rows, int first, const Chunk& chunk, int tiles, float* scores,
                          std::int64_t row_stride, std::int64_t stride, float* highest, float* decay) {
   const int count = rows.count() - first < kRowTile ? rows.count() - first : kRowTile;
-  const bool plain = rows.call.shape.softcap == 0.0f && rows.all_see(chunk);
+  const bool plain = rows.call.shape.softcap == 0.0f && rows.all_see(first, first + count, chunk, tiles);
   alignas(64) float above[kRowTile];
   for (int r = 0; r < kRowTile; ++r) above[r] = kLowest;
   for (int r = 0; r < count; ++r, scores += row_stride) {
     Vec top = broadcast(kLowest);
     if (plain) {
-      for (int n = 0; n < chunk.tiles; ++n) {
+      for (int n = 0; n < tiles; ++n) {
         for (int i = 0; i < kTile; i += kLanes) top = max(load(scores + n * stride + i), top);
       }
     } else {
-      top = limit(rows, first + r, chunk, scores, stride);
+      top = limit(rows, first + r, chunk, tiles, scores, stride);
     }
     above[r] = max(top);
   }
@@ -157,16 +166,17 @@ TRIVET_INLINE void raise(const QueryRows& rows, int first, const Chunk& chunk, f
   }
 }
 
-// Calls put(tile, lane, weights) with what a row's scores of a chunk become; lane_totals [kTile] has the sums
-// of weights.
-template <class Put>
+// Calls put(tile, lane, weights) with what a row's scores of a chunk become, to 13 bits with kCoarse;
+// lane_totals [kTile] has the sums of weights.
+template <bool kCoarse = false, class Put>
 TRIVET_INLINE void soften(int tiles, const float* scores, std::int64_t stride, float highest, float decay,
                           float* lane_totals, Put&& put) {
   for (int i = 0; i < kTile; i += kLanes) {
     Vec total = load(lane_totals + i) * decay;
 #pragma GCC unroll 4
     for (int n = 0; n < tiles; ++n) {
-      const Vec weights = exp2_negative(load(scores + n * stride + i) - highest);
+      const Vec below = load(scores + n * stride + i) - highest;
+      const Vec weights = kCoarse ? exp2_coarse(below) : exp2_negative(below);
       put(n, i, weights);
       total += weights;
     }

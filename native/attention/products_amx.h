@@ -20,17 +20,19 @@ class AmxProducts {
 
   explicit AmxProducts(int rows) : config_(config(rows)), tiles_(config_) {}
 
-  // `columns` tiles of sums, each = a . b, or += with kAdd. a is [steps][kRowParts], b
-  // [steps][columns][kColumnParts].
+  // `count` tiles of sums, each = a . b, or += with kAdd, of so many columns of tiles of b. a is
+  // [steps][kRowParts], b [steps][columns][kColumnParts].
   template <int kColumnParts, bool kAdd, int kTiles = 4>
-  void multiply(const std::byte* a, const std::byte* b, int steps, int columns, Sums sums,
+  void multiply(const std::byte* a, const std::byte* b, int steps, int columns, int count, Sums sums,
                 int first = 0) const {
-    for (; first + kTiles <= columns; first += kTiles) {
+    for (; first + kTiles <= count; first += kTiles) {
       multiply_tiles<kTiles, kColumnParts, kAdd>(a, b + std::int64_t{first} * kColumnParts * kPart, steps,
                                                  columns,
                                                  {sums.first + first * sums.next, sums.stride, sums.next});
     }
-    if constexpr (kTiles > 1) multiply<kColumnParts, kAdd, kTiles / 2>(a, b, steps, columns, sums, first);
+    if constexpr (kTiles > 1) {
+      multiply<kColumnParts, kAdd, kTiles / 2>(a, b, steps, columns, count, sums, first);
+    }
   }
 
  private:

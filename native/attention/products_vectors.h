@@ -13,19 +13,22 @@ class VectorProducts {
 
   explicit VectorProducts(int rows) : rows_(rows) {}
 
-  // `columns` tiles of sums, each = a . b, or += with kAdd. a is [steps], b [steps][columns].
+  // `count` tiles of sums, each = a . b, or += with kAdd, of so many columns of tiles of b. a is [steps], b
+  // [steps][columns].
   template <int kColumnParts, bool kAdd, int kTiles = 4>
-  void multiply(const std::byte* a, const std::byte* b, int steps, int columns, Sums sums,
+  void multiply(const std::byte* a, const std::byte* b, int steps, int columns, int count, Sums sums,
                 int first = 0) const {
     static_assert(kColumnParts == 1);
-    for (; first + kTiles <= columns; first += kTiles) {
+    for (; first + kTiles <= count; first += kTiles) {
       for_row_blocks(rows_, [&]<int R>(int row) {
         multiply_rows<R, kTiles, kAdd>(
             a + row * kRowBytes, b + first * kPart, steps, columns,
             {sums.first + row * sums.stride + first * sums.next, sums.stride, sums.next});
       });
     }
-    if constexpr (kTiles > 1) multiply<kColumnParts, kAdd, kTiles / 2>(a, b, steps, columns, sums, first);
+    if constexpr (kTiles > 1) {
+      multiply<kColumnParts, kAdd, kTiles / 2>(a, b, steps, columns, count, sums, first);
+    }
   }
 
  private:

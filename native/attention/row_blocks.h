@@ -6,12 +6,16 @@
 namespace trivet {
 namespace {
 
-// Calls f<count>(first) for blocks of at most six rows.
+constexpr int kBlockRows = 6;
+
+// Calls f<count>(first) for blocks of at most so many rows.
 template <class F>
 TRIVET_INLINE void for_row_blocks(int rows, F&& f) {
   for (int r = 0; r < rows;) {
     const int left = rows - r;
-    const int count = left >= 12 || left == 6 ? 6 : left > 6 ? (left + 1) / 2 : left;
+    const int count = left >= 2 * kBlockRows || left == kBlockRows ? kBlockRows
+                      : left > kBlockRows                          ? (left + 1) / 2
+                                                                   : left;
     switch (count) {
       case 1:
         f.template operator()<1>(r);
@@ -29,7 +33,7 @@ TRIVET_INLINE void for_row_blocks(int rows, F&& f) {
         f.template operator()<5>(r);
         break;
       default:
-        f.template operator()<6>(r);
+        f.template operator()<kBlockRows>(r);
         break;
     }
     r += count;

@@ -15,7 +15,11 @@ constexpr int kSplit = AttentionKernels::kSplit;
 
 std::int64_t lines(std::int64_t floats) { return (floats + 15) / 16; }
 
-int cost(const AttentionItem& item) { return item.tokens * (item.split_end - item.split_begin); }
+// Queries times keys.
+std::int64_t cost(const AttentionItem& item) {
+  const int seen = std::min(item.position + item.tokens, item.split_end * kSplit);
+  return std::int64_t{item.tokens} * (seen - item.split_begin * kSplit);
+}
 
 }  // namespace
 
@@ -29,6 +33,15 @@ void AttentionSchedule::build(const AttentionSequences& sequences, int threads) 
   items_.clear();
   tiles_.clear();
   partial_floats_ = 0;
+  const std::int64_t queries = sequences.count > 0 ? sequences.query_starts[sequences.count] : 0;
+  int rows = kernels_.rows(shape_);
+  while (rows >= 2 * AttentionKernels::kLeastRows &&
+         queries * shape_.heads < std::int64_t{threads} * kItems * rows) {
+    rows /= 2;
+  }
+  // Of whole tiles, if that can be: where items end, fewer tiles of keys are then seen in part.
+  int most = std::max(1, rows / shape_.group());
+  if (most > CacheLayer::kTile) most -= most % CacheLayer::kTile;
   std::vector<AttentionItem> whole;
   std::int64_t total = 0;
   for (int s = 0; s < sequences.count; ++s) {
@@ -36,16 +49,15 @@ void AttentionSchedule::build(const AttentionSequences& sequences, int threads) 
     const int end = sequences.query_starts[s + 1];
     for (int row = sequences.query_starts[s], tokens; row < end; row += tokens) {
       const int position = sequences.positions[row];
-      tokens = std::min(attention_tile_tokens(shape_, position), end - row);
+      tokens = std::min(most, end - row);
       const int first = shape_.window == 0 ? 0 : std::max(0, position - shape_.window + 1);
       whole.push_back(
           {row, tokens, position, blocks, first / kSplit, (position + tokens - 1) / kSplit + 1, -1});
       total += cost(whole.back());
     }
   }
-  const std::int64_t limit = threads == 1 ? INT32_MAX : total * shape_.kv_heads / (threads * kPieces) + 1;
-  for (const AttentionItem& item : whole)
-    add_tile(item, static_cast<int>(std::min<std::int64_t>(limit, INT32_MAX)));
+  const std::int64_t limit = threads == 1 ? INT64_MAX : total * shape_.kv_heads / (threads * kPieces) + 1;
+  for (const AttentionItem& item : whole) add_tile(item, limit);
   std::stable_sort(items_.begin(), items_.end(),
                    [](const AttentionItem& a, const AttentionItem& b) { return cost(a) > cost(b); });
   heads_ = std::ssize(items_) >= threads * kItems ? shape_.kv_heads : 1;
@@ -61,9 +73,10 @@ void AttentionSchedule::build(const AttentionSequences& sequences, int threads) 
   if (std::ssize(partials_) < lines(partial_floats_)) partials_.resize(lines(partial_floats_));
 }
 
-void AttentionSchedule::add_tile(const AttentionItem& tile, int cost_limit) {
+void AttentionSchedule::add_tile(const AttentionItem& tile, std::int64_t cost_limit) {
   const int splits = tile.split_end - tile.split_begin;
-  const int per_piece = std::max(1, cost_limit / tile.tokens);
+  const int per_piece =
+      static_cast<int>(std::clamp<std::int64_t>(cost_limit / tile.tokens / kSplit, 1, splits));
   if (splits <= per_piece) {
     items_.push_back(tile);
     return;

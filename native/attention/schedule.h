@@ -46,7 +46,7 @@ class AttentionSchedule {
   };
 
   int units_of_item() const { return shape_.kv_heads / heads_; }
-  void add_tile(const AttentionItem& tile, int cost_limit);
+  void add_tile(const AttentionItem& tile, std::int64_t cost_limit);
   void execute_head(const AttentionCall& call, const AttentionItem& item, int kv_head, int thread);
 
   struct alignas(64) Line {

@@ -58,9 +58,8 @@ void AttentionSchedule::build(const AttentionSequences& sequences, int threads) 
   }
   const std::int64_t limit = threads == 1 ? INT64_MAX : total * shape_.kv_heads / (threads * kPieces) + 1;
   for (const AttentionItem& item : whole) add_tile(item, limit);
-  std::stable_sort(items_.begin(), items_.end(),
-                   [](const AttentionItem& a, const AttentionItem& b) { return cost(a) > cost(b); });
   heads_ = std::ssize(items_) >= threads * kItems ? shape_.kv_heads : 1;
+  share_out(threads);
 
   const std::size_t counters = tiles_.size() * shape_.kv_heads;
   if (counters > unfinished_size_) {
@@ -93,10 +92,33 @@ void AttentionSchedule::add_tile(const AttentionItem& tile, std::int64_t cost_li
   partial_floats_ += splits * shape_.kv_heads * attention_partial_floats(shape_, tile.tokens);
 }
 
+void AttentionSchedule::share_out(int threads) {
+  units_.clear();
+  std::int64_t total = 0;
+  for (int i = 0; i < std::ssize(items_); ++i) {
+    for (int head = 0; head < shape_.kv_heads; head += heads_) units_.push_back({i, head});
+    total += cost(items_[i]) * (shape_.kv_heads / heads_);
+  }
+  share_ends_.assign(1, 0);
+  std::int64_t before = 0;
+  for (std::size_t i = 0; i < units_.size(); ++i) {
+    const std::int64_t of_unit = cost(items_[units_[i].item]);
+    // A unit is whose share its middle lies in.
+    while ((2 * before + of_unit) * threads >= 2 * total * std::ssize(share_ends_)) share_ends_.push_back(i);
+    before += of_unit;
+  }
+  share_ends_.resize(threads + 1, units());
+  for (int thread = 0; thread < threads; ++thread) {
+    std::stable_sort(units_.begin() + share_ends_[thread], units_.begin() + share_ends_[thread + 1],
+                     [&](Unit a, Unit b) { return cost(items_[a.item]) > cost(items_[b.item]); });
+  }
+}
+
 void AttentionSchedule::execute(const AttentionCall& call, std::int64_t unit, int thread) {
-  const AttentionItem& item = items_[unit / units_of_item()];
-  const int first = static_cast<int>(unit % units_of_item()) * heads_;
-  for (int kv_head = first; kv_head < first + heads_; ++kv_head) execute_head(call, item, kv_head, thread);
+  const auto [item, first] = units_[unit];
+  for (int kv_head = first; kv_head < first + heads_; ++kv_head) {
+    execute_head(call, items_[item], kv_head, thread);
+  }
 }
 
 void AttentionSchedule::execute_head(const AttentionCall& call, const AttentionItem& item, int kv_head,

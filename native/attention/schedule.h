@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "attention/attention.h"
+#include "threads/team.h"
 
 namespace trivet {
 
@@ -29,9 +30,13 @@ class AttentionSchedule {
   // For `threads` of those it was made for.
   void build(const AttentionSequences& sequences, int threads);
 
-  // Units of work of one layer, the longest first: every item for every KV head, or for all of them, whose
-  // keys and values lie beside one another.
-  std::int64_t units() const { return static_cast<std::int64_t>(items_.size()) * units_of_item(); }
+  // Units of work of one layer: every item for every KV head, or for all of them, whose keys and values lie
+  // beside one another.
+  std::int64_t units() const { return static_cast<std::int64_t>(units_.size()); }
+
+  // A thread's, the longest first. Shares take about as long, and go by rows as those of other steps do: a
+  // thread has most of its queries in its cache, and then most of what is made of the results.
+  Range share(int thread) const { return {share_ends_[thread], share_ends_[thread + 1]}; }
 
   // Executes one unit as `thread`; the one that finishes a tile's last split merges them.
   void execute(const AttentionCall& call, std::int64_t unit, int thread);
@@ -45,8 +50,12 @@ class AttentionSchedule {
     std::int64_t partials;  // floats before its first state
   };
 
-  int units_of_item() const { return shape_.kv_heads / heads_; }
+  struct Unit {
+    int item, first_head;
+  };
+
   void add_tile(const AttentionItem& tile, std::int64_t cost_limit);
+  void share_out(int threads);
   void execute_head(const AttentionCall& call, const AttentionItem& item, int kv_head, int thread);
 
   struct alignas(64) Line {
@@ -58,6 +67,8 @@ class AttentionSchedule {
   std::vector<std::vector<Line>> scratch_;  // [threads]
   std::vector<AttentionItem> items_;
   int heads_ = 1;  // KV heads of a unit
+  std::vector<Unit> units_;
+  std::vector<std::int64_t> share_ends_;  // 0, and where each thread's end
   std::vector<Tile> tiles_;
   std::unique_ptr<std::atomic<int>[]> unfinished_;  // [tiles][kv_heads] pieces; back to all once merged
   std::size_t unfinished_size_ = 0;

@@ -41,7 +41,11 @@ void AttendStep::run(const Batch&, Worker worker) {
                               cache_.block_size(), q_.row(0),
                               q_.stride(),         sinks_.empty() ? nullptr : sinks_.data(),
                               y_.row(0),           y_.stride()};
-  for (std::int64_t unit = claims_.next(); unit < schedule_.units(); unit = claims_.next()) {
+  const std::int64_t units = schedule_.units();
+  const auto next = [&] {
+    return shares_.next(units, worker.member, [&](int member) { return schedule_.share(member); });
+  };
+  for (std::int64_t unit = next(); unit < units; unit = next()) {
     schedule_.execute(call, unit, worker.member);
   }
 }

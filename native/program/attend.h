@@ -19,7 +19,7 @@ class AttendStep final : public Step {
   AttendStep(AttentionSchedule& schedule, const KvCache& cache, int layer, const Buffer& q, Buffer& y,
              std::vector<float> sinks);
 
-  void prepare(const Batch&, int) override { claims_.reset(); }
+  void prepare(const Batch&, int members) override { shares_.reset(members); }
   void run(const Batch& batch, Worker worker) override;
 
  private:
@@ -29,7 +29,7 @@ class AttendStep final : public Step {
   const Buffer& q_;
   Buffer& y_;
   std::vector<float> sinks_;
-  Claims claims_;
+  Shares shares_;
 };
 
 }  // namespace trivet

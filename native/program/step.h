@@ -170,10 +170,16 @@ class Shares {
 
   // The next of `units` for a member; `units` when none is left.
   std::int64_t next(std::int64_t units, int member) {
+    return next(units, member, [&](int owner) { return split(units, owner, std::ssize(taken_)); });
+  }
+
+  // The same, where share_of(member) is that of each.
+  template <class ShareOf>
+  std::int64_t next(std::int64_t units, int member, const ShareOf& share_of) {
     const int shares = static_cast<int>(taken_.size());
     for (int i = 0; i < shares; ++i) {
       const int owner = (member + i) % shares;
-      const Range share = split(units, owner, shares);
+      const Range share = share_of(owner);
       std::atomic<std::int64_t>& taken = taken_[owner];
       if (share.begin + taken.load(std::memory_order_relaxed) >= share.end) continue;
       const std::int64_t unit = share.begin + taken.fetch_add(1, std::memory_order_relaxed);

@@ -1,6 +1,7 @@
 // Activation rows as the kernels read them: a row is a run of steps of 256 columns.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 namespace trivet {
@@ -65,6 +66,22 @@ struct alignas(64) ActivationStep256 {
   std::int16_t sum8[kStep / 8];
   CenterSums center16[kStep / 16];
 };
+
+// Rows for weights that are rounded to int8, too, are the q of all their steps, and from their end backwards
+// one of these for each: tiles read nothing else of many rows, and caches hold more of them.
+struct ByteStep {
+  float scale;
+  std::int32_t sum;  // of q
+};
+
+inline std::size_t byte_row_size(std::int64_t steps) {
+  return static_cast<std::size_t>(steps) * (kStep + sizeof(ByteStep));
+}
+
+// That of a row which ends here.
+inline const ByteStep& byte_step(const std::byte* end, std::int64_t step) {
+  return reinterpret_cast<const ByteStep*>(end)[-1 - step];
+}
 
 static_assert(sizeof(ActivationStep32) == 320 && sizeof(ActivationStep256) == 448);
 

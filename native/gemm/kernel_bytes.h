@@ -45,15 +45,14 @@ struct BytesKernel {
   template <int M>
   [[gnu::noinline]] static void tile(const Bytes& weights, const Scratch& scratch, const std::byte* x,
                                      std::size_t stride, std::int64_t first, int, float (*acc)[kPanelRows]) {
-    const ActivationSteps<M, ActivationStep256> rows(x, stride, first);
     const std::int8_t* q[M];
+    const ByteStep* steps[M];
     typename V::I32x16 total[M];
 #pragma GCC unroll 8
     for (int i = 0; i < M; ++i) {
-      int sum = 0;
-      for (const std::int16_t of_run : rows.step[i]->sum32) sum += of_run;
-      total[i] = V::broadcast(-kExcess * sum);
-      q[i] = rows.q[i];
+      q[i] = reinterpret_cast<const std::int8_t*>(x + i * stride + first);
+      steps[i] = &byte_step(x + (i + 1) * stride, first / kStep);
+      total[i] = V::broadcast(-kExcess * steps[i]->sum);
     }
     constexpr int kQuads = 8;
     for (int group = 0; group < kStep / 4; group += kQuads) {
@@ -65,7 +64,7 @@ struct BytesKernel {
     const auto unit = V::load(scratch.unit);
 #pragma GCC unroll 8
     for (int i = 0; i < M; ++i) {
-      const auto scale = V::mul(unit, V::broadcast(rows.step[i]->scale));
+      const auto scale = V::mul(unit, V::broadcast(steps[i]->scale));
       V::store(acc[i], V::fma(V::to_float(total[i]), scale, V::load(acc[i])));
     }
   }

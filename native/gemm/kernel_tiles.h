@@ -60,7 +60,7 @@ void multiply_tiles(const Panels& w, const std::byte* x, std::size_t stride, std
                     std::int64_t panel_begin, std::int64_t panel_end, float* y, std::int64_t ldy) {
   for_each_pass(w, x, stride, m, y, ldy, Kernel::config, kTileChunk, [&](const PassRows& rows) {
     rows.for_each_slab(
-        panel_begin, panel_end, kExactColumnBytes, [](auto...) {},
+        panel_begin, panel_end, kSlabBytes / kExactColumnBytes, [](auto...) {},
         [&](auto... of_panels) { Kernel{{rows, of_panels...}}.multiply(); });
   });
 }

@@ -221,7 +221,7 @@ struct TilePass : PassRows {
 
   void multiply(std::int64_t panel_begin, std::int64_t panel_end) const {
     for_each_slab(
-        panel_begin, panel_end, 2, [](auto...) {},
+        panel_begin, panel_end, kSlabBytes / 2, [](auto...) {},
         [this](auto... of_panels) { multiply_slab(of_panels...); });
   }
 

@@ -15,8 +15,8 @@ namespace {
 
 constexpr int kStepTiles = kStep / kTileBytes;
 constexpr int kChunkSteps = kChunkColumns / kStep;
-// Of the rows and the steps of a slab, which has 256 times as many bytes.
-constexpr std::int64_t kSlabScales = kSlabBytes / kStep;
+// Activations of a slab, and the scales of its rows and steps.
+constexpr std::int64_t kByteSlab = 1 << 20, kSlabScales = kByteSlab / kStep;
 
 // Weights of a chunk of a panel: right-hand tiles, and what they are multiples of.
 struct alignas(64) ByteTiles {
@@ -155,12 +155,9 @@ void multiply_units(const PassRows& rows, const ByteChunk& chunk, std::int64_t b
       for (int k = 0; k < kStepTiles; ++k) {
         weights0 += kTileSize;
         weights1 += kTileSize;
-        if (k + 1 < kStepTiles) {
+        if (k + 1 < kStepTiles || step + 1 < chunk.steps) {
           x0 += kTileBytes;
           x1 += kTileBytes;
-        } else if (step + 1 < chunk.steps) {
-          x0 += sizeof(ActivationStep256) - (kStepTiles - 1) * kTileBytes;
-          x1 += sizeof(ActivationStep256) - (kStepTiles - 1) * kTileBytes;
         } else {
           const std::int64_t following = pair + 1 < end ? pair + 1 : pair;
           x0 = rows_at(following, 0);
@@ -205,7 +202,7 @@ struct BytePass : PassRows {
   void multiply(std::int64_t panel_begin, std::int64_t panel_end) const {
     float scales[kSlabScales];
     for_each_slab(
-        panel_begin, panel_end, 1,
+        panel_begin, panel_end, kByteSlab,
         [&](std::int64_t panel, std::int64_t begin, std::int64_t slab_end) {
           if (panel > panel_begin && begin == 0 && slab_end == w.columns) return;
           fetch(panel, panel_end, begin, chunk_columns() / kStep, step_bytes, 1).step();
@@ -220,9 +217,9 @@ struct BytePass : PassRows {
     const std::int64_t stride = pairs() * 2 * kTileRows;
     for (std::int64_t i = first; i < end; i += kTileRows) {
       for (int r = 0; r < rows; ++r) {
-        const auto* steps = reinterpret_cast<const ActivationStep256*>(x + (row(i) + r) * this->stride);
+        const std::byte* row_end = x + (row(i) + r + 1) * this->stride;
         for (std::int64_t c = begin; c < slab_end; c += kStep) {
-          out[(c - begin) / kStep * stride + i - first + r] = steps[c / kStep].scale;
+          out[(c - begin) / kStep * stride + i - first + r] = byte_step(row_end, c / kStep).scale;
         }
       }
     }
@@ -242,7 +239,7 @@ struct BytePass : PassRows {
       FetchAhead ahead = fetch_after(panel, last_panel, begin, slab_end, c, steps, step_bytes,
                                      steps * (panels * step_runs + static_cast<int>(pairs()) * kStepTiles));
       for (int n = 0; n < panels; ++n) round(w, panel + n, c, count, weights[n], ahead);
-      const ByteChunk chunk = {x + c / kStep * sizeof(ActivationStep256),
+      const ByteChunk chunk = {x + c,
                                stride,
                                weights,
                                (count + kStep - 1) / kStep,

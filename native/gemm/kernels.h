@@ -26,7 +26,8 @@ struct Kernels {
   // By the order of columns; null for those that no weights want.
   using Quantize = void (*)(const float* x, std::int64_t columns, std::byte* out);
   std::array<Quantize, kColumnOrders> quantize_q8_256;
-  Quantize quantize_q8_256_fast;            // for multiply_bytes
+  // For multiply_bytes: a step of up to 256 columns.
+  void (*quantize_q8_256_fast)(const float* x, std::int64_t columns, std::int8_t* q, ByteStep& step);
   std::array<ColumnOrder, kFormats> order;  // that weights want, by number of the format
   // To bfloat16, for those kernels that multiply bfloat16 weights with such rows; else null.
   void (*round_bf16)(const float* x, std::int64_t columns, std::byte* out);

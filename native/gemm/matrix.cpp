@@ -96,12 +96,13 @@ std::size_t activation_row_bytes(ActivationFormat format, std::int64_t columns) 
     case ActivationFormat::q8_32:
     case ActivationFormat::q8_256:
     case ActivationFormat::q8_256_by16:
-    case ActivationFormat::q8_256_by32:
-    case ActivationFormat::q8_256_fast: {
+    case ActivationFormat::q8_256_by32: {
       const std::size_t step =
           format == ActivationFormat::q8_32 ? sizeof(ActivationStep32) : sizeof(ActivationStep256);
       return (static_cast<std::size_t>(steps(columns)) * step / 64 | 1) * 64;  // likewise
     }
+    case ActivationFormat::q8_256_fast:
+      return ((byte_row_size(steps(columns)) + 63) / 64 | 1) * 64;
   }
   return 0;
 }
@@ -132,7 +133,11 @@ void pack_columns(ActivationFormat format, const float* x, std::int64_t begin, s
           x, count, row + begin / kStep * sizeof(ActivationStep256));
       break;
     case ActivationFormat::q8_256_fast:
-      kernels(isa).quantize_q8_256_fast(x, count, row + begin / kStep * sizeof(ActivationStep256));
+      for (std::int64_t c = begin; c < end; c += kStep, x += kStep) {
+        auto* ends = reinterpret_cast<ByteStep*>(row + activation_row_bytes(format, columns));
+        kernels(isa).quantize_q8_256_fast(x, end - c, reinterpret_cast<std::int8_t*>(row + c),
+                                          ends[-1 - c / kStep]);
+      }
       break;
   }
 }

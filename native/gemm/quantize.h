@@ -103,8 +103,8 @@ struct Quantize {
     }
   }
 
-  // Scale and q of a step.
-  static void round_256(const float* x, std::int64_t columns, ActivationStep256& step) {
+  // The q of a step; returns its scale.
+  static float round_256(const float* x, std::int64_t columns, std::int8_t* q) {
     alignas(64) float last[kStep];
     const float* values = whole_step(x, columns, last);
     std::int32_t peaks[kBlocks], peak = 0;
@@ -113,16 +113,16 @@ struct Quantize {
     for (std::int32_t& of_block : peaks) of_block = peak;
     Scales scales;
     scales_of(peaks, scales);
-    Rounding::round(values, scales.factor, step.q);
-    step.scale = scales.scale[0];
-    if (peak >= 0x7f800000) clear(step.q, kStep);
+    Rounding::round(values, scales.factor, q);
+    if (peak >= 0x7f800000) clear(q, kStep);
+    return scales.scale[0];
   }
 
   template <ColumnOrder kOrder>
   static void q8_256(const float* x, std::int64_t columns, std::byte* out) {
     auto* step = reinterpret_cast<ActivationStep256*>(out);
     for (; columns > 0; columns -= kStep, x += kStep, ++step) {
-      round_256(x, columns, *step);
+      step->scale = round_256(x, columns, step->q);
       if constexpr (requires { V::kCenteredRows; }) {
         for (int i = 0; i < kStep / 16; ++i) V::store_center(step->q + 16 * i, step->center16[i]);
       }
@@ -140,17 +140,13 @@ struct Quantize {
     }
   }
 
-  // For products with weights rounded to int8, which need no sums but those of 32, in any order.
-  static void q8_256_fast(const float* x, std::int64_t columns, std::byte* out) {
-    auto* step = reinterpret_cast<ActivationStep256*>(out);
-    for (; columns > 0; columns -= kStep, x += kStep, ++step) {
-      round_256(x, columns, *step);
-      std::int16_t halves[2][kBlocks];
-      Rounding::sum_sixteens(step->q, halves);
-      for (int i = 0; i < kBlocks; ++i) {
-        step->sum32[i] = static_cast<std::int16_t>(halves[0][i] + halves[1][i]);
-      }
-    }
+  // A step for products with weights rounded to int8.
+  static void q8_256_fast(const float* x, std::int64_t columns, std::int8_t* q, ByteStep& step) {
+    step.scale = round_256(x, columns, q);
+    std::int16_t sums[2][kBlocks];
+    Rounding::sum_sixteens(q, sums);
+    step.sum = 0;
+    for (int i = 0; i < kBlocks; ++i) step.sum += sums[0][i] + sums[1][i];
   }
 
   static constexpr std::array<void (*)(const float*, std::int64_t, std::byte*), kColumnOrders> kOfOrders = {

@@ -132,16 +132,15 @@ struct PassRows {
     return y + row(first + tile * kTileRows) * ldy + panel * kPanelRows;
   }
 
-  // For each group of panels and slab of columns [begin, end), of column_bytes in each row: calls
+  // For each group of panels and slab of columns [begin, end), which has so many elements of all rows: calls
   // start(group's first panel, begin, end), then multiply(panel, last, begin, end, sums) for every two
   // panels, of which the second may be at `last`, past the end. That writes sums which are whole and
   // direct(); others wait in `sums`, until they are written here.
   template <class Start, class Multiply>
-  void for_each_slab(std::int64_t panel_begin, std::int64_t panel_end, int column_bytes, const Start& start,
-                     const Multiply& multiply) const {
+  void for_each_slab(std::int64_t panel_begin, std::int64_t panel_end, std::int64_t slab_elements,
+                     const Start& start, const Multiply& multiply) const {
     const std::int64_t pairs = this->pairs();
-    const std::int64_t slab =
-        kSlabBytes / column_bytes / (pairs * 2 * kTileRows) / kChunkColumns * kChunkColumns;
+    const std::int64_t slab = slab_elements / (pairs * 2 * kTileRows) / kChunkColumns * kChunkColumns;
     const bool whole = slab >= w.columns;
     const std::int64_t group = whole ? 2 : 2 * (kProductSums / (pairs * (sizeof(TileSums) / sizeof(float))));
     TileSums* all = reinterpret_cast<TileSums*>(product_sums());

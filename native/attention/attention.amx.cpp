@@ -1,4 +1,5 @@
 // AMX beside AVX-512: float32, to whose precision tiles do not compute, is left to vectors.
+#include "attention/attention_chains.h"
 #include "attention/attention_kernels.h"
 #include "attention/attention_tiles.h"
 #include "attention/attention_vectors.h"
@@ -16,6 +17,9 @@ const AttentionKernels& kernels_of(CacheType values) {
     case CacheType::f16:
       return kKernels<Method<Keys, PlainTile<f16>>>;
     case CacheType::bf16:
+      if constexpr (std::is_same_v<Keys, PlainTile<bf16>>) {
+        return kKernels<Method<Keys, Keys>, ChainAttention>;
+      }
       return kKernels<Method<Keys, PlainTile<bf16>>>;
     default:
       return kKernels<Method<Keys, ScaledTile>>;
@@ -24,7 +28,7 @@ const AttentionKernels& kernels_of(CacheType values) {
 
 template <class Tile>
 const AttentionKernels& fast_kernels() {
-  return kFastKernels<VectorAttention, Method<Tile, Tile, 1>>;
+  return kKernels<Method<Tile, Tile, 1>, VectorAttention>;
 }
 
 }  // namespace

@@ -15,11 +15,11 @@ const AttentionKernels& fast_attention_kernels_avx512_bf16(CacheType type);
 const AttentionKernels& fast_attention_kernels_avx512_bf16(CacheType type) {
   switch (type) {
     case CacheType::f16:
-      return kFastKernels<VectorAttention, Rounded<PlainTile<f16>>>;
+      return kKernels<Rounded<PlainTile<f16>>, VectorAttention>;
     case CacheType::bf16:
-      return kFastKernels<VectorAttention, Rounded<PlainTile<bf16>>>;
+      return kKernels<Rounded<PlainTile<bf16>>, VectorAttention>;
     default:
-      return kFastKernels<VectorAttention, Rounded<ScaledTile>>;
+      return kKernels<Rounded<ScaledTile>, VectorAttention>;
   }
 }
 

@@ -77,9 +77,10 @@ struct AttentionKernels {
   // The most rows of an item, times their columns, whose scratch is not too large for caches.
   int row_columns;
 
-  int rows(const AttentionShape& shape) const {
+  static int rows(int row_columns, const AttentionShape& shape) {
     return std::max({row_columns / CacheLayer::padded(shape.head_dim), kLeastRows, shape.group()});
   }
+  int rows(const AttentionShape& shape) const { return rows(row_columns, shape); }
 };
 
 // With fast numerics and a cache whose keys and values are of one type, but not float32, AVX-512 BF16 and AMX

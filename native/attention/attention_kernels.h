@@ -95,31 +95,32 @@ void combine(const AttentionCall& call, const AttentionItem& item, int kv_head, 
   finish(rows, merged);
 }
 
-// Single tokens, which read the cache as fast as memory gives it, by a method of their own.
-template <class Single, class Several>
+// By Method, or by Few what that takes.
+template <class Method, class Few>
 void attend_either(const AttentionCall& call, const AttentionItem& item, int kv_head, float* scratch,
                    float* partials) {
-  (item.tokens == 1 ? attend<Single> : attend<Several>)(call, item, kv_head, scratch, partials);
+  if (Few::takes(item, call.shape)) return attend<Few>(call, item, kv_head, scratch, partials);
+  attend<Method>(call, item, kv_head, scratch, partials);
 }
 
-template <class Single, class Several>
-std::int64_t scratch_floats(const AttentionShape& shape);
+template <class... Methods>
+std::int64_t scratch_floats(int row_columns, const AttentionShape& shape) {
+  const std::int64_t rows = AttentionKernels::padded(AttentionKernels::rows(row_columns, shape)),
+                     dim = CacheLayer::padded(shape.head_dim);
+  return States::floats(rows, dim) + std::max({Methods::scratch_floats(rows, dim)...});
+}
 
-template <class Single, class Several>
-constexpr AttentionKernels kFastKernels = {store_token, attend_either<Single, Several>, combine,
-                                           scratch_floats<Single, Several>, Several::kRowColumns};
+template <class Method, class Few = void>
+constexpr AttentionKernels kKernels = {
+    store_token, attend_either<Method, Few>, combine,
+    [](const AttentionShape& shape) { return scratch_floats<Method, Few>(Method::kRowColumns, shape); },
+    Method::kRowColumns};
 
 template <class Method>
-constexpr AttentionKernels kKernels = {store_token, attend<Method>, combine, scratch_floats<Method, Method>,
-                                       Method::kRowColumns};
-
-template <class Single, class Several>
-std::int64_t scratch_floats(const AttentionShape& shape) {
-  const std::int64_t rows = AttentionKernels::padded(kFastKernels<Single, Several>.rows(shape)),
-                     dim = CacheLayer::padded(shape.head_dim);
-  return States::floats(rows, dim) +
-         std::max(Single::scratch_floats(rows, dim), Several::scratch_floats(rows, dim));
-}
+constexpr AttentionKernels kKernels<Method, void> = {
+    store_token, attend<Method>, combine,
+    [](const AttentionShape& shape) { return scratch_floats<Method>(Method::kRowColumns, shape); },
+    Method::kRowColumns};
 
 }  // namespace
 }  // namespace trivet

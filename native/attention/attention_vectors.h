@@ -125,6 +125,9 @@ class VectorAttention {
   // All scores of a chunk wait for its values.
   static constexpr int kRowColumns = 8 << 10;
 
+  // Beside other methods, single tokens, which it reads from the cache as fast as memory gives them.
+  static bool takes(const AttentionItem& item, const AttentionShape&) { return item.tokens == 1; }
+
   static std::int64_t scratch_floats(std::int64_t rows, std::int64_t dim) {
     return rows * (dim + kChunk + 1) + kChunk * dim;
   }

@@ -1,7 +1,6 @@
 // Products of tiles of bfloat16 by AMX.
 //
-// With exact numerics single tokens are multiplied by tiles as well: a row of a product of tiles depends on
-// no other, so a row has the same bits whatever it comes with. Vectors would take two thirds of the time.
+// A row of a product of tiles depends on no other, so a row has the same bits whatever it comes with.
 #pragma once
 
 #include "amx.h"

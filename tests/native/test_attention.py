@@ -101,6 +101,7 @@ LENGTH = 1700
         ((4, 2, 33), 5.0, False),
         ((2, 1, 256), 0.0, True),
         ((3, 1, 64), 5.0, True),
+        ((4, 1, 48), 0.0, False),
     ],
 )
 @pytest.mark.parametrize("window", [0, 700])
@@ -110,7 +111,14 @@ def test_rows_are_the_same_however_they_come(
     model = attention_graph(*shape, window, softcap, sinks)
     tokens = random_tokens(LENGTH)
     expected = logits(program(model, 1, dtype), tokens)
-    for threads, chunk, block_size in [(2, LENGTH, 16), (3, 100, 32), (1, 7, 64), (4, 1024, 128)]:
+    for threads, chunk, block_size in [
+        (2, LENGTH, 16),
+        (3, 100, 32),
+        (1, 7, 64),
+        (4, 1024, 128),
+        (1, 1, 16),
+        (2, 3, 32),
+    ]:
         got = logits(program(model, threads, dtype), tokens, chunk, block_size)
         assert (got == expected).all(), (threads, chunk, block_size)
 

@@ -227,6 +227,35 @@ TRIVET_INLINE Vec exp(Vec x) {
   return x == x ? result : x;
 }
 
+#if TRIVET_LANES == 16
+
+// x less the integer below it, and p times 2 to the power of that: 0 below the range of normal numbers, if
+// subnormals count as zero.
+TRIVET_INLINE Vec fraction(Vec x) {
+  return _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+}
+TRIVET_INLINE Vec scaled(Vec p, Vec x) { return _mm512_scalef_ps(p, x); }
+
+// 2^x for x <= 0, within 2 ulp; 1 for 0: the polynomial of the least relative error for 2^r, 0 <= r < 1.
+TRIVET_INLINE Vec exp2_negative(Vec x) {
+  const Vec r = fraction(x);
+  Vec p = madd(broadcast(1.86713029e-3f), r, broadcast(9.01702985e-3f));
+  p = madd(p, r, broadcast(5.57999134e-2f));
+  p = madd(p, r, broadcast(2.40164450e-1f));
+  p = madd(p, r, broadcast(6.93151312e-1f));
+  return scaled(madd(p, r, broadcast(1.0f)), x);
+}
+
+// The same to 13 bits, as what is then rounded to bfloat16 needs.
+TRIVET_INLINE Vec exp2_coarse(Vec x) {
+  const Vec r = fraction(x);
+  Vec p = madd(broadcast(7.70670568e-2f), r, broadcast(2.27644975e-1f));
+  p = madd(p, r, broadcast(6.95116790e-1f));
+  return scaled(madd(p, r, broadcast(1.0f)), x);
+}
+
+#else
+
 // 2^x for x <= 0, within 2 ulp; 1 for 0, and 0 below the range of normal numbers: 2^n times the polynomial of
 // the least relative error for 2^r, |r| <= 1/2.
 TRIVET_INLINE Vec exp2_negative(Vec x) {
@@ -254,6 +283,8 @@ TRIVET_INLINE Vec exp2_coarse(Vec x) {
   // 1 for r = 0, so that for n = -127 nothing is left.
   return reinterpret_cast<Vec>(reinterpret_cast<IntVec>(p) + (reinterpret_cast<IntVec>(shifted) << 23));
 }
+
+#endif
 
 // Cephes' tanhf.c: a polynomial near 0, else by exp.
 TRIVET_INLINE Vec tanh(Vec x) {

@@ -13,6 +13,7 @@
 #include <simde/x86/f16c.h>
 #include <simde/x86/gfni.h>
 
+#include <cmath>
 #include <cstdint>
 
 namespace trivet {
@@ -81,6 +82,26 @@ using Bfloat16x32 = std::uint16_t __attribute__((vector_size(64)));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), index);
   for (int i = 0; i < 8; ++i) result[i] = static_cast<const std::int64_t*>(base)[at[i]];
   return _mm512_loadu_si512(result);
+}
+// What of a is above the integer below it.
+[[maybe_unused]] inline __m512 _mm512_reduce_ps(__m512 a, int) {
+  Float32x16 result;
+  for (int i = 0; i < 16; ++i) {
+    const float x = ((Float32x16)a)[i];
+    result[i] = std::isinf(x) ? 0.0f : x - std::floor(x);
+  }
+  return (__m512)result;
+}
+// Subnormal results count as zero.
+[[maybe_unused]] inline __m512 _mm512_scalef_ps(__m512 a, __m512 b) {
+  Float32x16 result;
+  for (int i = 0; i < 16; ++i) {
+    const float x = ((Float32x16)a)[i], power = std::floor(((Float32x16)b)[i]);
+    const float scaled =
+        power == power ? std::ldexp(x, power < -999.0f ? -999 : static_cast<int>(power)) : power;
+    result[i] = std::fabs(scaled) < 0x1p-126f ? 0.0f : scaled;
+  }
+  return (__m512)result;
 }
 
 }  // namespace

@@ -23,30 +23,39 @@ void pause() {
 #endif
 }
 
+// The calling thread's mode of floating-point operations: what default ones are, and those to which
+// subnormals are zero.
 #if defined(__x86_64__)
-constexpr unsigned kDefaultMode = 0x1f80, kFlushToZero = 0x8000, kSubnormalsAreZero = 0x0040;
+constexpr std::uint64_t kKeep = 0x1f80, kFlush = kKeep | 0x8000 | 0x0040;
+std::uint64_t mode() { return _mm_getcsr(); }
+void set_mode(std::uint64_t mode) { _mm_setcsr(static_cast<unsigned>(mode)); }
+#elif defined(__aarch64__)
+constexpr std::uint64_t kKeep = 0, kFlush = 1 << 24;
+std::uint64_t mode() {
+  std::uint64_t mode;
+  asm volatile("mrs %0, fpcr" : "=r"(mode));
+  return mode;
+}
+void set_mode(std::uint64_t mode) { asm volatile("msr fpcr, %0" ::"r"(mode)); }
+#else
+constexpr std::uint64_t kKeep = 0, kFlush = 0;
+std::uint64_t mode() { return 0; }
+void set_mode(std::uint64_t) {}
 #endif
 
 class FlushSubnormals {
  public:
-#if defined(__x86_64__)
-  FlushSubnormals() : saved_(_mm_getcsr()) { _mm_setcsr(kDefaultMode | kFlushToZero | kSubnormalsAreZero); }
-  ~FlushSubnormals() { _mm_setcsr(saved_); }
+  FlushSubnormals() : saved_(mode()) { set_mode(kFlush); }
+  ~FlushSubnormals() { set_mode(saved_); }
 
  private:
-  unsigned saved_;
-#endif
+  std::uint64_t saved_;
 };
 
 }  // namespace
 
-#if defined(__x86_64__)
-KeepSubnormals::KeepSubnormals() : saved_(_mm_getcsr()) { _mm_setcsr(kDefaultMode); }
-KeepSubnormals::~KeepSubnormals() { _mm_setcsr(saved_); }
-#else
-KeepSubnormals::KeepSubnormals() = default;
-KeepSubnormals::~KeepSubnormals() = default;
-#endif
+KeepSubnormals::KeepSubnormals() : saved_(mode()) { set_mode(kKeep); }
+KeepSubnormals::~KeepSubnormals() { set_mode(saved_); }
 
 ThreadTeam::ThreadTeam(int size) : size_(size) {
   if (size < 1 || size > 1024)

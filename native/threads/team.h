@@ -83,7 +83,7 @@ class KeepSubnormals {
   KeepSubnormals& operator=(const KeepSubnormals&) = delete;
 
  private:
-  [[maybe_unused]] unsigned saved_ = 0;
+  std::uint64_t saved_;
 };
 
 // Splits [0, count) into `parts` nearly equal ranges and gives the one of `part`.

@@ -1,5 +1,5 @@
 // Attention for one instruction set; included by the sources that compile it. A method (VectorAttention,
-// TileAttention) says how a chunk's scores and weighted values are computed.
+// TileAttention, ChainAttention) says how a chunk's scores and weighted values are computed.
 #pragma once
 
 #include <algorithm>

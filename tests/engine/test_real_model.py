@@ -122,6 +122,22 @@ def test_keys_beyond_the_range_of_the_cache_fail_their_request_alone(
     engine.close()
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_fail_the_request_that_meets_them(
+    value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoilt, weights = 7, MODELS[0].weights()
+    weights["model.embed_tokens.weight"][spoilt, 3] = value
+    monkeypatch.setattr(Tiny, "weights", lambda self: weights)
+    engine = Engine(config(model=str(MODELS[0].write_gguf(tmp_path / "model.gguf"))))
+    good = request([3, 4, 5], "good", temperature=0, max_tokens=8)
+    expected = run(engine, [good])["good"]
+    results = run(engine, [request([3, spoilt, 5], "spoilt", temperature=0, max_tokens=8), good])
+    assert results["good"] == expected and expected.finish_reason == "length"
+    assert (results["spoilt"].finish_reason, results["spoilt"].error) == ("error", "non-finite logits")
+    engine.close()
+
+
 @needs_stories
 async def test_streams_go_on_when_the_process_is_killed(alone: dict[str, Result]) -> None:
     client = ProcessClient(config())

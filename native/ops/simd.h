@@ -231,9 +231,7 @@ TRIVET_INLINE Vec exp(Vec x) {
 
 // x less the integer below it, and p times 2 to the power of that: 0 below the range of normal numbers, if
 // subnormals count as zero.
-TRIVET_INLINE Vec fraction(Vec x) {
-  return _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
-}
+TRIVET_INLINE Vec fraction(Vec x) { return _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
 TRIVET_INLINE Vec scaled(Vec p, Vec x) { return _mm512_scalef_ps(p, x); }
 
 // 2^x for x <= 0, within 2 ulp; 1 for 0: the polynomial of the least relative error for 2^r, 0 <= r < 1.
@@ -271,18 +269,8 @@ TRIVET_INLINE Vec exp2_negative(Vec x) {
   return p * reinterpret_cast<Vec>(reinterpret_cast<IntVec>(shifted) << 23);
 }
 
-// The same to 13 bits, as what is then rounded to bfloat16 needs. A NaN stays one if its low nine bits are 0.
-TRIVET_INLINE Vec exp2_coarse(Vec x) {
-  constexpr float kRound = 12582912.0f;  // leaves n in the low bits
-  const Vec clamped = max(broadcast(-127.0f), x);
-  const Vec shifted = clamped + kRound;
-  const Vec r = clamped - (shifted - kRound);
-  Vec p = madd(broadcast(5.500847e-2f), r, broadcast(2.4221011e-1f));
-  p = madd(p, r, broadcast(6.9328288e-1f));
-  p = madd(p, r, broadcast(1.0f));
-  // 1 for r = 0, so that for n = -127 nothing is left.
-  return reinterpret_cast<Vec>(reinterpret_cast<IntVec>(p) + (reinterpret_cast<IntVec>(shifted) << 23));
-}
+// What rounds to bfloat16 has vectors of 16 lanes.
+TRIVET_INLINE Vec exp2_coarse(Vec x) { return exp2_negative(x); }
 
 #endif
 

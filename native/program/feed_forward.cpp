@@ -10,9 +10,10 @@ namespace {
 constexpr std::int64_t kPanel = PackedMatrix::kPanel;
 constexpr std::int64_t kGroupPanels = kStep / kPanel;
 
-// Rows of a unit: the most of these of which the rows fill more than half of one, and that there are enough
-// units of. For fewer rows than the least, what takes time is to read the weights.
+// Rows of a unit: the most of these of which the rows fill more than half of one, or the least of these, with
+// which members get about as many units. Results of fewer than kLeastBlockRows stay in the cache anyhow.
 constexpr std::int64_t kBlockRows[] = {256, 128, 64};
+constexpr std::int64_t kLeastBlockRows = 9;
 
 // Of a member's block: gate and up of a step, and a line more, so that rows do not compete for a cache's
 // sets.
@@ -61,9 +62,12 @@ void GatedStep::prepare(const Batch& batch, int members) {
   output_format_ = activation_format(weights_.down, numerics_, rows, Inputs::wide);
   s_.output.reserve(output_format_, rows);
   const auto* block = std::find_if(std::begin(kBlockRows), std::end(kBlockRows), [&](std::int64_t height) {
-    return 2 * rows > height && groups_ * ((rows + height - 1) / height) >= members * kUnits;
+    const std::int64_t units = groups_ * ((rows + height - 1) / height);
+    const std::int64_t idle = (units + members - 1) / members * members - units;
+    const bool filled = 2 * rows > height || height == *std::rbegin(kBlockRows);
+    return filled && units >= members * kUnits && 16 * idle <= units;
   });
-  blocks_ = rows >= *std::rbegin(kBlockRows) && block != std::end(kBlockRows);
+  blocks_ = rows >= kLeastBlockRows && block != std::end(kBlockRows);
   shares_.reset(members);
   if (blocks_) {
     const std::int64_t blocks = (rows + *block - 1) / *block, even = (rows + blocks - 1) / blocks;
@@ -74,7 +78,7 @@ void GatedStep::prepare(const Batch& batch, int members) {
   s_.gate.reserve(rows);
   s_.up.reserve(rows);
   const std::int64_t panels = weights_.gate.matrix->panels();
-  unit_panels_ = panels_per_unit(2 * panels, widest_, rows, activation(weights_.gate, rows), members);
+  unit_panels_ = panels_per_unit({2 * panels}, widest_, rows, activation(weights_.gate, rows), members);
   unit_rows_ = rows_per_unit(rows);
   const std::int64_t count = (rows + unit_rows_ - 1) / unit_rows_ * groups_;
   if (std::ssize(missing_) < count) missing_ = std::vector<std::atomic<std::int64_t>>(count);

@@ -33,9 +33,10 @@ struct GatedScratch {
 
 // scratch.output = act(x G^T + b) * (x U^T + c), converted to what the product with `down` takes.
 //
-// Of many rows, a member multiplies a step of columns for some of them by both matrices, and converts these
-// while they are in its cache. Of few, each unit is a run of panels of one matrix, as in a LinearStep, so
-// that weights are read in long runs; whoever adds the last panel of a step of columns converts it.
+// A member multiplies a step of columns for some rows by both matrices, and converts these while they are in
+// its cache. Of very few rows, or where members would not get as many steps, each unit is a run of panels of
+// one matrix, as in a LinearStep, so that weights are read in long runs; whoever adds the last panel of a
+// step of columns converts it.
 class GatedStep final : public Step {
  public:
   GatedStep(Rows rows, PackedRows& input, GatedWeights weights, GatedScratch& scratch, Numerics numerics,

@@ -1,6 +1,7 @@
 #include "program/linear.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "ops/rows.h"
 
@@ -19,15 +20,31 @@ constexpr std::int64_t kUnitPanels = 8;
 // Rows that fit a cache, and are enough for reading the weights once more for them not to matter.
 constexpr std::int64_t kUnitRows = 256;
 
-// Panels of a unit, of `most` or not much fewer, with which members are done soonest.
-std::int64_t even(std::int64_t panels, std::int64_t most, int members) {
-  const auto longest = [&](std::int64_t of_unit) {
-    const std::int64_t units = (panels + of_unit - 1) / of_unit;
-    return (units + members - 1) / members * of_unit;
-  };
-  std::int64_t best = most;
-  for (std::int64_t fewer = most - 1; fewer > most / 2; --fewer) {
-    if (longest(fewer) < longest(best)) best = fewer;
+// The panels of the largest share, where each member has one of the units of all matrices.
+std::int64_t largest_share(const std::vector<std::int64_t>& panels, std::int64_t of_unit, int members) {
+  std::int64_t units = 0;
+  for (const std::int64_t count : panels) units += (count + of_unit - 1) / of_unit;
+  std::int64_t unit = 0, share = 0, largest = 0;
+  int member = 0;
+  for (const std::int64_t count : panels) {
+    for (std::int64_t begin = 0; begin < count; begin += of_unit, ++unit) {
+      for (; unit == split(units, member, members).end; ++member) share = 0;
+      share += std::min(of_unit, count - begin);
+      largest = std::max(largest, share);
+    }
+  }
+  return largest;
+}
+
+// Panels of a unit, `most` or not much fewer and a multiple of `multiple`, with which members are done
+// soonest.
+std::int64_t even(const std::vector<std::int64_t>& panels, std::int64_t most, std::int64_t multiple,
+                  int members) {
+  const std::int64_t all = std::accumulate(panels.begin(), panels.end(), std::int64_t{0});
+  std::int64_t best = most, least = largest_share(panels, most, members);
+  for (std::int64_t fewer = most - multiple; fewer > most / 2 && least * members > all; fewer -= multiple) {
+    const std::int64_t share = largest_share(panels, fewer, members);
+    if (share < least) best = fewer, least = share;
   }
   return best;
 }
@@ -68,21 +85,23 @@ std::int64_t panels_at_a_time(std::int64_t panels, const PackedMatrix& widest, s
   return std::clamp<std::int64_t>(pass_bytes / widest.panel_bytes(), 1, panels);
 }
 
-std::int64_t panels_per_unit(std::int64_t panels, const PackedMatrix& widest, std::int64_t rows,
-                             ActivationFormat activation, int members) {
+std::int64_t panels_per_unit(const std::vector<std::int64_t>& panels, const PackedMatrix& widest,
+                             std::int64_t rows, ActivationFormat activation, int members) {
   const bool again = rows > product_pass_rows();
+  const std::int64_t all = std::accumulate(panels.begin(), panels.end(), std::int64_t{0});
   if (again && !is_rounded(activation)) {
     const std::int64_t tiles = (rows + product_pass_rows() - 1) / product_pass_rows();
-    const std::int64_t balanced = std::max(panels * tiles / (members * kUnits), kLeastPanels);
-    return even(panels, std::min(panels_at_a_time(panels, widest, rows, activation), balanced), members);
+    const std::int64_t balanced = std::max(all * tiles / (members * kUnits), kLeastPanels);
+    return even(panels, std::min(panels_at_a_time(all, widest, rows, activation), balanced), 1, members);
   }
-  if (members == 1) return panels;
+  if (members == 1) return all;
   const std::int64_t tiles = (rows + kUnitRows - 1) / kUnitRows, units = members * kUnits;
-  std::int64_t balanced = std::min((panels * tiles + units - 1) / units, (panels + kUnits - 1) / kUnits);
-  if (is_rounded(activation)) balanced = (balanced + 1) / 2 * 2;  // panels are multiplied in pairs
-  if (again) return std::max(balanced, kUnitPanels);
+  const std::int64_t balanced = std::min((all * tiles + units - 1) / units, (all + kUnits - 1) / kUnits);
+  if (again) return std::max((balanced + 1) / 2 * 2, kUnitPanels);
   const std::int64_t worthwhile = kUnitWork / (static_cast<std::int64_t>(widest.panel_bytes()) * rows) + 1;
-  return std::max(balanced, worthwhile);
+  const std::int64_t most = std::max(balanced, worthwhile);
+  if (most == 1 && !is_rounded(activation)) return most;
+  return even(panels, (most + 1) / 2 * 2, 2, members);  // panels are multiplied in pairs
 }
 
 std::int64_t rows_per_unit(std::int64_t rows) {
@@ -117,7 +136,7 @@ LinearStep::LinearStep(std::string name, Rows rows, PackedRows& input, std::vect
       softcap_(softcap),
       widest_(projections_.front().matrix) {
   for (const Projection& p : projections_) {
-    panels_ += p.matrix->panels();
+    panels_.push_back(p.matrix->panels());
     if (p.matrix->panel_bytes() > widest_->panel_bytes()) widest_ = p.matrix;
   }
   unit_ends_.resize(projections_.size());

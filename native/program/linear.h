@@ -64,8 +64,8 @@ class LinearStep final : public Step {
   Numerics numerics_;
   Inputs inputs_;
   float scale_, softcap_;
-  std::int64_t panels_ = 0;
-  const PackedMatrix* widest_;  // has the largest panels
+  std::vector<std::int64_t> panels_;  // of each projection
+  const PackedMatrix* widest_;        // has the largest panels
   std::int64_t unit_panels_ = 1, unit_rows_ = 1;
   std::vector<std::int64_t> unit_ends_;  // for each projection, of its units within those of a tile of rows
   Shares shares_;
@@ -76,10 +76,11 @@ class LinearStep final : public Step {
 std::int64_t panels_at_a_time(std::int64_t panels, const PackedMatrix& widest, std::int64_t rows,
                               ActivationFormat activation);
 
-// Panels per unit such that `members` are kept busy until about the same time, and no unit is too small to be
-// worth claiming. `activation` is the format in which most of the products take their rows.
-std::int64_t panels_per_unit(std::int64_t panels, const PackedMatrix& widest, std::int64_t rows,
-                             ActivationFormat activation, int members);
+// Panels per unit, of matrices of so many, such that `members` are kept busy until about the same time, and
+// no unit is too small to be worth claiming. `activation` is the format in which most of the products take
+// their rows.
+std::int64_t panels_per_unit(const std::vector<std::int64_t>& panels, const PackedMatrix& widest,
+                             std::int64_t rows, ActivationFormat activation, int members);
 
 // Rows per unit. Units of the same rows are one share after another, as are the rows that a member makes: so
 // it finds them in its cache.

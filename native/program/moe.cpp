@@ -133,7 +133,7 @@ class ExpertStep final : public Step {
     const std::int64_t pairs = experts * static_cast<std::int64_t>(projections_.size());
     if (pairs == 0) return;
     const std::int64_t rows = scratch_.ends.back() / experts;
-    const std::int64_t step = panels_per_unit(first.panels() * pairs, first, rows,
+    const std::int64_t step = panels_per_unit({first.panels() * pairs}, first, rows,
                                               activation(projections_[0], rows), worker.members);
     const std::int64_t per_pair = (first.panels() + step - 1) / step;
     const std::int64_t units = pairs * per_pair;

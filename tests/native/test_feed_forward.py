@@ -52,13 +52,13 @@ class Network:
 
 
 FORMATS = [Format.F32, Format.F16, Format.BF16, Format.Q4_0, Format.Q4_K, Format.Q6_K, Format.IQ2_S]
-ROWS = [1, 7, 63, 64, 65, 129, 300, 1]
+ROWS = [1, 7, 9, 32, 63, 64, 65, 129, 300, 1]
 
 
 @pytest.mark.parametrize("numerics", ["exact", "fast"])
 @pytest.mark.parametrize("fmt", FORMATS, ids=lambda f: f.name)
 def test_any_number_of_rows(fmt: Format, numerics: str) -> None:
-    for hidden in (256, 1536):
+    for hidden in (256, 1536, 2048):
         network = Network(fmt, hidden, (True, False, True), 2, numerics)
         assert all(network.agree(rows) for rows in ROWS)
 

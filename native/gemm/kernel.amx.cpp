@@ -14,15 +14,21 @@ void multiply_vectors(const Panels& w, const std::byte* x, std::size_t stride, s
   kernels(Isa::avx512).multiply[static_cast<int>(format)](w, x, stride, m, panel_begin, panel_end, y, ldy);
 }
 
+// Measured, to take bits as SingleRow does makes a single row of Q1_0 28 % faster, of others up to 10 %.
+template <class K, class Single>
+constexpr Kernels::Multiply multiply_few = multiply<Avx512Bf16, K, OneRow<Single, true>>;
 template <template <class> class Weights>
-constexpr Kernels::Multiply multiply_permuted = multiply<Avx512Bf16, Block256Kernel<Avx512Bf16, Weights>>;
+constexpr Kernels::Multiply multiply_permuted =
+    multiply_few<Block256Kernel<Avx512Bf16, Weights>, Block256Kernel<SingleRow, Weights>>;
+template <template <class> class Weights>
+constexpr Kernels::Multiply multiply_block32 =
+    multiply_few<Block32Kernel<Avx512Bf16, Weights>, Block32Kernel<SingleRow, Weights>>;
 
 // A tile costs the same for any number of rows.
-template <Kernels::Multiply multiply_few, class K>
+template <Kernels::Multiply few, class K>
 void multiply_any(const Panels& w, const std::byte* x, std::size_t stride, std::int64_t m,
                   std::int64_t panel_begin, std::int64_t panel_end, float* y, std::int64_t ldy) {
-  (m <= Avx512Bf16::kByteRows ? multiply_few : multiply_tiles<K>)(w, x, stride, m, panel_begin, panel_end, y,
-                                                                  ldy);
+  (m <= Avx512Bf16::kByteRows ? few : multiply_tiles<K>)(w, x, stride, m, panel_begin, panel_end, y, ldy);
 }
 
 constexpr Kernels make_amx_kernels() {
@@ -57,6 +63,8 @@ constexpr Kernels make_amx_kernels() {
   kernels.order[static_cast<int>(Format::name)] = kOrder<Permuted##name<Avx512Bf16>>;
   TRIVET_PERMUTED_FORMATS(TRIVET_SET)
 #undef TRIVET_SET
+  TRIVET_TILES(Q1_0, 32, WeightsQ1_0, multiply_block32<WeightsQ1_0>)
+  TRIVET_TILES(Q2_0, 32, WeightsQ2_0, multiply_block32<WeightsQ2_0>)
   // Tiles know of no signs for eight columns.
   TRIVET_TILES(IQ1_M, 256, EighthsIQ1_M, multiply_permuted<PermutedIQ1_M>)
 #undef TRIVET_TILES

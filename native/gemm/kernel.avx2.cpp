@@ -124,6 +124,10 @@ struct Avx2 {
     return {_mm256_cmpeq_epi8(_mm256_max_epu8(a.low, bytes), a.low),
             _mm256_cmpeq_epi8(_mm256_max_epu8(a.high, bytes), a.high)};
   }
+  // The lesser of each two bytes.
+  static Bytes lesser(Bytes a, Bytes b) {
+    return {_mm256_min_epu8(a.low, b.low), _mm256_min_epu8(a.high, b.high)};
+  }
   // Entries of a table of 16 bytes, all indices being less.
   static Bytes look_up(const std::array<std::uint8_t, 16>& table, Bytes index) {
     const __m256i entries =

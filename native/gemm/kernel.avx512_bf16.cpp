@@ -5,31 +5,9 @@
 namespace trivet {
 namespace {
 
-// Processors with BF16 and VBMI but without AMX are AMD's. A single row does little but decode weights, which
-// is faster there if one instruction takes bits out of bytes, for weights of up to three bits, and beside the
-// products of more rows slower.
-struct SingleRow : Avx512Bf16 {
-  static Bytes bits(Bytes a, int shift, int mask) {
-    if (shift == 0) return both(a, splat(mask));
-    return _mm512_gf2p8affine_epi64_epi8(a, _mm512_set1_epi64(bit_matrix(shift, mask)), 0);
-  }
-
- private:
-  // Of a byte and this, the bits `mask` of the byte shifted right (left if negative): its row i, from the
-  // top, says of which bits bit i is the sum.
-  static constexpr std::int64_t bit_matrix(int shift, int mask) {
-    std::uint64_t rows = 0;
-    for (int i = 0; i < 8; ++i) {
-      const int from = i + shift;
-      if ((mask >> i & 1) != 0 && from >= 0 && from < 8) rows |= std::uint64_t{1} << (8 * (7 - i) + from);
-    }
-    return static_cast<std::int64_t>(rows);
-  }
-};
-
-// Where weights lie in the order of their use these processors fetch them better themselves: a single row is
-// 4 to 10 % faster with two threads, measured, and 5 to 50 % with one. For more rows they do not look far
-// enough ahead.
+// Processors with BF16 and VBMI but without AMX are AMD's. Where weights lie in the order of their use they
+// fetch them better themselves: a single row is 4 to 10 % faster with two threads, measured, and 5 to 50 %
+// with one. For more rows they do not look far enough ahead.
 template <class K>
 using SelfFetching = OneRow<K, false>;
 

@@ -150,6 +150,10 @@ struct Generic {
   static Bytes at_least(const Bytes& a, int least) {
     return each_byte(a, a, [=](int x, int) { return x >= least ? 255 : 0; });
   }
+  // The lesser of each two bytes.
+  static Bytes lesser(const Bytes& a, const Bytes& b) {
+    return each_byte(a, b, [](int x, int y) { return x < y ? x : y; });
+  }
   // Entries of a table of 16 bytes, all indices being less.
   static Bytes look_up(const std::array<std::uint8_t, 16>& table, const Bytes& index) {
     return each_byte(index, index, [&](int x, int) { return table[x]; });

@@ -2,6 +2,8 @@
 // too.
 #pragma once
 
+#include <algorithm>
+
 #include "formats/blocks.h"
 #include "formats/grids.h"
 #include "gemm/activations.h"
@@ -10,14 +12,9 @@
 namespace trivet {
 namespace {
 
-// digits(block, r, out) gives those of all columns of row r, of which kEach of base kBase become a byte.
-template <int kBase, int kEach, int kWords, class Block, class Get>
-void pack_digits(Rows<Block> rows, Get digits, std::uint32_t (*words)[kPanelRows]) {
-  constexpr int kNumbers = [] {
-    int numbers = 1;
-    for (int n = 0; n < kEach; ++n) numbers *= kBase;
-    return numbers;
-  }();
+// digits(block, r, out) gives those of all columns of row r, of which code(digits) makes kEach one byte.
+template <int kEach, int kWords, class Block, class Get, class Code>
+void pack_digits(Rows<Block> rows, Get digits, Code code, std::uint32_t (*words)[kPanelRows]) {
   std::uint8_t columns[kWords * kEach * 4 + 4] = {};  // whichever is more, all of them or those of the words
   static_assert(sizeof columns >= kStep);
   for (int r = 0; r < kPanelRows; ++r) {
@@ -25,9 +22,9 @@ void pack_digits(Rows<Block> rows, Get digits, std::uint32_t (*words)[kPanelRows
     for (int w = 0; w < kWords; ++w) {
       std::uint8_t bytes[4];
       for (int i = 0; i < 4; ++i) {
-        int number = 0;
-        for (int n = 0; n < kEach; ++n) number = kBase * number + columns[(kEach * w + n) * 4 + i];
-        bytes[i] = static_cast<std::uint8_t>((number * 256 + kNumbers - 1) / kNumbers);
+        int of_byte[kEach];
+        for (int n = 0; n < kEach; ++n) of_byte[n] = columns[(kEach * w + n) * 4 + i];
+        bytes[i] = static_cast<std::uint8_t>(code(of_byte));
       }
       words[w][r] = load_word(bytes, 0);
     }
@@ -36,7 +33,11 @@ void pack_digits(Rows<Block> rows, Get digits, std::uint32_t (*words)[kPanelRows
 
 template <class Block, class Get>
 void pack_trits(Rows<Block> rows, Get digits, std::uint32_t (*words)[kPanelRows]) {
-  pack_digits<3, 5, kTritWords>(rows, digits, words);
+  const auto code = [](const int (&digit)[5]) {
+    const int number = 27 * digit[1] + 9 * digit[2] + 3 * digit[3] + digit[4];
+    return 85 * digit[0] + std::max(0, (number * 256 - 1) / 243);
+  };
+  pack_digits<5, kTritWords>(rows, digits, code, words);
 }
 
 void pack(Rows<BlockTQ1_0> rows, int, PanelTQ1_0& out) {
@@ -156,7 +157,8 @@ void pack(Rows<BlockIQ2_S> rows, int, PanelIQ2_S& out) {
     const std::uint8_t* last = columns + kStep - 4;
     out.last[r] = static_cast<std::uint16_t>(last[0] | last[1] << 4 | last[2] << 8 | last[3] << 12);
   };
-  pack_digits<6, 3, kSixWords>(rows, digits, out.words);
+  const auto code = [](const int (&digit)[3]) { return 44 * digit[0] + 6 * digit[1] + digit[2]; };
+  pack_digits<3, kSixWords>(rows, digits, code, out.words);
   interleave(2, [&](int r) { return rows[r]->scales; }, out.scales);
   store_halves([&](int r) { return &rows[r]->d; }, out.d);
 }

@@ -119,9 +119,10 @@ inline constexpr bool kDApart<PanelWords<kWords>> = true;
 // GGUF's bytes, four of each row at a time.
 using PanelTQ2_0 = PanelWords<16>;
 
-// Five ternary digits in a byte, which is 256 / 243 of their number, rounded up: quad 5w + n is digit n, from
-// the highest, of words[w]. As indices of a grid of 2,048 entries, the panels of IQ1 would take 13 % less
-// memory, and more than twice the time.
+// Five ternary digits in a byte: 85 times the first, and from 0 to 84 for the others. Three times one more
+// than that is as much of 256 as the number of these four is of 81. Quad 5w + n is digit n of words[w]. As
+// indices of a grid of 2,048 entries, the panels of IQ1 would take 13 % less memory, and more than twice the
+// time.
 inline constexpr int kTritWords = 13;
 using PanelTQ1_0 = PanelWords<kTritWords>;
 // After the trits a word of scales: run b has its scale and above it its sign in the low nibble of byte b,
@@ -135,9 +136,9 @@ struct alignas(64) PanelIQ1_M {
   std::uint32_t scales[2][kPanelRows];
 };
 
-// Likewise three digits of base 6, the number of a level (kLevelsIQ2) and 3 more if it is negative; of the
-// last quad each is a nibble of `last`. Grids of 1,024 entries would take 15 % less memory, and twice the
-// time.
+// Likewise three digits of base 6, the number of a level (kLevelsIQ2) and 3 more if it is negative: 44 times
+// the first, so that the six highest bits of a byte tell it, and the number of the others; of the last quad
+// each is a nibble of `last`. Grids of 1,024 entries would take 15 % less memory, and twice the time.
 inline constexpr int kSixWords = 21;
 struct alignas(64) PanelIQ2_S {
   std::uint32_t words[kSixWords][kPanelRows];

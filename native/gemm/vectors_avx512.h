@@ -86,6 +86,8 @@ struct Avx512 {
   static Bytes at_least(Bytes a, int least) {
     return _mm512_movm_epi8(_mm512_cmpge_epu8_mask(a, splat(least)));
   }
+  // The lesser of each two bytes.
+  static Bytes lesser(Bytes a, Bytes b) { return _mm512_min_epu8(a, b); }
   // Entries of a table of 16 bytes, all indices being less.
   static Bytes look_up(const std::array<std::uint8_t, 16>& table, Bytes index) {
     const __m128i entries = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table.data()));

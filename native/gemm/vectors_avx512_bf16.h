@@ -75,5 +75,26 @@ struct Avx512Bf16 : Avx512 {
   }();
 };
 
+// For a single row, which does little but decode weights: one instruction takes bits out of bytes. Beside the
+// products of more rows that is slower.
+struct SingleRow : Avx512Bf16 {
+  static Bytes bits(Bytes a, int shift, int mask) {
+    if (shift == 0) return both(a, splat(mask));
+    return _mm512_gf2p8affine_epi64_epi8(a, _mm512_set1_epi64(bit_matrix(shift, mask)), 0);
+  }
+
+ private:
+  // Of a byte and this, the bits `mask` of the byte shifted right (left if negative): its row i, from the
+  // top, says of which bits bit i is the sum.
+  static constexpr std::int64_t bit_matrix(int shift, int mask) {
+    std::uint64_t rows = 0;
+    for (int i = 0; i < 8; ++i) {
+      const int from = i + shift;
+      if ((mask >> i & 1) != 0 && from >= 0 && from < 8) rows |= std::uint64_t{1} << (8 * (7 - i) + from);
+    }
+    return static_cast<std::int64_t>(rows);
+  }
+};
+
 }  // namespace
 }  // namespace trivet

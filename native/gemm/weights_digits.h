@@ -37,17 +37,27 @@ struct WeightsTQ2_0 : Ternary<V, PanelTQ2_0> {
   }
 };
 
+// Bytes of trits less 85 times the first: the least of these, as what is negative counts as 2^8 more. What is
+// taken off has the digit in every two bits.
+template <class V>
+typename V::Bytes beside_first_trit(typename V::Bytes bytes) {
+  return V::lesser(V::lesser(bytes, V::sub_bytes(bytes, V::splat(85))), V::sub_bytes(bytes, V::splat(170)));
+}
+
 // Calls use(u, digits) for each quad u of a panel's trits. See PanelTQ1_0.
 template <class V, class Panel, class Use>
 void each_trits(const Panel& in, Use use) {
+  const auto thrice = [](typename V::Bytes bytes) { return V::add_bytes(bytes, V::add_bytes(bytes, bytes)); };
   for (int w = 0; w < kTritWords; ++w) {
     fetch_part<V, sizeof in>(&in, w, kTritWords);
-    typename V::Bytes bytes = load_scales<V>(in.words[w]);
-    for (int n = 0; n < 5 && 5 * w + n < kStep / 4; ++n) {
+    const typename V::Bytes all = load_scales<V>(in.words[w]), rest = beside_first_trit<V>(all);
+    use(5 * w, V::both(V::sub_bytes(all, rest), V::splat(3)));
+    typename V::Bytes bytes = V::add_bytes(thrice(rest), V::splat(3));
+    for (int n = 1; n < 5 && 5 * w + n < kStep / 4; ++n) {
       // byte * 3 / 256 is the number of these that it reaches.
       const typename V::Bytes digit = V::add_bytes(V::at_least(bytes, 86), V::at_least(bytes, 171));
       use(5 * w + n, V::sub_bytes(V::splat(0), digit));
-      bytes = V::add_bytes(bytes, V::add_bytes(bytes, bytes));
+      bytes = thrice(bytes);
     }
   }
 }
@@ -172,23 +182,32 @@ struct WeightsIQ2_S {
   static constexpr bool kHasMinimum = false, kDirect = false;
 
   static void unpack(const Panel& in, std::uint8_t (*out)[64]) {
-    const auto high = V::broadcast(static_cast<std::int32_t>(0xff00ff00));
     for (int w = 0; w < kSixWords; ++w) {
       fetch_part<V, sizeof in>(&in, w, kSixWords);
-      const typename V::Bytes bytes = load_scales<V>(in.words[w]);
-      auto even = V::template even_bytes<false>(bytes), odd = V::template odd_bytes<false>(bytes);
-      for (int n = 0; n < 3; ++n) {
-        // The high bytes of 6 times each are digits, the low ones what is left.
-        even = V::template mul_words<6>(even);
-        odd = V::template mul_words<6>(odd);
-        const auto digits = V::either(V::template odd_bytes<false>(even), V::both(odd, high));
-        V::store_bytes(out[3 * w + n], V::look_up(kWeightsIQ2, digits));
-        even = V::template even_bytes<false>(even);
-        odd = V::template even_bytes<false>(odd);
-      }
+      const typename V::Bytes bytes = load_scales<V>(in.words[w]), first = high_bytes<6>(bytes);
+      const typename V::Bytes rest = V::sub_bytes(bytes, V::look_up(kTimes<44>, first));
+      const typename V::Bytes second = high_bytes<43>(rest);  // rest / 6, below 36
+      V::store_bytes(out[3 * w], V::look_up(kWeightsIQ2, first));
+      V::store_bytes(out[3 * w + 1], V::look_up(kWeightsIQ2, second));
+      V::store_bytes(out[3 * w + 2],
+                     V::look_up(kWeightsIQ2, V::sub_bytes(rest, V::look_up(kTimes<6>, second))));
     }
     V::store_bytes(out[3 * kSixWords], last_quad(in));
   }
+
+  // Of the product of each byte with a factor.
+  template <int kFactor>
+  static typename V::Bytes high_bytes(typename V::Bytes bytes) {
+    const auto even = V::template mul_words<kFactor>(V::template even_bytes<false>(bytes)),
+               odd = V::template mul_words<kFactor>(V::template odd_bytes<false>(bytes));
+    return V::either(V::template odd_bytes<false>(even),
+                     V::both(odd, V::broadcast(static_cast<std::int32_t>(0xff00ff00))));
+  }
+
+  // Of digits.
+  template <int kFactor>
+  static constexpr std::array<std::uint8_t, 16> kTimes = {0,           kFactor,     2 * kFactor,
+                                                          3 * kFactor, 4 * kFactor, 5 * kFactor};
 
   static typename V::Bytes last_quad(const Panel& in) {
     alignas(64) std::uint32_t lanes[kPanelRows];

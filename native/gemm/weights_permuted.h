@@ -171,17 +171,13 @@ struct PermutedIQ3_S : Permuted<V, PermutedIQ3_S<V>, WeightsIQ3_S<V>, ColumnOrde
   }
 };
 
-// The digits of a byte of trits, the highest first: two bits for each of four, the fifth.
-struct alignas(64) TritDigits {
-  std::uint8_t four[256], fifth[256];
-};
-constexpr TritDigits kTritDigits = [] {
-  TritDigits digits = {};
-  for (int i = 0; i < 256; ++i) {
-    for (int n = 0, rest = i; n < 5; ++n, rest = rest * 3 & 255) {
-      const auto digit = static_cast<std::uint8_t>(rest * 3 >> 8);
-      if (n < 4) digits.four[i] |= static_cast<std::uint8_t>(digit << 2 * n);
-      if (n == 4) digits.fifth[i] = digit;
+// The digits of a byte of trits but for the first, by what the byte is more than 85 times that: two bits for
+// each.
+alignas(64) constexpr std::array<std::uint8_t, 128> kTritDigits = [] {
+  std::array<std::uint8_t, 128> digits = {};
+  for (int i = 0; i < 85; ++i) {
+    for (int n = 0, rest = 3 * (i + 1); n < 4; ++n, rest = rest * 3 & 255) {
+      digits[i] |= static_cast<std::uint8_t>((rest * 3 >> 8) << 2 * n);
     }
   }
   return digits;
@@ -190,11 +186,10 @@ constexpr TritDigits kTritDigits = [] {
 // Quad u of trits, times 2^kShift.
 template <class V, int kShift>
 TRIVET_INLINE typename V::Bytes trits(const std::uint32_t (*words)[kPanelRows], int u) {
-  const auto bytes = load_scales<V>(words[u / 5]);
+  const auto bytes = load_scales<V>(words[u / 5]), rest = beside_first_trit<V>(bytes);
   const int n = u % 5;
-  const auto digits =
-      V::template entries<256>(n == 4 ? kTritDigits.fifth : kTritDigits.four, bytes, bytes, 0);
-  return V::bits(digits, (n == 4 ? 0 : 2 * n) - kShift, 3 << kShift);
+  if (n == 0) return V::bits(V::sub_bytes(bytes, rest), -kShift, 3 << kShift);
+  return V::bits(V::entries(kTritDigits.data(), rest), 2 * (n - 1) - kShift, 3 << kShift);
 }
 
 // A format W of which a word is kEach quads; Self::quad_of decodes one.
@@ -254,23 +249,31 @@ struct EighthsIQ1_M : Digits<V, EighthsIQ1_M<V>, WeightsIQ1_M<V>, 5> {
   }
 };
 
-// The weights that the digits of a byte of base 6 stand for.
-constexpr std::array<std::array<std::uint8_t, 256>, 3> kSixes = [] {
-  std::array<std::array<std::uint8_t, 256>, 3> weights = {};
-  for (int i = 0; i < 256; ++i) {
-    for (int n = 0, rest = i; n < 3; ++n, rest = rest * 6 & 255) {
-      weights[n][i] = kWeightsIQ2[rest * 6 >> 8];
-    }
+// By the six highest bits of a byte of digits of base 6: the weight that the first stands for, and 44 times
+// it; by what the byte is more than that: the weights that the others stand for.
+struct alignas(64) Sixes {
+  std::array<std::uint8_t, 64> first, skipped, second, third;
+};
+constexpr Sixes kSixes = [] {
+  Sixes sixes = {};
+  for (int i = 0; i < 64; ++i) {
+    sixes.first[i] = kWeightsIQ2[4 * i / 44];
+    sixes.skipped[i] = static_cast<std::uint8_t>(4 * i / 44 * 44);
+    if (i >= 36) continue;
+    sixes.second[i] = kWeightsIQ2[i / 6];
+    sixes.third[i] = kWeightsIQ2[i % 6];
   }
-  return weights;
+  return sixes;
 }();
 
 template <class V>
 struct PermutedIQ2_S : Digits<V, PermutedIQ2_S<V>, WeightsIQ2_S<V>, 3> {
   TRIVET_INLINE static typename V::Bytes quad_of(const PanelIQ2_S& in, int u) {
     if (u == 3 * kSixWords) return WeightsIQ2_S<V>::last_quad(in);
-    const auto bytes = load_scales<V>(in.words[u / 3]);
-    return V::template entries<256>(kSixes[u % 3].data(), bytes, bytes, 0);
+    const auto bytes = load_scales<V>(in.words[u / 3]), high = V::shift_right(bytes, 2);
+    if (u % 3 == 0) return V::entries(kSixes.first, high);
+    const auto rest = V::sub_bytes(bytes, V::entries(kSixes.skipped, high));
+    return V::entries(u % 3 == 1 ? kSixes.second : kSixes.third, rest);
   }
 };
 

@@ -85,10 +85,20 @@ def bars(
                 if name in values:
                     left = place - 0.4 + width * (index + 0.5)
                     axis.bar(left, values[name], width, color=COLOURS[name], label=titles[name])
-                    axis.annotate(number(values[name]), (left, values[name]), ha="center", va="bottom", fontsize=7)
+                    axis.annotate(
+                        number(values[name]),
+                        (left, values[name]),
+                        (0, 2),
+                        textcoords="offset points",
+                        ha="center",
+                        va="bottom",
+                        rotation=90,  # beside a bar of the same height there is no room for more
+                        fontsize=7,
+                    )
             if limits and (limit := limits[case].get(group)):
                 axis.hlines(limit, place - 0.4, place + 0.4, color=LIMIT_COLOUR, linestyle="--", label="limit")
         axis.set(title=case, ylabel=label)
+        axis.margins(y=0.12)
         axis.set_xticks(range(len(groups)), list(groups), rotation=45 if len(groups) > MOST_LEVEL else 0)
         axis.spines[["top", "right"]].set_visible(False)
     for axis in axes[len(panels) :]:

@@ -184,6 +184,7 @@ struct WeightsIQ2_S {
   static void unpack(const Panel& in, std::uint8_t (*out)[64]) {
     for (int w = 0; w < kSixWords; ++w) {
       fetch_part<V, sizeof in>(&in, w, kSixWords);
+      // 6 / 256 is a little more than 1 / 44, which does not matter to bytes less than 36 above 44 * first.
       const typename V::Bytes bytes = load_scales<V>(in.words[w]), first = high_bytes<6>(bytes);
       const typename V::Bytes rest = V::sub_bytes(bytes, V::look_up(kTimes<44>, first));
       const typename V::Bytes second = high_bytes<43>(rest);  // rest / 6, below 36

@@ -47,6 +47,14 @@ struct Avx2 {
     return {_mm256_cvtph_ps(_mm256_castsi256_si128(half)),
             _mm256_cvtph_ps(_mm256_extracti128_si256(half, 1))};
   }
+  // Of float16 in lanes, whose upper halves are 0.
+  static F32x16 from_f16(I32x16 lanes) {
+    const __m256i halves = _mm256_packus_epi32(lanes.low, lanes.high);  // in the order 0, 2, 1, 3 of four
+    return {_mm256_cvtph_ps(
+                _mm_unpacklo_epi64(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1))),
+            _mm256_cvtph_ps(
+                _mm_unpackhi_epi64(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1)))};
+  }
   // Of 16 pairs of bfloat16.
   static F32x16 load_bf16_even(const std::uint32_t* p) {
     return {_mm256_castsi256_ps(_mm256_slli_epi32(load_vector(p), 16)),

@@ -47,6 +47,12 @@ struct Generic {
     for (int i = 0; i < 16; ++i) v.lane[i] = float_from_f16(p[i]);
     return v;
   }
+  // Of float16 in the low halves of lanes.
+  static F32x16 from_f16(const I32x16& lanes) {
+    F32x16 v;
+    for (int i = 0; i < 16; ++i) v.lane[i] = float_from_f16(static_cast<std::uint16_t>(lanes.lane[i]));
+    return v;
+  }
   // Of 16 pairs of bfloat16.
   static F32x16 load_bf16_even(const std::uint32_t* p) {
     F32x16 v;

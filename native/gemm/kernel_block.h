@@ -98,8 +98,8 @@ struct PackedQuads {
 
   typename V::Bytes operator()(int group, int run, int part, int v) const {
     if (kFetch && part == 0) {
-      fetch_part<V, kGroupBytes>(reinterpret_cast<const std::byte*>(panel) + group * kGroupBytes,
-                                 run * W::kQuads + v, W::kRuns * W::kQuads);
+      fetch_part<V, kGroupBytes, W::kRuns * W::kQuads>(
+          reinterpret_cast<const std::byte*>(panel) + group * kGroupBytes, run * W::kQuads + v);
     }
     const typename V::Bytes quad = W::quad(panel, group, run, v);
     if constexpr (kParts<V, W> == 1) {

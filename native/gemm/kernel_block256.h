@@ -82,7 +82,7 @@ struct Block256Kernel {
     }
   }
 
-  // What the sums of a row's runs, paired, begin with: minus the offset of the weights times the sums of x.
+  // What the sums of a row's runs begin with: minus the offset of the weights times the sums of x.
   using Starts = std::int32_t[kAllRuns];
 
   template <int M, class Quads>
@@ -121,7 +121,9 @@ struct Block256Kernel {
                                               I (&total)[M]) {
     Starts starts[M];
     for (int i = 0; i < M; ++i) {
-      for (int run = 0; run < kAllRuns; ++run) starts[i][run] = -W::kOffset * run_sums(*rows.step[i])[run];
+      for (int run = 0; run < kAllRuns; ++run) {
+        starts[i][run] = -W::kOffset * run_sums(*rows.step[i])[paired(run)];
+      }
     }
     const std::int8_t* q[M];
 #pragma GCC unroll 8
@@ -134,7 +136,7 @@ struct Block256Kernel {
         I sum[M];
 #pragma GCC unroll 8
         for (int i = 0; i < M; ++i) {
-          sum[i] = W::kOffset == 0 ? V::izero() : V::broadcast(starts[i][paired(run)]);
+          sum[i] = W::kOffset == 0 ? V::izero() : V::broadcast(starts[i][run]);
         }
         V::template sum_bytes<M, W::kQuads>(quad, q, column, sum);
         if constexpr (kUniform<W>) {

@@ -30,7 +30,7 @@ struct Block32Kernel {
   static void decode_scales(const Panels&, const std::byte* panel, std::int64_t column, int count,
                             Scratch& out) {
     const std::byte* scales = panel + column / 32 * W::kScaleBytes;
-    fetch_part<V, kBlocks * W::kScaleBytes>(scales, 0, 1);
+    fetch_part<V, kBlocks * W::kScaleBytes, 1>(scales, 0);
     W::scales(scales, count / 32, out);
   }
 

@@ -2,8 +2,6 @@
 // too.
 #pragma once
 
-#include <algorithm>
-
 #include "formats/blocks.h"
 #include "formats/grids.h"
 #include "gemm/activations.h"
@@ -34,8 +32,7 @@ void pack_digits(Rows<Block> rows, Get digits, Code code, std::uint32_t (*words)
 template <class Block, class Get>
 void pack_trits(Rows<Block> rows, Get digits, std::uint32_t (*words)[kPanelRows]) {
   const auto code = [](const int (&digit)[5]) {
-    const int number = 27 * digit[1] + 9 * digit[2] + 3 * digit[3] + digit[4];
-    return 85 * digit[0] + std::max(0, (number * 256 - 1) / 243);
+    return 28 * (3 * digit[0] + digit[1]) + 9 * digit[2] + 3 * digit[3] + digit[4];
   };
   pack_digits<5, kTritWords>(rows, digits, code, words);
 }
@@ -54,6 +51,14 @@ void pack(Rows<BlockTQ1_0> rows, int, PanelTQ1_0& out) {
     add(block.high, 4, 4);
   };
   pack_trits(rows, digits, out.words);
+}
+
+// Of eight nibbles those of j and 4 + j to byte j.
+std::uint32_t paired_scales(std::uint32_t nibbles) {
+  std::uint32_t word = 0;
+  for (int j = 0; j < 4; ++j)
+    word |= ((nibbles >> 4 * j & 15) | (nibbles >> (4 * j + 16) & 15) << 4) << 8 * j;
+  return word;
 }
 
 // Entries of the grid for eight columns each: `high` has kBitsEach for one, more bits of its index first.
@@ -140,7 +145,7 @@ void pack(Rows<BlockIQ2_XS> rows, int, PanelIQ2_XS& out) {
     return bytes;
   };
   store_words(16, word, out.words);
-  interleave(2, [&](int r) { return rows[r]->scales; }, out.words[16]);
+  store_words(2, [&](int r, int k) { return paired_scales(load_word(rows[r]->scales, k)); }, out.words[16]);
 }
 
 void pack(Rows<BlockIQ2_S> rows, int, PanelIQ2_S& out) {
@@ -159,7 +164,7 @@ void pack(Rows<BlockIQ2_S> rows, int, PanelIQ2_S& out) {
   };
   const auto code = [](const int (&digit)[3]) { return 44 * digit[0] + 6 * digit[1] + digit[2]; };
   pack_digits<3, kSixWords>(rows, digits, code, out.words);
-  interleave(2, [&](int r) { return rows[r]->scales; }, out.scales);
+  store_words(2, [&](int r, int k) { return paired_scales(load_word(rows[r]->scales, k)); }, out.scales);
   store_halves([&](int r) { return &rows[r]->d; }, out.d);
 }
 
@@ -185,7 +190,7 @@ void pack(Rows<BlockIQ3_S> rows, int, PanelIQ3_S& out) {
   pack_indices(rows, out.words);
   store_words(2, high, out.words[16]);
   interleave(8, [&](int r) { return rows[r]->signs; }, out.words[18]);
-  interleave(1, [&](int r) { return rows[r]->scales; }, out.words[26]);
+  store_words(1, [&](int r, int) { return paired_scales(load_word(rows[r]->scales, 0)); }, out.words[26]);
 }
 
 }  // namespace

@@ -119,10 +119,9 @@ inline constexpr bool kDApart<PanelWords<kWords>> = true;
 // GGUF's bytes, four of each row at a time.
 using PanelTQ2_0 = PanelWords<16>;
 
-// Five ternary digits in a byte: 85 times the first, and from 0 to 84 for the others. Three times one more
-// than that is as much of 256 as the number of these four is of 81. Quad 5w + n is digit n of words[w]. As
-// indices of a grid of 2,048 entries, the panels of IQ1 would take 13 % less memory, and more than twice the
-// time.
+// Five ternary digits in a byte: 28 times the number of the first two, so that the six highest bits tell
+// them, and the number of the other three. Quad 5w + n is digit n of words[w]. As indices of a grid of 2,048
+// entries, the panels of IQ1 would take 13 % less memory, and more than twice the time.
 inline constexpr int kTritWords = 13;
 using PanelTQ1_0 = PanelWords<kTritWords>;
 // After the trits a word of scales: run b has its scale and above it its sign in the low nibble of byte b,
@@ -138,11 +137,12 @@ struct alignas(64) PanelIQ1_M {
 
 // Likewise three digits of base 6, the number of a level (kLevelsIQ2) and 3 more if it is negative: 44 times
 // the first, so that the six highest bits of a byte tell it, and the number of the others; of the last quad
-// each is a nibble of `last`. Grids of 1,024 entries would take 15 % less memory, and twice the time.
+// each is a nibble of `last`. Byte j of scales[k] has the scales of runs 8k + j and 8k + 4 + j, a nibble
+// each. Grids of 1,024 entries would take 15 % less memory, and twice the time.
 inline constexpr int kSixWords = 21;
 struct alignas(64) PanelIQ2_S {
   std::uint32_t words[kSixWords][kPanelRows];
-  std::uint32_t scales[2][kPanelRows];  // GGUF's bytes
+  std::uint32_t scales[2][kPanelRows];
   std::uint16_t d[kPanelRows], last[kPanelRows];
 };
 
@@ -150,13 +150,13 @@ struct alignas(64) PanelIQ2_S {
 // signs in the bytes of words[2k + 1]; the top bit of byte g of that is bit k % 4 of the scale of run
 // k / 4 * 4 + g.
 using PanelIQ2_XXS = PanelWords<16>;
-// Likewise, but the top bit is that of the index; then two words of scales as in GGUF.
+// Likewise, but the top bit is that of the index; then two words of scales as in PanelIQ2_S.
 using PanelIQ2_XS = PanelWords<18>;
 // Indices of four columns: byte b of words[2k + m] is for columns 8b + 4m on of run k; then eight words of
 // signs and scales as in IQ2_XXS.
 using PanelIQ3_XXS = PanelWords<24>;
 // The low bytes of indices likewise; two words of their high bits, those of words[2k + m] in bit 2(k % 4) + m
-// of each byte of word k / 4 of these; eight of signs and one of scales as in GGUF.
+// of each byte of word k / 4 of these; eight of signs as in GGUF, and one of scales as in PanelIQ2_S.
 using PanelIQ3_S = PanelWords<27>;
 
 // Where the parts of a panel are:

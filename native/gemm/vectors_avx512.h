@@ -45,6 +45,8 @@ struct Avx512 {
   static F32x16 load_f16(const std::uint16_t* p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
+  // Of float16 in the low halves of lanes.
+  static F32x16 from_f16(I32x16 lanes) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(lanes)); }
   // Of 16 pairs of bfloat16.
   static F32x16 load_bf16_even(const std::uint32_t* p) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(load_vector(p), 16));
@@ -203,13 +205,25 @@ struct Avx512 {
 #endif
   }
 
+  // The products of a single row wait for each other, so that every other one goes to a sum of its own.
   template <int M, int Quads, class Quad>
   static void sum_bytes(const Quad& quad, const std::int8_t* const (&x)[M], int column, I32x16 (&sum)[M]) {
+    if constexpr (M == 1 && Quads > 4) {
+      I32x16 odd = izero();
 #pragma GCC unroll 8
-    for (int v = 0; v < Quads; ++v) {
-      const Bytes w = quad(v);
+      for (int v = 0; v < Quads; v += 2) {
+        const Bytes w = quad(v), next = quad(v + 1);
+        add_products(sum[0], w, x[0] + column + 4 * v);
+        add_products(odd, next, x[0] + column + 4 * v + 4);
+      }
+      sum[0] = add(sum[0], odd);
+    } else {
 #pragma GCC unroll 8
-      for (int i = 0; i < M; ++i) add_products(sum[i], w, x[i] + column + 4 * v);
+      for (int v = 0; v < Quads; ++v) {
+        const Bytes w = quad(v);
+#pragma GCC unroll 8
+        for (int i = 0; i < M; ++i) add_products(sum[i], w, x[i] + column + 4 * v);
+      }
     }
   }
 
@@ -231,6 +245,13 @@ struct Avx512 {
   // total[i] += w * x over `Pairs` pairs of columns of int16.
   template <int M, int Pairs>
   static void dot_words(const RowPairs* w, const std::int16_t* x, std::size_t stride, I32x16 (&total)[M]) {
+    if constexpr (M == 1 && Pairs > 4) {
+      I32x16 first[1] = {total[0]}, second[1] = {izero()};
+      dot_words<1, Pairs / 2>(w, x, stride, first);
+      dot_words<1, Pairs / 2>(w + Pairs / 2, x + Pairs, stride, second);
+      total[0] = add(first[0], second[0]);
+      return;
+    }
 #pragma GCC unroll 8
     for (int p = 0; p < Pairs; ++p) {
       const I32x16 pairs = load_pairs(w[p]);

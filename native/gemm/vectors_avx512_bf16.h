@@ -45,8 +45,8 @@ struct Avx512Bf16 : Avx512 {
     static_assert(kCount == 256 || kCount == 512);
     constexpr int kHalf = kCount / 2;
     if constexpr (kCount == 256) {
-      return _mm512_mask_blend_epi8(_mm512_movepi8_mask(low), entries(table, low),
-                                    entries(table + kHalf, low));
+      return _mm512_mask_blend_epi8(_mm512_movepi8_mask(low), entries_of_128(table, low),
+                                    entries_of_128(table + kHalf, low));
     } else {
       return _mm512_mask_blend_epi8(_mm512_test_epi8_mask(high, splat(1 << bit)),
                                     entries<kHalf>(table, low, high, bit),
@@ -54,8 +54,8 @@ struct Avx512Bf16 : Avx512 {
     }
   }
   // Of 128, whose numbers are the low seven bits.
-  static Bytes entries(const std::uint8_t* table, Bytes numbers) {
-    return _mm512_permutex2var_epi8(_mm512_loadu_si512(table), numbers, _mm512_loadu_si512(table + 64));
+  static Bytes entries(const std::array<std::uint8_t, 128>& table, Bytes numbers) {
+    return entries_of_128(table.data(), numbers);
   }
   // The columns of a step to where their order says.
   template <ColumnOrder kOrder>
@@ -67,6 +67,10 @@ struct Avx512Bf16 : Avx512 {
   }
 
  private:
+  static Bytes entries_of_128(const std::uint8_t* table, Bytes numbers) {
+    return _mm512_permutex2var_epi8(_mm512_loadu_si512(table), numbers, _mm512_loadu_si512(table + 64));
+  }
+
   template <ColumnOrder kOrder>
   alignas(64) static constexpr std::array<std::uint8_t, 64> kColumns = [] {
     std::array<std::uint8_t, 64> columns = {};
@@ -75,12 +79,46 @@ struct Avx512Bf16 : Avx512 {
   }();
 };
 
-// For a single row, which does little but decode weights: one instruction takes bits out of bytes. Beside the
-// products of more rows that is slower.
+// For a single row, which does little but decode weights: one instruction takes bits out of bytes, and one
+// looks up those of 64 entries that a mask chooses. Beside the products of more rows that is slower.
 struct SingleRow : Avx512Bf16 {
+  using Avx512Bf16::entries;
+  template <int kCount>
+  static Bytes entries(const std::uint8_t* table, Bytes low, Bytes high, int bit) {
+    const __mmask64 seventh = _mm512_movepi8_mask(_mm512_add_epi8(low, low)),
+                    eighth = _mm512_movepi8_mask(low);
+    Bytes found = _mm512_permutexvar_epi8(low, load_vector(table));
+    const auto replace = [&](__mmask64 where, int sixty_four) {
+      found = _mm512_mask_permutexvar_epi8(found, where, low, load_vector(table + 64 * sixty_four));
+    };
+    replace(seventh, 1);
+    replace(eighth, 2);
+    replace(seventh & eighth, 3);
+    if constexpr (kCount == 512) {
+      const __mmask64 ninth = _mm512_test_epi8_mask(high, splat(1 << bit));
+      replace(ninth, 4);
+      replace(ninth & seventh, 5);
+      replace(ninth & eighth, 6);
+      replace(ninth & seventh & eighth, 7);
+    }
+    return found;
+  }
+
   static Bytes bits(Bytes a, int shift, int mask) {
     if (shift == 0) return both(a, splat(mask));
     return _mm512_gf2p8affine_epi64_epi8(a, _mm512_set1_epi64(bit_matrix(shift, mask)), 0);
+  }
+
+  // In the low and in the high four bits those from `first` on; with kEven, the eighth is set where the
+  // number of the other seven is odd.
+  template <bool kEven>
+  static Bytes twice_nibble(Bytes a, int first) {
+    std::uint64_t rows = 0;
+    for (int i = 0; i < 8; ++i) {
+      const int from = first + i % 4;
+      rows |= std::uint64_t{kEven && from == 7 ? 127u : 1u << from} << 8 * (7 - i);
+    }
+    return _mm512_gf2p8affine_epi64_epi8(a, _mm512_set1_epi64(static_cast<std::int64_t>(rows)), 0);
   }
 
  private:

@@ -37,28 +37,40 @@ struct WeightsTQ2_0 : Ternary<V, PanelTQ2_0> {
   }
 };
 
-// Bytes of trits less 85 times the first: the least of these, as what is negative counts as 2^8 more. What is
-// taken off has the digit in every two bits.
-template <class V>
+// Bytes below 3 * kUnit less kUnit times their first trit: the least of these, as what is negative counts as
+// 2^8 more.
+template <int kUnit, class V>
 typename V::Bytes beside_first_trit(typename V::Bytes bytes) {
-  return V::lesser(V::lesser(bytes, V::sub_bytes(bytes, V::splat(85))), V::sub_bytes(bytes, V::splat(170)));
+  return V::lesser(V::lesser(bytes, V::sub_bytes(bytes, V::splat(kUnit))),
+                   V::sub_bytes(bytes, V::splat(2 * kUnit)));
 }
+
+// By a quarter of a trit times 28: the trit. By the low four bits of the number of three, which is below 27:
+// two bits for each, and which of these are others if the fifth bit is set.
+inline constexpr std::array<std::uint8_t, 16> kTimes28 = {0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 2, 0};
+inline constexpr auto kLastTrits = [] {
+  std::array<std::array<std::uint8_t, 16>, 2> tables = {};
+  const auto trits = [](int number) { return number / 9 | number / 3 % 3 << 2 | number % 3 << 4; };
+  for (int i = 0; i < 16; ++i) {
+    tables[0][i] = static_cast<std::uint8_t>(trits(i));
+    tables[1][i] = static_cast<std::uint8_t>(trits(i) ^ trits(i < 11 ? 16 + i : 0));
+  }
+  return tables;
+}();
 
 // Calls use(u, digits) for each quad u of a panel's trits. See PanelTQ1_0.
 template <class V, class Panel, class Use>
 void each_trits(const Panel& in, Use use) {
-  const auto thrice = [](typename V::Bytes bytes) { return V::add_bytes(bytes, V::add_bytes(bytes, bytes)); };
   for (int w = 0; w < kTritWords; ++w) {
-    fetch_part<V, sizeof in>(&in, w, kTritWords);
-    const typename V::Bytes all = load_scales<V>(in.words[w]), rest = beside_first_trit<V>(all);
-    use(5 * w, V::both(V::sub_bytes(all, rest), V::splat(3)));
-    typename V::Bytes bytes = V::add_bytes(thrice(rest), V::splat(3));
-    for (int n = 1; n < 5 && 5 * w + n < kStep / 4; ++n) {
-      // byte * 3 / 256 is the number of these that it reaches.
-      const typename V::Bytes digit = V::add_bytes(V::at_least(bytes, 86), V::at_least(bytes, 171));
-      use(5 * w + n, V::sub_bytes(V::splat(0), digit));
-      bytes = thrice(bytes);
-    }
+    fetch_part<V, sizeof in, kTritWords>(&in, w);
+    const typename V::Bytes all = load_scales<V>(in.words[w]), four = beside_first_trit<84, V>(all),
+                            three = beside_first_trit<28, V>(four);
+    use(5 * w, V::bits(V::sub_bytes(all, four), 2, 3));  // 84 is 0b01010100
+    use(5 * w + 1, V::look_up(kTimes28, V::bits(V::sub_bytes(four, three), 2, 15)));
+    const typename V::Bytes low = V::bits(three, 0, 15);
+    const typename V::Bytes change = V::both(V::look_up(kLastTrits[1], low), V::at_least(three, 16));
+    const typename V::Bytes last = V::exclusive(V::look_up(kLastTrits[0], low), change);
+    for (int n = 2; n < 5 && 5 * w + n < kStep / 4; ++n) use(5 * w + n, V::bits(last, 2 * (n - 2), 3));
   }
 }
 
@@ -75,6 +87,16 @@ struct WeightsTQ1_0 : Ternary<V, PanelTQ1_0> {
   static void unpack(const PanelTQ1_0& in, std::uint8_t (*out)[64]) { unpack_trits<V>(in, out); }
 };
 
+// Of IQ1, by the three bits of a scale and a sign above them: the scale, and times 7, or 9 if the sign is
+// set.
+inline constexpr std::array<std::uint8_t, 16> kOddIQ1 = {1, 3, 5, 7, 9, 11, 13, 15,
+                                                         1, 3, 5, 7, 9, 11, 13, 15};
+inline constexpr auto kMinimaIQ1 = [] {
+  std::array<std::uint8_t, 16> minima = {};
+  for (int i = 0; i < 16; ++i) minima[i] = static_cast<std::uint8_t>(kOddIQ1[i] * (i < 8 ? 7 : 9));
+  return minima;
+}();
+
 // d * scale * (digit - 1 + (sign ? -1/8 : 1/8)): the last two are the minimum, 7 or 9 eighths.
 template <class V>
 struct WeightsIQ1_S {
@@ -89,18 +111,16 @@ struct WeightsIQ1_S {
   static void scales(const Panel& in, Scratch& out) {
     const auto packed = load_scales<V>(in.words[kTritWords]);
     for (int g = 0; g < 2; ++g) {
-      const auto s = V::bits(packed, 4 * g, 7), negative = V::at_least(V::bits(packed, 4 * g, 8), 8);
-      const auto scale = V::either(V::add_bytes(s, s), V::splat(1));
-      const auto seven = V::sub_bytes(V::bits(scale, -3, 0xf8), scale);
-      widen_minima<V>(scale, V::add_bytes(seven, V::both(negative, V::add_bytes(scale, scale))), g, out);
+      const auto s = V::bits(packed, 4 * g, 15);
+      widen_minima<V>(V::look_up(kOddIQ1, s), V::look_up(kMinimaIQ1, s), g, out);
     }
   }
 };
 
-// The odd scales 2s + 1, of bytes s, of runs 4g to 4g + 3.
-template <class V, class W, class Scratch>
-void odd_scales(typename V::Bytes s, int g, Scratch& out) {
-  widen_offset<V, W>(V::either(V::add_bytes(s, s), V::splat(1)), g, out);
+// 2s + 1 of the bits `mask` << `shift` of each byte.
+template <class V>
+typename V::Bytes odd(typename V::Bytes bytes, int shift, int mask) {
+  return V::either(V::bits(bytes, shift - 1, 2 * mask), V::splat(1));
 }
 
 // d / 8 * scale * (8 * (digit - 1) + (sign ? -1 : 1)), with a sign for every eight columns.
@@ -118,47 +138,30 @@ struct WeightsIQ1_M {
     const auto signs = load_scales<V>(in.signs);
 #pragma GCC unroll 4
     for (int g = 0; g < 4; ++g) {
-      const auto scale = odd_scale(in, g), eight = V::bits(scale, -3, 0xf8);
-      widen_runs<V, false>(eight, out.scales + 4 * g);
-      const auto seven = V::sub_bytes(eight, scale), two = V::add_bytes(scale, scale);
+      const auto packed = load_scales<V>(in.scales[g / 2]), s = V::bits(packed, g % 2 * 3, 7);
+      widen_runs<V, false>(V::bits(V::look_up(kOddIQ1, s), -3, 0xf8), out.scales + 4 * g);
       for (int half = 0; half < 2; ++half) {
-        const auto negative = V::at_least(V::bits(signs, 2 * g + half, 1), 1);
-        widen_pairs<V, false>(V::add_bytes(seven, V::both(negative, two)), out.mins + 4 * g + 2 * half);
+        const auto signed_s = V::either(s, V::bits(signs, 2 * g + half - 3, 8));
+        widen_pairs<V, false>(V::look_up(kMinimaIQ1, signed_s), out.mins + 4 * g + 2 * half);
       }
     }
     store_d(in, out.d);
   }
 
-  // Of runs 4g to 4g + 3.
-  static typename V::Bytes odd_scale(const Panel& in, int g) {
-    const auto s = V::bits(load_scales<V>(in.scales[g / 2]), g % 2 * 3, 7);
-    return V::either(V::add_bytes(s, s), V::splat(1));
-  }
-
   static void store_d(const Panel& in, float (&out)[kPanelRows]) {
-    alignas(64) std::uint16_t d[kPanelRows];
-    for (int r = 0; r < kPanelRows; ++r) {
-      const std::uint32_t nibbles = (in.scales[0][r] >> 6 & 0x03030303) | (in.scales[1][r] >> 4 & 0x0c0c0c0c);
-      const std::uint32_t bytes = (nibbles | nibbles >> 4) & 0x00ff00ff;
-      d[r] = static_cast<std::uint16_t>(bytes | bytes >> 8);
-    }
-    V::store(out, V::mul(V::load_f16(d), V::broadcast(0.125f)));
+    const auto nibbles =
+        V::either(V::bits(load_scales<V>(in.scales[0]), 6, 3), V::bits(load_scales<V>(in.scales[1]), 4, 12));
+    const auto bytes = V::both(V::either(nibbles, V::shift_right(nibbles, 4)), V::broadcast(0x00ff00ff));
+    const auto d = V::both(V::either(bytes, V::shift_right(bytes, 8)), V::broadcast(0xffff));
+    V::store(out, V::mul(V::from_f16(d), V::broadcast(0.125f)));
   }
 };
 
-// Four nibbles of a lane's low half to a byte each.
-template <class V>
-typename V::I32x16 spread_nibbles(typename V::I32x16 lanes) {
-  const auto low = V::both(lanes, V::broadcast(0xffff));
-  const auto pairs = V::both(V::either(low, V::shift_left(low, 8)), V::broadcast(0x00ff00ff));
-  return V::both(V::either(pairs, V::shift_left(pairs, 4)), V::broadcast(0x0f0f0f0f));
-}
-
-// The odd scales of sixteen runs, whose s are nibbles.
-template <class V, class W, class Scratch>
-void sixteen_scales(const std::uint32_t (*words)[kPanelRows], Scratch& out) {
-  for (int g = 0; g < 4; ++g) {
-    odd_scales<V, W>(spread_nibbles<V>(V::shift_right(V::load_lanes(words[g / 2]), g % 2 * 16)), g, out);
+// The odd scales of kRuns runs: see PanelIQ2_S.
+template <class V, class W, int kRuns, class Scratch>
+void paired_scales(const std::uint32_t (*words)[kPanelRows], Scratch& out) {
+  for (int g = 0; g < kRuns / 4; ++g) {
+    widen_offset<V, W>(odd<V>(load_scales<V>(words[g / 2]), g % 2 * 4, 15), g, out);
   }
 }
 
@@ -183,7 +186,7 @@ struct WeightsIQ2_S {
 
   static void unpack(const Panel& in, std::uint8_t (*out)[64]) {
     for (int w = 0; w < kSixWords; ++w) {
-      fetch_part<V, sizeof in>(&in, w, kSixWords);
+      fetch_part<V, sizeof in, kSixWords>(&in, w);
       // 6 / 256 is a little more than 1 / 44, which does not matter to bytes less than 36 above 44 * first.
       const typename V::Bytes bytes = load_scales<V>(in.words[w]), first = high_bytes<6>(bytes);
       const typename V::Bytes rest = V::sub_bytes(bytes, V::look_up(kTimes<44>, first));
@@ -213,12 +216,14 @@ struct WeightsIQ2_S {
   static typename V::Bytes last_quad(const Panel& in) {
     alignas(64) std::uint32_t lanes[kPanelRows];
     for (int r = 0; r < kPanelRows; ++r) lanes[r] = in.last[r];
-    return V::look_up(kWeightsIQ2, spread_nibbles<V>(V::load_lanes(lanes)));
+    const auto digits = V::load_lanes(lanes);  // a nibble each
+    const auto pairs = V::both(V::either(digits, V::shift_left(digits, 8)), V::broadcast(0x00ff00ff));
+    return V::look_up(kWeightsIQ2, V::bits(V::either(pairs, V::shift_left(pairs, 4)), 0, 15));
   }
 
   template <class Scratch>
   static void scales(const Panel& in, Scratch& out) {
-    sixteen_scales<V, WeightsIQ2_S>(in.scales, out);
+    paired_scales<V, WeightsIQ2_S, 16>(in.scales, out);
     V::store(out.d, V::mul(V::load_f16(in.d), V::broadcast(kFactorIQ2)));
   }
 };

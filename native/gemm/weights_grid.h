@@ -120,7 +120,7 @@ struct WeightsIQ2_XXS : GridWeights2<V, PanelIQ2_XXS, 8> {
 
   static void unpack(const PanelIQ2_XXS& in, std::uint8_t (*out)[64]) {
     for (int run = 0; run < 8; ++run, out += 8) {
-      fetch_part<V, sizeof in>(&in, run, 8);
+      fetch_part<V, sizeof in, 8>(&in, run);
       const auto signs = Base::even_signs(in.words[2 * run + 1]);
 #pragma GCC unroll 4
       for (int g = 0; g < 4; ++g) {
@@ -135,7 +135,7 @@ struct WeightsIQ2_XXS : GridWeights2<V, PanelIQ2_XXS, 8> {
   template <class Scratch>
   static void scales(const PanelIQ2_XXS& in, Scratch& out) {
     for (int g = 0; g < 2; ++g) {
-      odd_scales<V, WeightsIQ2_XXS>(top_bits<V>(in.words + 8 * g + 1, 2), g, out);
+      widen_offset<V, WeightsIQ2_XXS>(odd<V>(top_bits<V>(in.words + 8 * g + 1, 2), 0, 15), g, out);
     }
   }
 };
@@ -146,7 +146,7 @@ struct WeightsIQ2_XS : GridWeights2<V, PanelIQ2_XS, 16> {
 
   static void unpack(const PanelIQ2_XS& in, std::uint8_t (*out)[64]) {
     for (int k = 0; k < 8; ++k, out += 8) {
-      fetch_part<V, sizeof in>(&in, k, 8);
+      fetch_part<V, sizeof in, 8>(&in, k);
       const auto high = Base::word(in, 2 * k + 1);
       const auto signs = Base::even_signs(in.words[2 * k + 1]);
 #pragma GCC unroll 4
@@ -161,7 +161,7 @@ struct WeightsIQ2_XS : GridWeights2<V, PanelIQ2_XS, 16> {
 
   template <class Scratch>
   static void scales(const PanelIQ2_XS& in, Scratch& out) {
-    sixteen_scales<V, WeightsIQ2_XS>(in.words + 16, out);
+    paired_scales<V, WeightsIQ2_XS, 16>(in.words + 16, out);
   }
 };
 
@@ -173,7 +173,7 @@ struct WeightsIQ3_XXS : GridWeights<V, PanelIQ3_XXS, 8> {
 
   static void unpack(const PanelIQ3_XXS& in, std::uint8_t (*out)[64]) {
     for (int run = 0; run < 8; ++run, out += 8) {
-      fetch_part<V, sizeof in>(&in, run, 8);
+      fetch_part<V, sizeof in, 8>(&in, run);
       const auto signs = Base::even_signs(in.words[16 + run]);
 #pragma GCC unroll 4
       for (int g = 0; g < 4; ++g) {
@@ -189,7 +189,7 @@ struct WeightsIQ3_XXS : GridWeights<V, PanelIQ3_XXS, 8> {
   template <class Scratch>
   static void scales(const PanelIQ3_XXS& in, Scratch& out) {
     for (int g = 0; g < 2; ++g) {
-      odd_scales<V, WeightsIQ3_XXS>(top_bits<V>(in.words + 16 + 4 * g, 1), g, out);
+      widen_offset<V, WeightsIQ3_XXS>(odd<V>(top_bits<V>(in.words + 16 + 4 * g, 1), 0, 15), g, out);
     }
   }
 };
@@ -202,7 +202,7 @@ struct WeightsIQ3_S : GridWeights<V, PanelIQ3_S, 8> {
 
   static void unpack(const PanelIQ3_S& in, std::uint8_t (*out)[64]) {
     for (int run = 0; run < 8; ++run, out += 8) {
-      fetch_part<V, sizeof in>(&in, run, 8);
+      fetch_part<V, sizeof in, 8>(&in, run);
       const auto high = V::shift_right(Base::word(in, 16 + run / 4), run % 4 * 2);
       const auto signs = Base::word(in, 18 + run);
 #pragma GCC unroll 4
@@ -217,9 +217,7 @@ struct WeightsIQ3_S : GridWeights<V, PanelIQ3_S, 8> {
 
   template <class Scratch>
   static void scales(const PanelIQ3_S& in, Scratch& out) {
-    for (int g = 0; g < 2; ++g) {
-      odd_scales<V, WeightsIQ3_S>(spread_nibbles<V>(V::shift_right(Base::word(in, 26), 16 * g)), g, out);
-    }
+    paired_scales<V, WeightsIQ3_S, 8>(in.words + 26, out);
   }
 };
 

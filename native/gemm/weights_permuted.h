@@ -38,28 +38,26 @@ template <class V>
 struct Signs {
   typename V::Bytes low, high;
 
-  // The low or the high half of those of eight.
+  // The low or the high half of those of eight, or with kEven of seven.
+  template <bool kEven>
   static Signs half(typename V::Bytes signs, int which) {
-    if (which == 0) return {signs, V::shift_left(signs, 4)};
-    return {V::shift_right(signs, 4), signs};
+    if constexpr (requires { V::template twice_nibble<kEven>(signs, 0); }) {
+      const auto twice = V::template twice_nibble<kEven>(signs, 4 * which);
+      return {twice, twice};
+    } else {
+      if constexpr (kEven) signs = V::entries(kEvenSigns, signs);
+      if (which == 0) return {signs, V::shift_left(signs, 4)};
+      return {V::shift_right(signs, 4), signs};
+    }
   }
 
-  // Of bytes of eight, the first two or the last two: those of one run of sixteen columns.
-  static Signs of_run(typename V::Bytes signs, int run) {
-    const auto halves = V::broadcast(0xffff);
-    if (run == 0) {
-      return {V::select(halves, signs, V::shift_left(signs, 12)),
-              V::select(halves, V::shift_left(signs, 4), V::shift_left(signs, 16))};
-    }
-    return {V::select(halves, V::shift_right(signs, 16), V::shift_right(signs, 4)),
-            V::select(halves, V::shift_right(signs, 12), signs)};
+  // Of bytes of seven, the first two or the last two: those of one run of sixteen columns.
+  static Signs of_run(typename V::Bytes sevens, int run) {
+    const auto first = half<true>(sevens, 0), second = half<true>(sevens, 1);
+    if (run == 0) return {V::low_halves(first.low, second.low), V::low_halves(first.high, second.high)};
+    return {V::high_halves(first.low, second.low), V::high_halves(first.high, second.high)};
   }
 };
-
-template <class V>
-typename V::Bytes even_signs(typename V::Bytes sevens) {
-  return V::entries(kEvenSigns.data(), sevens);
-}
 
 // A grid format W, whose quads are decoded by Self::quad_of: quad v of half `half` of a group of 32 columns.
 // What they share the compiler finds.
@@ -76,7 +74,7 @@ struct Permuted : W {
 
   static void unpack(const Panel& in, std::uint8_t (*out)[64]) {
     for (int group = 0; group < kGroups; ++group, out += 8) {
-      fetch_part<V, sizeof in>(&in, group, kGroups);
+      fetch_part<V, sizeof in, kGroups>(&in, group);
       // Stores among the look-ups would make the compiler repeat them.
       typename V::Bytes quads[8];
       unrolled<8>([&](auto q) { quads[q] = Self::quad_of(in, group, q / 4, q % 4); });
@@ -113,9 +111,9 @@ template <class V>
 struct PermutedIQ2_XXS : Permuted<V, PermutedIQ2_XXS<V>, WeightsIQ2_XXS<V>, ColumnOrder::by32> {
   TRIVET_INLINE static typename V::Bytes quad_of(const PanelIQ2_XXS& in, int group, int half, int v) {
     const auto index = V::load_lanes(in.words[2 * group]);
-    const auto signs = even_signs<V>(V::load_lanes(in.words[2 * group + 1]));
+    const auto signs = Signs<V>::template half<true>(V::load_lanes(in.words[2 * group + 1]), half);
     const auto& codes = half == 0 ? kGridCodesIQ2_XXS.first : kGridCodesIQ2_XXS.second;
-    return quad_iq2<V>(V::template entries<256>(codes, index, index, 0), v, Signs<V>::half(signs, half));
+    return quad_iq2<V>(V::template entries<256>(codes, index, index, 0), v, signs);
   }
 };
 
@@ -125,8 +123,7 @@ struct PermutedIQ2_XS : Permuted<V, PermutedIQ2_XS<V>, WeightsIQ2_XS<V>, ColumnO
 
   TRIVET_INLINE static typename V::Bytes quad_of(const PanelIQ2_XS& in, int group, int run, int v) {
     const auto low = V::load_lanes(in.words[2 * group]), high = V::load_lanes(in.words[2 * group + 1]);
-    return quad_iq2<V>(codes_of_run<V>(kGridCodesIQ2_XS, low, high, 7, run), v,
-                       Signs<V>::of_run(even_signs<V>(high), run));
+    return quad_iq2<V>(codes_of_run<V>(kGridCodesIQ2_XS, low, high, 7, run), v, Signs<V>::of_run(high, run));
   }
 };
 
@@ -154,8 +151,8 @@ struct PermutedIQ3_XXS : Permuted<V, PermutedIQ3_XXS<V>, WeightsIQ3_XXS<V>, Colu
 
   TRIVET_INLINE static typename V::Bytes quad_of(const PanelIQ3_XXS& in, int group, int half, int v) {
     const auto index = V::load_lanes(in.words[2 * group + half]);
-    const auto signs = even_signs<V>(V::load_lanes(in.words[16 + group]));
-    return quad_iq3<V>(kGridCodesIQ3_XXS, index, index, 0, v, kLevels, Signs<V>::half(signs, half));
+    const auto signs = Signs<V>::template half<true>(V::load_lanes(in.words[16 + group]), half);
+    return quad_iq3<V>(kGridCodesIQ3_XXS, index, index, 0, v, kLevels, signs);
   }
 };
 
@@ -167,30 +164,42 @@ struct PermutedIQ3_S : Permuted<V, PermutedIQ3_S<V>, WeightsIQ3_S<V>, ColumnOrde
     const auto low = V::load_lanes(in.words[2 * group + half]),
                high = V::load_lanes(in.words[16 + group / 4]);
     return quad_iq3<V>(kGridCodesIQ3_S, low, high, group % 4 * 2 + half, v, kLevels,
-                       Signs<V>::half(V::load_lanes(in.words[18 + group]), half));
+                       Signs<V>::template half<false>(V::load_lanes(in.words[18 + group]), half));
   }
 };
 
-// The digits of a byte of trits but for the first, by what the byte is more than 85 times that: two bits for
-// each.
-alignas(64) constexpr std::array<std::uint8_t, 128> kTritDigits = [] {
-  std::array<std::uint8_t, 128> digits = {};
-  for (int i = 0; i < 85; ++i) {
-    for (int n = 0, rest = 3 * (i + 1); n < 4; ++n, rest = rest * 3 & 255) {
-      digits[i] |= static_cast<std::uint8_t>((rest * 3 >> 8) << 2 * n);
-    }
-  }
-  return digits;
-}();
+// By the six highest bits of a byte of kEach digits: the first kHigh of these, and what a byte has for them;
+// by what it has more than that: the other digits.
+template <int kEach, int kHigh>
+struct alignas(64) DigitTables {
+  std::array<std::array<std::uint8_t, 64>, kEach> digits;
+  std::array<std::uint8_t, 64> skipped;
 
-// Quad u of trits, times 2^kShift.
-template <class V, int kShift>
-TRIVET_INLINE typename V::Bytes trits(const std::uint32_t (*words)[kPanelRows], int u) {
-  const auto bytes = load_scales<V>(words[u / 5]), rest = beside_first_trit<V>(bytes);
-  const int n = u % 5;
-  if (n == 0) return V::bits(V::sub_bytes(bytes, rest), -kShift, 3 << kShift);
-  return V::bits(V::entries(kTritDigits.data(), rest), 2 * (n - 1) - kShift, 3 << kShift);
-}
+  // Quad u of words that have such bytes.
+  template <class V>
+  TRIVET_INLINE typename V::Bytes quad(const std::uint32_t (*words)[kPanelRows], int u) const {
+    const auto bytes = load_scales<V>(words[u / kEach]), high = V::shift_right(bytes, 2);
+    const int n = u % kEach;
+    return V::entries(digits[n], n < kHigh ? high : V::sub_bytes(bytes, V::entries(skipped, high)));
+  }
+};
+
+// Of trits, times kFactor.
+template <int kFactor>
+constexpr DigitTables<5, 2> kTrits = [] {
+  DigitTables<5, 2> tables = {};
+  const auto trit = [](int number) { return static_cast<std::uint8_t>(number % 3 * kFactor); };
+  for (int i = 0; i < 64; ++i) {
+    const int two = 4 * i / 28;
+    tables.digits[0][i] = trit(two / 3);
+    tables.digits[1][i] = trit(two);
+    tables.skipped[i] = static_cast<std::uint8_t>(28 * two);
+    tables.digits[2][i] = trit(i / 9);
+    tables.digits[3][i] = trit(i / 3);
+    tables.digits[4][i] = trit(i);
+  }
+  return tables;
+}();
 
 // A format W of which a word is kEach quads; Self::quad_of decodes one.
 template <class V, class Self, class W, int kEach>
@@ -206,7 +215,7 @@ struct Digits : W {
     constexpr int kAll = kStep / 4, kWords = (kAll + kEach - 1) / kEach;
     unrolled<kWords>([&](auto w) {
       constexpr int kFirst = kEach * w, kCount = kFirst + kEach > kAll ? kAll - kFirst : kEach;
-      fetch_part<V, sizeof in>(&in, w, kWords);
+      fetch_part<V, sizeof in, kWords>(&in, w);
       typename V::Bytes quads[kEach];  // see Permuted::unpack
       unrolled<kCount>([&](auto n) { quads[n] = Self::quad_of(in, kFirst + n); });
       unrolled<kCount>([&](auto n) { V::store_bytes(out[kFirst + n], quads[n]); });
@@ -218,7 +227,7 @@ struct Digits : W {
 template <class V, class W>
 struct PlainTrits : Digits<V, PlainTrits<V, W>, W, 5> {
   TRIVET_INLINE static typename V::Bytes quad_of(const typename W::Panel& in, int u) {
-    return trits<V, 0>(in.words, u);
+    return kTrits<1>.template quad<V>(in.words, u);
   }
 };
 template <class V>
@@ -237,43 +246,35 @@ struct EighthsIQ1_M : Digits<V, EighthsIQ1_M<V>, WeightsIQ1_M<V>, 5> {
   TRIVET_INLINE static typename V::Bytes quad_of(const PanelIQ1_M& in, int u) {
     const auto positive =
         V::where_clear(V::load_lanes(in.signs), u / 4 % 4 * 8 + u / 16 * 2 + u / 2 % 2, V::splat(2));
-    return V::either(trits<V, 3>(in.words, u), positive);
+    return V::either(kTrits<8>.template quad<V>(in.words, u), positive);
   }
 
   template <class Scratch>
   static void scales(const PanelIQ1_M& in, Scratch& out) {
     for (int g = 0; g < 4; ++g) {
-      widen_offset<V, EighthsIQ1_M>(WeightsIQ1_M<V>::odd_scale(in, g), g, out);
+      widen_offset<V, EighthsIQ1_M>(odd<V>(load_scales<V>(in.scales[g / 2]), g % 2 * 3, 7), g, out);
     }
     WeightsIQ1_M<V>::store_d(in, out.d);
   }
 };
 
-// By the six highest bits of a byte of digits of base 6: the weight that the first stands for, and 44 times
-// it; by what the byte is more than that: the weights that the others stand for.
-struct alignas(64) Sixes {
-  std::array<std::uint8_t, 64> first, skipped, second, third;
-};
-constexpr Sixes kSixes = [] {
-  Sixes sixes = {};
+// Of digits of base 6: the weights that they stand for.
+constexpr DigitTables<3, 1> kSixes = [] {
+  DigitTables<3, 1> tables = {};
   for (int i = 0; i < 64; ++i) {
-    sixes.first[i] = kWeightsIQ2[4 * i / 44];
-    sixes.skipped[i] = static_cast<std::uint8_t>(4 * i / 44 * 44);
-    if (i >= 36) continue;
-    sixes.second[i] = kWeightsIQ2[i / 6];
-    sixes.third[i] = kWeightsIQ2[i % 6];
+    tables.digits[0][i] = kWeightsIQ2[4 * i / 44];
+    tables.skipped[i] = static_cast<std::uint8_t>(4 * i / 44 * 44);
+    tables.digits[1][i] = kWeightsIQ2[i / 6];
+    tables.digits[2][i] = kWeightsIQ2[i % 6];
   }
-  return sixes;
+  return tables;
 }();
 
 template <class V>
 struct PermutedIQ2_S : Digits<V, PermutedIQ2_S<V>, WeightsIQ2_S<V>, 3> {
   TRIVET_INLINE static typename V::Bytes quad_of(const PanelIQ2_S& in, int u) {
     if (u == 3 * kSixWords) return WeightsIQ2_S<V>::last_quad(in);
-    const auto bytes = load_scales<V>(in.words[u / 3]), high = V::shift_right(bytes, 2);
-    if (u % 3 == 0) return V::entries(kSixes.first, high);
-    const auto rest = V::sub_bytes(bytes, V::entries(kSixes.skipped, high));
-    return V::entries(u % 3 == 1 ? kSixes.second : kSixes.third, rest);
+    return kSixes.template quad<V>(in.words, u);
   }
 };
 

@@ -203,6 +203,13 @@ struct Generic {
     }
     return a;
   }
+  // Byte kByte of each lane, widened to 32 bits.
+  template <int kByte, bool kSigned>
+  static I32x16 byte_of_lanes(I32x16 a) {
+    using Byte = std::conditional_t<kSigned, std::int8_t, std::uint8_t>;
+    for (std::int32_t& lane : a.lane) lane = static_cast<Byte>(lane >> 8 * kByte);
+    return a;
+  }
   // Of lanes of two int16: the first or the second in both places.
   static I32x16 twice_first(I32x16 a) {
     for (std::int32_t& lane : a.lane) lane = pair(low(lane), low(lane));
@@ -247,10 +254,10 @@ struct Generic {
     }
   }
 
-  template <int M, int kMost>
+  template <int M, int kMost, bool kSigned>
   static void add_scaled(const I32x16 (&sum)[M], const I32x16& scale, I32x16 (&total)[M]) {
     for (int i = 0; i < M; ++i) {
-      for (int r = 0; r < 16; ++r) total[i].lane[r] += low(scale.lane[r]) * sum[i].lane[r];
+      for (int r = 0; r < 16; ++r) total[i].lane[r] += scale.lane[r] * sum[i].lane[r];
     }
   }
 

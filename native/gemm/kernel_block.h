@@ -8,6 +8,7 @@
 //   kMost                              the largest weight, if that is not the largest of so many bits
 //   kOffset                            how much larger than what they stand for weights are
 //   kOffsetColumns                     if that differs from row to row, of how many columns it is one
+//   kSignedScales                      that scales may be negative
 //   kFactor, kMinimumFactor            of d, where this lies apart; the latter with minima
 //   kOrder                             of the columns of quads, if they do not lie as they come
 //   quad(panel, group, run, v)         quad v of a run; all but panel and group are constants when compiling
@@ -15,11 +16,11 @@
 //                                      with kDirectRows quad(), too, for so many rows
 //
 // Totals of scale * sum(w * x) over runs are int32, and exact. Where V's sums have 32 bits (V::kWeightBits is
-// 8), V::sum_bytes<M, Quads> adds the products of a run to M of them and V::add_scaled<M, kMost> these, times
-// its scale, to totals; no sum's magnitude is above kMost. Where they have 16, V::dot_bytes<M, Quads, Bits>
-// does both, weights of eight bits are taken as signed, 128 less, in two parts, their magnitudes and
-// themselves, for V::dot_signed<M, Quads>, and V::dot_centered<M, Quads>, where V has it, adds
-// scale * sum((w - kCenter) * x) over a run of W::kCentered weights.
+// 8), V::sum_bytes<M, Quads> adds the products of a run to M of them and V::add_scaled<M, kMost, kSigned>
+// these, times its scale of 32 bits, to totals; no sum's magnitude is above kMost. Where they have 16,
+// V::dot_bytes<M, Quads, Bits> does both, weights of eight bits are taken as signed, 128 less, in two parts,
+// their magnitudes and themselves, for V::dot_signed<M, Quads>, and V::dot_centered<M, Quads>, where V has
+// it, adds scale * sum((w - kCenter) * x) over a run of W::kCentered weights.
 #pragma once
 
 #include "gemm/activations.h"
@@ -29,7 +30,7 @@
 namespace trivet {
 namespace {
 
-// Two int16 for each row: of a pair of runs, or twice that of one run.
+// Two int16 for each row: of a pair of runs, or twice that of one run; or an int32 of one.
 struct alignas(64) RowPairs {
   std::uint32_t lane[kPanelRows];
 };
@@ -65,6 +66,10 @@ inline constexpr bool kCentered = requires {
   V::kCenteredRows;
   requires W::kCentered;
 };
+
+// Whether W's scales may be negative.
+template <class W>
+inline constexpr bool kSignedScales = requires { requires W::kSignedScales; };
 
 // How the columns of W's quads lie.
 template <class W>

@@ -34,12 +34,14 @@ struct Block256Kernel {
   static_assert(kAllRuns * W::kQuads * 4 == kStep);
 
   struct alignas(64) Scratch {
+    static constexpr bool kTwice = !kWideSums<V>;  // whether `scales` has each twice, or of 32 bits
     RowPairs scales[kAllRuns], mins[kOffsets<W> / 2];
     float d[kPanelRows], dmin[kPanelRows];
     std::uint8_t quads[kParts<V, W> * kStep / 4][64];
   };
 
-  static void decode_scales(const Panels& w, const std::byte* panel, std::int64_t column, int, Scratch& out) {
+  template <class Decoded>
+  static void decode_scales(const Panels& w, const std::byte* panel, std::int64_t column, int, Decoded& out) {
     const std::int64_t block = column / kStep;
     W::scales(reinterpret_cast<const typename W::Panel*>(panel + w.layout.steps)[block], out);
     if constexpr (kDApart<typename W::Panel>) {
@@ -67,8 +69,9 @@ struct Block256Kernel {
 
   // The weights of a run are `scale` times w + `bias`, plus `minimum`.
   static F scale(const Scratch& scratch, int run) {
+    const I scale = V::load_pairs(scratch.scales[run]);
     return V::mul(V::load(scratch.d),
-                  V::to_float(V::shift_right_signed(V::load_pairs(scratch.scales[run]), 16)));
+                  V::to_float(Scratch::kTwice ? V::shift_right_signed(scale, 16) : scale));
   }
 
   static F minimum(const Scratch& scratch, int run, F scale, float bias) {
@@ -144,7 +147,7 @@ struct Block256Kernel {
           for (int i = 0; i < M; ++i) total[i] = V::add(total[i], sum[i]);
         } else {
           constexpr int kMost = 4 * W::kQuads * kMostMagnitude<W> * 127;
-          V::template add_scaled<M, kMost>(sum, V::load_pairs(scratch.scales[run]), total);
+          V::template add_scaled<M, kMost, kSignedScales<W>>(sum, V::load_pairs(scratch.scales[run]), total);
         }
       }
 #pragma GCC unroll 8

@@ -62,6 +62,7 @@ struct TileKernel256 : SlabPanels {
   using Digits = std::uint8_t[kDepth][2][kTileRows][kTileBytes];  // low, unsigned, and high
 
   struct Scratch : Few::Scratch {
+    static constexpr bool kTwice = true;
     Digits digits;
   };
 

@@ -125,6 +125,14 @@ struct Avx512 {
     if constexpr (kSigned) return _mm512_srai_epi16(a, 8);
     return _mm512_srli_epi16(a, 8);
   }
+  // Byte kByte of each lane, widened to 32 bits.
+  template <int kByte, bool kSigned>
+  static I32x16 byte_of_lanes(I32x16 a) {
+    if constexpr (kSigned) return _mm512_srai_epi32(_mm512_slli_epi32(a, 24 - 8 * kByte), 24);
+    if constexpr (kByte == 0) return _mm512_and_si512(a, _mm512_set1_epi32(255));
+    constexpr long long kFrom = static_cast<long long>(0x8080800480808000) + 0x0000000100000001 * kByte;
+    return shuffle(a, kFrom, kFrom + 0x0000000800000008);
+  }
   // Of lanes of two int16: the first or the second in both places.
   static I32x16 twice_first(I32x16 a) { return shuffle(a, 0x0504050401000100, 0x0d0c0d0c09080908); }
   static I32x16 twice_second(I32x16 a) { return shuffle(a, 0x0706070603020302, 0x0f0e0f0e0b0a0b0a); }
@@ -229,11 +237,10 @@ struct Avx512 {
 
   // Of sums that fit 16 bits, the other half of a lane is their sign: multiplied with 0, one instruction
   // scales and adds.
-  template <int M, int kMost>
+  template <int M, int kMost, bool kSigned>
   static void add_scaled(const I32x16 (&sum)[M], I32x16 scale, I32x16 (&total)[M]) {
     constexpr bool kShort = kMost < 1 << 15;
-    const I32x16 factor =
-        kShort ? _mm512_and_si512(scale, _mm512_set1_epi32(0xffff)) : _mm512_srai_epi32(scale, 16);
+    const I32x16 factor = kShort && kSigned ? _mm512_and_si512(scale, _mm512_set1_epi32(0xffff)) : scale;
 #pragma GCC unroll 8
     for (int i = 0; i < M; ++i) {
       total[i] = kShort ? _mm512_dpwssd_epi32(total[i], sum[i], factor)

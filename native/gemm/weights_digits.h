@@ -19,12 +19,12 @@ struct Ternary {
 
   template <class Scratch>
   static void scales(const Panel&, Scratch& out) {
-    const auto one = V::load_pairs(kOne);
-    for (RowPairs& scale : out.scales) V::store_pairs(scale, one);
-    for (RowPairs& offset : out.mins) V::store_pairs(offset, one);
+    const auto one = V::load_pairs(kOne), twice = V::load_pairs(kTwice);
+    for (RowPairs& scale : out.scales) V::store_pairs(scale, Scratch::kTwice ? twice : one);
+    for (RowPairs& offset : out.mins) V::store_pairs(offset, twice);
   }
 
-  static constexpr RowPairs kOne = same_for_all(1, 1);
+  static constexpr RowPairs kOne = same_for_all(1, 0), kTwice = same_for_all(1, 1);
 };
 
 template <class V>
@@ -139,7 +139,7 @@ struct WeightsIQ1_M {
 #pragma GCC unroll 4
     for (int g = 0; g < 4; ++g) {
       const auto packed = load_scales<V>(in.scales[g / 2]), s = V::bits(packed, g % 2 * 3, 7);
-      widen_runs<V, false>(V::bits(V::look_up(kOddIQ1, s), -3, 0xf8), out.scales + 4 * g);
+      widen_runs<V, false>(V::bits(V::look_up(kOddIQ1, s), -3, 0xf8), g, out);
       for (int half = 0; half < 2; ++half) {
         const auto signed_s = V::either(s, V::bits(signs, 2 * g + half - 3, 8));
         widen_pairs<V, false>(V::look_up(kMinimaIQ1, signed_s), out.mins + 4 * g + 2 * half);

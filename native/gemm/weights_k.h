@@ -15,27 +15,35 @@ void widen_pairs(typename V::Bytes scales, RowPairs pairs[2]) {
   V::store_pairs(pairs[1], V::template mul_words<kFactor>(odd));
 }
 
-// The same runs one by one, each scale twice.
-template <class V, bool kSigned>
-void widen_runs(typename V::Bytes scales, RowPairs runs[4]) {
-  const auto even = V::template even_bytes<kSigned>(scales), odd = V::template odd_bytes<kSigned>(scales);
-  V::store_pairs(runs[0], V::twice_first(even));
-  V::store_pairs(runs[1], V::twice_first(odd));
-  V::store_pairs(runs[2], V::twice_second(even));
-  V::store_pairs(runs[3], V::twice_second(odd));
+// The same runs one by one: each scale twice, or as 32 bits.
+template <class V, bool kSigned, class Scratch>
+void widen_runs(typename V::Bytes scales, int g, Scratch& out) {
+  RowPairs* runs = out.scales + 4 * g;
+  if constexpr (Scratch::kTwice) {
+    const auto even = V::template even_bytes<kSigned>(scales), odd = V::template odd_bytes<kSigned>(scales);
+    V::store_pairs(runs[0], V::twice_first(even));
+    V::store_pairs(runs[1], V::twice_first(odd));
+    V::store_pairs(runs[2], V::twice_second(even));
+    V::store_pairs(runs[3], V::twice_second(odd));
+  } else {
+    V::store_pairs(runs[0], V::template byte_of_lanes<0, kSigned>(scales));
+    V::store_pairs(runs[1], V::template byte_of_lanes<1, kSigned>(scales));
+    V::store_pairs(runs[2], V::template byte_of_lanes<2, kSigned>(scales));
+    V::store_pairs(runs[3], V::template byte_of_lanes<3, kSigned>(scales));
+  }
 }
 
 // Scales of four runs of W's, and the offsets that they make.
 template <class V, class W, class Scratch>
 void widen_offset(typename V::Bytes scales, int g, Scratch& out) {
-  widen_runs<V, true>(scales, out.scales + 4 * g);
+  widen_runs<V, kSignedScales<W>>(scales, g, out);
   if constexpr (!kOffsetInSums<V, W>) widen_pairs<V, true, kExcess<V, W>>(scales, out.mins + 2 * g);
 }
 
 // Scales and minima of four runs.
 template <class V, class Scratch>
 void widen_minima(typename V::Bytes scales, typename V::Bytes mins, int g, Scratch& out) {
-  widen_runs<V, false>(scales, out.scales + 4 * g);
+  widen_runs<V, false>(scales, g, out);
   widen_pairs<V, false>(mins, out.mins + 2 * g);
 }
 
@@ -75,7 +83,7 @@ template <class V>
 struct WeightsQ3_K {
   using Panel = PanelQ3_K;
   static constexpr int kBits = 3, kGroups = 2, kRuns = 8, kQuads = 4, kOffset = 4;
-  static constexpr bool kHasMinimum = false, kDirect = true;
+  static constexpr bool kHasMinimum = false, kDirect = true, kSignedScales = true;
 
   static typename V::Bytes quad(const Panel* in, int half, int run, int v) {
     const int quarter = run / 2, place = run % 2 * 4 + v;
@@ -137,7 +145,7 @@ struct WeightsQ6_K {
   using Panel = PanelQ6_K;
   static constexpr bool kCentered = true;
   static constexpr int kBits = 6, kGroups = 2, kRuns = 8, kQuads = 4, kOffset = kCenter;
-  static constexpr bool kHasMinimum = false, kDirect = true;
+  static constexpr bool kHasMinimum = false, kDirect = true, kSignedScales = true;
 
   // Quads 0 to 31 of a half: four times eight, which have their upper bits together, and every other eight
   // their lower ones.
@@ -161,7 +169,7 @@ template <class V>
 struct WeightsIQ4_XS {
   using Panel = PanelIQ4_XS;
   static constexpr int kBits = 8, kGroups = 8, kRuns = 1, kQuads = 8, kOffset = kOffsetIQ4;
-  static constexpr bool kHasMinimum = false, kDirect = true;
+  static constexpr bool kHasMinimum = false, kDirect = true, kSignedScales = true;
 
   static typename V::Bytes quad(const Panel* in, int run, int, int v) {
     return V::look_up(kTableIQ4, nibble<V>(in->quads[4 * run + v % 4], v >= 4));

@@ -95,7 +95,9 @@ struct SingleRow : Avx512Bf16 {
     replace(eighth, 2);
     replace(seventh & eighth, 3);
     if constexpr (kCount == 512) {
-      const __mmask64 ninth = _mm512_test_epi8_mask(high, splat(1 << bit));
+      const __mmask64 ninth = __builtin_constant_p(bit) && bit == 7
+                                  ? _mm512_movepi8_mask(high)
+                                  : _mm512_test_epi8_mask(high, splat(1 << bit));
       replace(ninth, 4);
       replace(ninth & seventh, 5);
       replace(ninth & eighth, 6);

@@ -132,6 +132,20 @@ def test_named_ids_that_end_a_generation(name: str) -> None:
     assert (tokenizer.eos_ids[0] == 7) == (name == "eos")
 
 
+@pytest.mark.parametrize("found", [2**32 - 1, -1, 3])
+@pytest.mark.parametrize(("model", "ends"), [("llama", [2]), ("gpt2", [])])
+def test_ids_of_no_token_are_ignored(
+    model: str, ends: list[int], found: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokens = ["a", "b", "c"]
+    tokenizer = load(keys(model, tokens=tokens, merges=[], eos_token_id=found, seperator_token_id=found))
+    assert tokenizer.eos_ids == ends
+    assert [record.message for record in caplog.records] == [
+        f"vocab.gguf: tokenizer.ggml.{role}_token_id is {found}, expected one of the 3 tokens; it is ignored"
+        for role in ("eos", "seperator")
+    ]
+
+
 @pytest.mark.parametrize(
     ("tokens", "ends"),
     [
@@ -194,8 +208,7 @@ def test_chat_templates() -> None:
         ({"token_type": [1, 2]}, "token_type is [1, 2], expected 2"),
         ({"token_type": ["a"]}, "token_type is ['a'], expected a list of numbers"),
         ({"merges": [5]}, "merges is [5], expected a list of texts"),
-        ({"eos_token_id": 10**6}, "eos_token_id is 1000000, expected an integer between 0 and 2"),
-        ({"eos_token_id": -1}, "eos_token_id is -1, expected"),
+        ({"eos_token_id": 2**32}, "eos_token_id is 4294967296, expected an integer between -2147483648 and 4294967295"),
         ({"bos_token_id": "1"}, "bos_token_id is '1', expected"),
         ({"add_bos_token": 1}, "add_bos_token is 1, expected true or false"),
         ({"model": "llama", "scores": [0.0]}, "scores is [0.0], expected 2"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from enum import IntEnum
 from itertools import chain
@@ -25,6 +26,8 @@ from trivet.text.vocabulary import (
 from trivet.text.wordpiece import wordpiece_encoder
 from trivet.weights.fields import Fields
 from trivet.weights.gguf_values import Metadata
+
+logger = logging.getLogger(__name__)
 
 
 class TokenType(IntEnum):
@@ -168,7 +171,11 @@ class _GGUFVocabulary:
         roles = {role: i for role, i in _DEFAULT_IDS.get(self.model, {}).items() if i < size}
         for role in _ROLES:
             if (key := f"{role}_token_id") in self.fields:
-                roles[role] = self.fields.integer(key, low=0, high=size - 1)
+                found = self.fields.integer(key, low=-(2**31), high=2**32 - 1)
+                if 0 <= found < size:
+                    roles[role] = found
+                else:
+                    logger.warning("%s; it is ignored", self.fields.error(key, found, f"one of the {size} tokens"))
         for role, token in fill_in_the_middle(self.ids).items():
             if f"fim_{role}" not in roles:
                 roles[f"fim_{role}"] = token

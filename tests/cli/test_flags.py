@@ -24,6 +24,7 @@ from trivet.cli.settings import (
     server_options,
 )
 from trivet.errors import TrivetError
+from trivet.weights import hub
 
 
 @pytest.fixture
@@ -98,6 +99,7 @@ def outcome(trivet, monkeypatch):
         ("serve m --max-concurrent-requests 512", {"max_num_seqs": 128, "max_num_queued_reqs": 384}),
         ("serve m --max-concurrent-requests 8", {"max_num_seqs": 8, "max_num_queued_reqs": 0}),
         ("serve m --max-batch-total-tokens 8192 --block-size 32", {"num_gpu_blocks_override": 256}),
+        ("serve m --max-batch-total-tokens 8193 --block-size 32", {"num_gpu_blocks_override": 257}),
         ("serve m --max-batch-prefill-tokens 100 --max-input-length 5", {"max_num_batched_tokens": 100}),
         ("serve -t 4 -b 512 -np 4 --mlock", {"threads": 4, "max_num_batched_tokens": 512, "mlock": True}),
         ("serve -t -1 -np -1 -c 0", {"threads": 0, "max_num_seqs": None, "max_model_len": None}),
@@ -135,7 +137,7 @@ def outcome(trivet, monkeypatch):
         ),
         (
             "tgi --model-id m --max-input-tokens 10 --max-total-tokens 20 --max-batch-total-tokens 40 -p 1 -g 5",
-            {"model": "m", "max_input_tokens": 10, "max_model_len": 20, "num_gpu_blocks_override": 2, "port": 1},
+            {"model": "m", "max_input_tokens": 10, "max_model_len": 20, "num_gpu_blocks_override": 3, "port": 1},
         ),
         (
             "tgi --max-batch-size 4 --max-client-batch-size 9",
@@ -199,6 +201,7 @@ def test_settings(outcome, line, expected):
         ("serve m -fa on -tb 8 -ub 512", ["-fa has no effect", "-tb has no effect", "-ub has no effect"]),
         ("serve m -ctk q4_0 -ctv f16", ["-ctk q4_0: the KV cache is kept in the model's own type"]),
         ("serve m --kv-cache-dtype fp8_e5m2", ["--kv-cache-dtype fp8_e5m2: the KV cache is kept"]),
+        ("serve m -fa AUTO -fit off --log-colors -1", ["-fa has", "-fit has", "--log-colors has"]),
         ("serve m --no-mmap --no-cont-batching -nocb", ["--no-mmap has", "--no-cont-batching has", "-nocb has"]),
         ("serve m --main-gpu 0 --trust-remote-code", ["--main-gpu has no effect", "--trust-remote-code has"]),
         ("serve m --compilation-config.mode 3 --compilation-config.x.y=z", ["--compilation-config has no effect"]),
@@ -254,6 +257,10 @@ def test_what_has_no_meaning_is_said(outcome, line, notes):
         ("serve --chat-template-file /none", "--chat-template-file: /none: No such file"),
         ("serve --tokenizer-config-path /none", "--tokenizer-config-path: /none: No such file"),
         ("serve -l 5", "-l: must be a token id with a bias"),
+        ("serve -fa m.gguf", "-fa: must be one of auto, -1, true, 1, on, enabled, yes, false, 0, off"),
+        ("serve --log-colors m.gguf", "--log-colors: must be one of auto"),
+        ("serve -fit m.gguf", "-fit: must be true or false, got 'm.gguf'"),
+        ("LLAMA_ARG_FLASH_ATTN=x serve", "LLAMA_ARG_FLASH_ATTN: must be one of auto"),
         ("llama-server -cl", "-cl is not supported: models are in the cache of the Hugging Face Hub"),
         ("llama-server --samplers nope", "--samplers: must be made of penalties;"),
         ("llama-server --sampler-seq q", "--sampler-seq: must be made of the letters"),
@@ -277,10 +284,17 @@ def test_what_is_wrong_is_told(outcome, line, message):
 
 
 def test_a_context_is_no_longer_than_the_model_s(outcome):
-    longest = context_length(None)
+    longest = context_length(EngineArgs())
     assert outcome(f"llama-server -c {longest + 1}")[0]["max_model_len"] == longest
     assert outcome("llama-server -c 20")[0]["max_model_len"] == 20
     assert outcome("serve -c 20 --max-model-len 30")[0]["max_model_len"] == 30
+
+
+def test_the_model_of_a_context_is_the_one_that_is_served(outcome, monkeypatch):
+    seen = []
+    monkeypatch.setattr(hub, "resolve", lambda *access: seen.append(access) or hub.BUILT_IN)
+    outcome("serve org/name -c 20 --revision r --download-dir d --hf-token t")
+    assert seen == [("org/name", "r", "d", "t")]
 
 
 @pytest.mark.parametrize(
@@ -290,6 +304,12 @@ def test_a_context_is_no_longer_than_the_model_s(outcome):
         ("model: m\nenable-prefix-caching: false", "", {"model": "m", "enable_prefix_caching": False}),
         ("model_tag: m\nport: 9", "--port 1", {"model": "m", "port": 1}),
         ("api-key: x\nseed: null", "--api-key=y", {"api_keys": ("y",), "seed": None}),
+        ("no-enable-prefix-caching: true", "", {"enable_prefix_caching": False}),
+        ("no_slots: false", "", {"slots_endpoint": True}),
+        ("no-enable-prefix-caching: 'off'", "", {"enable_prefix_caching": True}),
+        ("logit-bias: [5+1, 6-2]", "", {"sampling_defaults": {"logit_bias": {5: 1.0, 6: -2.0}}}),
+        ("reverse-prompt: ['a,b', 7]", "", {"sampling_defaults": {"stop": ["a,b", "7"]}}),
+        ("api-key: ['a,b', c]", "", {"api_keys": ("a,b", "c")}),
     ],
 )
 def test_a_file_says_the_same(outcome, tmp_path, content, line, expected):
@@ -306,6 +326,8 @@ def test_a_file_says_the_same(outcome, tmp_path, content, line, expected):
         ("prot: 9", "no such option: --prot, did you mean --"),
         ("- a", "expected keys with values"),
         ("a: [", "not YAML"),
+        ("no-enable-prefix-caching: x", "--no-enable-prefix-caching: must be true or false, got 'x'"),
+        ("logit-bias: [5]", "--logit-bias: must be a token id with a bias"),
     ],
 )
 def test_a_file_that_is_wrong(outcome, tmp_path, content, message):

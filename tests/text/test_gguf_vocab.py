@@ -134,9 +134,7 @@ def test_named_ids_that_end_a_generation(name: str) -> None:
 
 @pytest.mark.parametrize("found", [2**32 - 1, -1, 3])
 @pytest.mark.parametrize(("model", "ends"), [("llama", [2]), ("gpt2", [])])
-def test_ids_of_no_token_are_ignored(
-    model: str, ends: list[int], found: int, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_ids_of_no_token_are_ignored(model: str, ends: list[int], found: int, caplog: pytest.LogCaptureFixture) -> None:
     tokens = ["a", "b", "c"]
     tokenizer = load(keys(model, tokens=tokens, merges=[], eos_token_id=found, seperator_token_id=found))
     assert tokenizer.eos_ids == ends

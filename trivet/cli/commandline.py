@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trivet.errors import TrivetError
-from trivet.server.flags import Flag
+from trivet.server.flags import Flag, truth
 
 Settings = dict[str, Any]
 
@@ -115,8 +115,11 @@ class Parser:
                 name = "--model"
             if name not in self._named:
                 raise WrongUse(f"--config {path}: {self._unknown(name)}")
-            if value is not None:
-                parsed.take(self._named[name], name, value if isinstance(value, str) else json.dumps(value))
+            flag = self._named[name]
+            for item in value if flag.again and isinstance(value, list) else [value]:
+                if item is not None:
+                    text = item if isinstance(item, str) else json.dumps(item)
+                    parsed.take(flag, name, _negated(name, text) if name in flag.negations else text)
         return parsed
 
     def _normal(self, argv: Iterable[str]) -> Iterable[str]:
@@ -182,6 +185,14 @@ class _Take(argparse.Action):
         for text in texts:
             # argparse gives nothing for `--flag=--`.
             parsed.take(self._flag, option_string or "", text or "")
+
+
+def _negated(name: str, text: str) -> str:
+    """What a switch is told by its `--no-` form with a value. Raises WrongUse."""
+    try:
+        return "false" if truth(text) else "true"
+    except ValueError as error:
+        raise WrongUse(f"{name}: {error}") from None
 
 
 def _put(objects: dict[str, dict[str, Any]], name: str, text: str) -> None:

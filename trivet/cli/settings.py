@@ -25,7 +25,7 @@ DERIVED = {
     "cache_type_v": "type of the cached values",
     "config": "a file with flags",
     "ctx_size": "max_model_len, or the model's context where that is less",
-    "kv_cache_tokens": "tokens that the cache holds: num_gpu_blocks_override * block_size",
+    "kv_cache_tokens": "tokens that the cache holds at least: num_gpu_blocks_override * block_size",
     "max_concurrent_requests": "max_num_seqs + max_num_queued_reqs",
 }
 """Settings that are no fields, but give some."""
@@ -49,12 +49,12 @@ def engine_args(settings: Settings) -> EngineArgs:
     keys, values = split_cache_dtype(args.kv_cache_dtype)
     args.kv_cache_dtype = join_cache_dtype(settings.get("cache_type_k") or keys, settings.get("cache_type_v") or values)
     if args.max_model_len is None and (size := settings.get("ctx_size")):
-        longest = context_length(args.model)
+        longest = context_length(args)
         if size > longest:
             logger.warning("the model's context is %d tokens, not %d", longest, size)
         args.max_model_len = min(size, longest)
     if (tokens := settings.get("kv_cache_tokens")) is not None:
-        args.num_gpu_blocks_override = max(1, tokens // args.block_size)
+        args.num_gpu_blocks_override = max(1, -(-tokens // args.block_size))
         if isinstance(args.max_model_len, int) and args.max_model_len > tokens:
             raise WrongUse(
                 f"a KV cache of {tokens} tokens does not hold one request of {args.max_model_len}: "
@@ -111,10 +111,11 @@ def keys_of(path: str) -> list[str]:
     return [key for key in keys if key]
 
 
-def context_length(model: str | None) -> int:
-    """Tokens that a model was made for. Raises ModelError."""
+def context_length(args: EngineArgs) -> int:
+    """Tokens that the model was made for. Raises ModelError."""
     from trivet.models.config import ModelConfig
     from trivet.weights import open_checkpoint
     from trivet.weights.hub import resolve
 
-    return ModelConfig.from_checkpoint(open_checkpoint(str(resolve(model)))).context_length
+    path = resolve(args.model, args.revision, args.download_dir, args.hf_token)
+    return ModelConfig.from_checkpoint(open_checkpoint(path)).context_length

@@ -7,7 +7,9 @@ from typing import Any
 
 from trivet.server.dialects.llamacpp.sampling_flags import SAMPLING
 from trivet.server.flags import (
+    FALSE,
     NO_SUCH_CACHE,
+    TRUE,
     Flag,
     cache_type,
     choice,
@@ -20,6 +22,7 @@ from trivet.server.flags import (
     or_default,
     refused,
     size,
+    truth,
     unused,
     url_path,
     whole,
@@ -58,6 +61,8 @@ def folder(text: str) -> Path:
         raise ValueError(f"must be a folder, got {text!r}")
     return path
 
+
+TRUTH_OR_AUTO = choice("auto", "-1", *TRUE, *FALSE)
 
 PLACED = "layers are placed whole, by --n-gpu-layers"
 ONE_GPU = "one GPU computes the model"
@@ -162,7 +167,13 @@ FLAGS: list[Flag] = [
     ),
     idle("--swa-full", "the cache holds the whole context", env="LLAMA_ARG_SWA_FULL"),
     forbidden("--context-shift", "a request ends where its context is full", env="LLAMA_ARG_CONTEXT_SHIFT"),
-    unused("-fa --flash-attn", "attention is always computed so", bare="on", env="LLAMA_ARG_FLASH_ATTN"),
+    unused(
+        "-fa --flash-attn",
+        "attention is always computed so",
+        read=TRUTH_OR_AUTO,
+        bare="on",
+        env="LLAMA_ARG_FLASH_ATTN",
+    ),
     flag(
         "-ctk --cache-type-k",
         "cache_type_k",
@@ -221,7 +232,7 @@ FLAGS: list[Flag] = [
     unused("-sm --split-mode", ONE_GPU, env="LLAMA_ARG_SPLIT_MODE"),
     unused("-ts --tensor-split", ONE_GPU, env="LLAMA_ARG_TENSOR_SPLIT"),
     unused("-mg --main-gpu", ONE_GPU, env="LLAMA_ARG_MAIN_GPU"),
-    unused("-fit --fit", "memory is sized to need", bare="on", env="LLAMA_ARG_FIT"),
+    unused("-fit --fit", "memory is sized to need", read=truth, bare="on", env="LLAMA_ARG_FIT"),
     unused("-fitt --fit-target", "see --gpu-memory-utilization", env="LLAMA_ARG_FIT_TARGET"),
     unused("-fitc --fit-ctx", "memory is sized to need", env="LLAMA_ARG_FIT_CTX"),
     idle("--repack", "weights are always repacked", off="-nr", env="LLAMA_ARG_REPACK"),
@@ -439,7 +450,7 @@ FLAGS: list[Flag] = [
     flag("--log-file", "log_file", str, "Log there.", "FILE", env="LLAMA_ARG_LOG_FILE"),
     flag("--log-jsonl", "log_format", None, "Log an object for each line.", on="json", env="LLAMA_ARG_LOG_JSONL"),
     refused("--log-prompts-dir", "prompts are never logged", ""),
-    unused("--log-colors", "log lines have no colours", bare="on", env="LLAMA_ARG_LOG_COLORS"),
+    unused("--log-colors", "log lines have no colours", read=TRUTH_OR_AUTO, bare="on", env="LLAMA_ARG_LOG_COLORS"),
     idle("--log-prefix", "log lines always have one", env="LLAMA_ARG_LOG_PREFIX"),
     idle("--log-timestamps", "log lines always have one", env="LLAMA_ARG_LOG_TIMESTAMPS"),
 ]

@@ -96,6 +96,8 @@ def test_paths_and_the_built_in_model(tmp_path: Path) -> None:
         (GGUFS, ":Q8_0", GGUFS[-2:]),
         ([name for name in GGUFS if "Q4" not in name], "", GGUFS[-2:]),
         (FOLDER + GGUFS, ":Q4_K_S", ["model-Q4_K_S.gguf"]),
+        (["m-Q4_K_XL.gguf", "m-UD-Q4_K_XL.gguf"], ":UD-Q4_K_XL", ["m-UD-Q4_K_XL.gguf"]),
+        (["m.q4_k_m.gguf", "other.q4_k_m.gguf"], ":other.Q4_K_M", ["other.q4_k_m.gguf"]),
     ],
 )
 def test_a_gguf_file_is_chosen(fake: Hub, files: list[str], quant: str, chosen: list[str]) -> None:

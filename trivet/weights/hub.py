@@ -13,7 +13,7 @@ from trivet.weights.safetensors import CONFIG, INDEX, WEIGHTS
 BUILT_IN = Path(__file__).parents[1] / "assets" / "shakespeare.gguf"
 DEFAULT_QUANT = "Q4_K_M"
 
-_HUB_ID = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(:(?P<quant>\w+))?")
+_HUB_ID = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(:(?P<quant>\w[\w.-]*))?")
 _FOLDER_SUFFIXES = (".json", ".safetensors", ".jinja", ".txt", ".model")
 _NOT_MODELS = ("mmproj", "imatrix")
 

@@ -46,6 +46,8 @@ _CODES = {
 }
 _STRUCTS = {value_type: struct.Struct("<" + code) for value_type, code in _CODES.items()}
 _DTYPES = {value_type: np.dtype("<" + code) for value_type, code in _CODES.items()}
+MAX_NUMBERS = 2**22
+"""Of an array; the longest there are have one for each token of a vocabulary."""
 _U64 = _STRUCTS[ValueType.UINT64]
 _I32 = _STRUCTS[ValueType.INT32]
 _ARRAY_HEADER = struct.Struct("<iiQ")
@@ -141,6 +143,8 @@ class Cursor:
             raise self.error(f"{what} is an array of arrays; arrays of numbers, bools and strings are supported")
         if value_type is ValueType.STRING:
             return self._strings(count, what), value_type
+        if count > MAX_NUMBERS:
+            raise self.error(f"{what} claims {count} numbers; at most {MAX_NUMBERS} are allowed")
         dtype = _DTYPES[value_type]
         start = self.take(count * dtype.itemsize, what)
         values = np.frombuffer(self._data, dtype, count, start).tolist()

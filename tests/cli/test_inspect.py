@@ -8,6 +8,7 @@ import pytest
 
 from tests.api.scripted import BOS, EOS, write_byte_tokenizer
 from tests.models.tiny import MODELS
+from tests.text.vocabs import keys
 from trivet.cli.system import processor
 from trivet.weights.formats import Format
 from trivet.weights.gguf_writer import GGUFWriter
@@ -87,6 +88,19 @@ def test_a_model_that_cannot_run_is_shown_with_the_reason(trivet, folders, tmp_p
     assert "chat template" in out
     assert err.startswith("cannot run here: ")
     assert "99" in err
+
+
+@pytest.mark.parametrize("wrong", [5, True, [1], ["a"]])
+def test_what_should_be_a_text_and_is_none_is_left_out(trivet, tmp_path, wrong):
+    found = dict.fromkeys(("general.name", "general.architecture", "tokenizer.ggml.pre"), wrong)
+    with GGUFWriter(tmp_path / "m.gguf", keys("llama", tokens=["a", "b", "c"]) | found, []):
+        pass
+    code, out, err = trivet("inspect", str(tmp_path / "m.gguf"))
+    assert code == 0
+    rows = [line.split() for line in out.splitlines()]
+    assert ["name", "-"] in rows and ["architecture", "-"] in rows
+    assert ["tokenizer", "llama,", "3", "tokens"] in rows
+    assert "general.architecture is " in err
 
 
 def test_weights_that_are_not_finite_are_named(trivet, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -34,8 +35,8 @@ def describe(
     metadata = checkpoint.metadata
     found: dict[str, Any] = {
         "path": checkpoint.path,
-        "name": metadata.get("general.name", metadata.get("_name_or_path")),
-        "architecture": metadata.get("general.architecture", metadata.get("model_type")),
+        "name": text(metadata, "general.name", "_name_or_path"),
+        "architecture": text(metadata, "general.architecture", "model_type"),
         "weights": weights(checkpoint),
         "config": None,
         "memory": None,
@@ -52,8 +53,8 @@ def describe(
         found["problems"].append(str(error))
     try:
         tokenizer = Tokenizer.load(checkpoint.path)
-        kind = [metadata[key] for key in ("tokenizer.ggml.model", "tokenizer.ggml.pre") if key in metadata]
-        found["tokenizer"] = {"kind": " ".join(kind) or "tokenizer.json", **special_tokens(tokenizer)}
+        kind = [text(metadata, f"tokenizer.ggml.{key}") for key in ("model", "pre")]
+        found["tokenizer"] = {"kind": " ".join(filter(None, kind)) or "tokenizer.json", **special_tokens(tokenizer)}
         found["chat_template"] = tokenizer.chat_template
     except ModelError as error:
         found["problems"].append(str(error))
@@ -70,6 +71,11 @@ def describe(
             for info in checkpoint.tensors.values()
         ]
     return found
+
+
+def text(metadata: Mapping[str, Any], *keys: str) -> str | None:
+    """What the first of these keys says that has a text."""
+    return next((value for key in keys if isinstance(value := metadata.get(key), str)), None)
 
 
 def weights(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -138,6 +138,8 @@ def test_decoding_wordpiece(tmp_path: Path) -> None:
         ("tokenizer.json", '{"model": 3}', "tokenizer.json: "),
         ("tokenizer_config.json", "[1", "tokenizer_config.json: not valid JSON"),
         ("config.json", "\x00", "config.json: not valid JSON"),
+        ("generation_config.json", "[" * 100_000, "generation_config.json: not valid JSON"),
+        ("tokenizer_config.json", '{"a": ' + "9" * 5000 + "}", "tokenizer_config.json: not valid JSON"),
     ],
 )
 def test_damaged_files(tmp_path: Path, name: str, content: str, reason: str) -> None:

@@ -131,7 +131,10 @@ def _rotaries(fields: Fields, name: str, head_dim: int, max_context: int) -> tup
     partial = fields.number("partial_rotary_factor", 1.0, low=0, high=1)
 
     def read(parameters: Fields, base: float) -> Rotary:
-        dim = int(head_dim * parameters.number("partial_rotary_factor", partial, low=0, high=1))
+        factor = parameters.number("partial_rotary_factor", partial, low=0, high=1)
+        if interleaved and factor != 1:
+            raise fields.error("partial_rotary_factor", factor, f"1 in a {name} model")
+        dim = int(head_dim * factor)
         if dim < 2 or dim % 2:
             raise fields.error("head_dim", head_dim, f"a size of which an even part is rotated, not {dim}")
         return rope.from_huggingface(fields, parameters, dim, base, interleaved, max_context)

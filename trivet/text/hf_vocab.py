@@ -77,9 +77,10 @@ class _Folder:
     def _json(self, name: str) -> dict[str, Any]:
         if self._path is None or not (self._path / name).is_file():
             return {}
+        text = _read(self._path / name)
         try:
-            content = json.loads(_read(self._path / name))
-        except json.JSONDecodeError as error:
+            content = json.loads(text)
+        except (ValueError, RecursionError) as error:
             raise ModelError(f"{self._path / name}: not valid JSON: {error}") from None
         return content if isinstance(content, dict) else {}
 

@@ -92,6 +92,18 @@ def test_bad_values_are_named_and_leave_no_file(value: float, reason: str, tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["bad.gguf"]
 
 
+def test_a_folder_is_no_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(export_module, "quantize")  # Nothing is computed before.
+    with pytest.raises(ModelError, match=rf"^{tmp_path}: is a folder; name the file to write"):
+        export(model(tmp_path / "a.gguf"), tmp_path, "Q8_0")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.gguf"]
+
+
+def test_a_system_without_affinity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(export_module.os, "sched_getaffinity")
+    assert export(model(tmp_path / "a.gguf"), tmp_path / "b.gguf", "Q8_0").keys() == VALUES.keys()
+
+
 def test_the_source_is_not_overwritten(tmp_path: Path) -> None:
     source = model(tmp_path / "a.gguf")
     with pytest.raises(ModelError, match=r"a.gguf: would overwrite the model that is read"):

@@ -34,6 +34,8 @@ def export(
     not finite or too large for the format, or when the file cannot be written.
     """
     path = Path(path)
+    if path.is_dir():
+        raise ModelError(f"{path}: is a folder; name the file to write")
     if path.exists() and path.samefile(source.path):
         raise ModelError(f"{path}: would overwrite the model that is read")
     architecture = source.metadata.get("general.architecture")
@@ -50,7 +52,7 @@ def export(
             )
     general = {"general.file_type": MIXES[mix][1], "general.quantization_version": QUANTIZATION_VERSION}
     types = source.types if isinstance(source, GGUFFile) else {}
-    workers = len(os.sched_getaffinity(0))
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with (
         ThreadPoolExecutor(workers) as pool,
         GGUFWriter(path, {**source.metadata, **general}, infos.values(), types) as writer,

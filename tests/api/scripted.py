@@ -105,6 +105,8 @@ class ScriptedClient:
         chunk = TokenChunk(request_id=request.request_id, cached_tokens=3, queued_at=1.0, scheduled_at=2.0)
         if params.prompt_logprobs is not None:
             chunk.prompt_logprobs = [None, *map(logprob, request.prompt[1:])]
+            for _ in range(10):  # Other sequences find the prompt in the cache and are ahead.
+                await asyncio.sleep(0)
         for made, token in enumerate(script, 1):
             if isinstance(token, str):
                 chunk.finish_reason, chunk.error = "error", token

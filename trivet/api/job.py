@@ -89,12 +89,20 @@ class Job:
                     for task in tasks:
                         if task.done():
                             task.result()
+                    if self._awaits_prompt_logprobs() and not tasks[0].done():
+                        continue
                     if changed := [completion for completion in self.completions if completion.changed]:
                         yield changed
             finally:
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _awaits_prompt_logprobs(self) -> bool:
+        """Whether they are still to come, with the first sequence: others may find the prompt in the cache and be
+        ahead of it, but the first output has them.
+        """
+        return self.request.params.prompt_logprobs is not None and self.prompt_logprobs is None
 
     def failed(self, error: EngineError) -> RequestOutput:
         """What there is of a request that the engine failed at, which must not cost others their work."""

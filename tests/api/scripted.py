@@ -43,10 +43,12 @@ class ScriptedClient:
     """Answers the i-th sequence with the i-th script (again from the first after the last), `pace` tokens a chunk.
 
     A script ends at an end token, at max_tokens, or with its last token as "length"; one that holds a string
-    fails there with that error. Past `limit` requests, it is overloaded.
+    fails there with that error. Past `limit` requests (None is what the arguments say), it is overloaded.
     """
 
-    def __init__(self, *scripts: list[int | str], pace: int = 1, max_model_len: int = 1000, limit: int = 100) -> None:
+    def __init__(
+        self, *scripts: list[int | str], pace: int = 1, max_model_len: int = 1000, limit: int | None = 100
+    ) -> None:
         self.scripts = scripts
         self.pace = pace
         self.limit = limit

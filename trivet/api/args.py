@@ -120,7 +120,8 @@ class EngineArgs(VllmArgs):
     max_num_seqs, max_num_batched_tokens: most sequences, and most tokens, of one step; None is 128 and 2048.
     performance_mode: "throughput" doubles what the two are by default.
     scheduling_policy: "fcfs" serves who comes first, and refuses priorities; "priority" serves lower ones first.
-    max_num_queued_reqs: more waiting requests than that are refused; None is 1024. `LLM` has no such limit.
+    max_num_queued_reqs: more waiting requests than that are refused; None is 1024. `LLM` and `LLMEngine` have
+        no such limit.
     max_num_queued_tokens: and so are those that come when prompts of so many tokens wait; None is no limit.
     gpu_memory_utilization: on a GPU, the share of its memory that may be in use, of which the cache takes what is
         left; on the CPU, the cache takes no more than this share of the free memory, if it is sized to need.

@@ -17,7 +17,7 @@ from trivet.api.request import GenerateRequest
 from trivet.engine.client import EngineClient
 from trivet.engine.request import EngineRequest, TokenChunk
 from trivet.engine.streams import TokenStream
-from trivet.errors import DeadlineError, EngineError
+from trivet.errors import DeadlineError, EngineError, OverloadedError
 
 if TYPE_CHECKING:
     from trivet.text.tokenizer import Tokenizer
@@ -104,8 +104,8 @@ class Job:
         """
         return self.request.params.prompt_logprobs is not None and self.prompt_logprobs is None
 
-    def failed(self, error: EngineError) -> RequestOutput:
-        """What there is of a request that the engine failed at, which must not cost others their work."""
+    def failed(self, error: EngineError | OverloadedError) -> RequestOutput:
+        """What there is of a request that the engine failed at or refused, which must not cost others their work."""
         log.error("request %s failed: %s", self.request.request_id, error)
         for completion in self.completions:
             completion.finish_reason = completion.finish_reason or "error"

@@ -138,8 +138,8 @@ class EngineArgs(VllmArgs):
     prefix_cache_dir: a folder that keeps what is computed of prompts for later engines with the same model; it holds
         prompts in all but plain text.
     prefix_cache_size: most bytes of that folder.
-    generation_config: "auto" takes defaults of sampling from the model's generation_config.json, "vllm" from none,
-        else from that of another folder.
+    generation_config: "auto" takes defaults of sampling from the model's generation_config.json, or from a GGUF's
+        metadata, "vllm" from none, else from the file of another folder.
     override_generation_config: further defaults, by the keys of that file.
     max_logprobs: most that a request may ask for; -1 is no limit.
     logprobs_mode: "raw_logprobs" are those of the model's own distribution.

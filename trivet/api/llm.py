@@ -90,7 +90,7 @@ class LLM:
 
     @property
     def recommended_params(self) -> dict[str, Any]:
-        """What the model's `generation_config.json` says, as keywords of SamplingParams."""
+        """What the model's `generation_config.json` or GGUF metadata says, as keywords of SamplingParams."""
         return self._llm.recommended_params
 
     def get_default_sampling_params(self) -> SamplingParams:

@@ -7,8 +7,8 @@ import secrets
 from typing import Any
 
 from trivet.errors import RequestError
+from trivet.sampling import llamacpp_samplers as samplers
 from trivet.sampling.params import SamplingParams
-from trivet.server.dialects.llamacpp import samplers
 from trivet.server.dialects.llamacpp.bias import logit_bias
 from trivet.server.dialects.llamacpp.limits import apply_limits, check_range
 from trivet.server.dialects.llamacpp.results import GenerationSettings, LogitBias
@@ -98,8 +98,9 @@ def settings(service: Service, body: GenerationBody) -> GenerationSettings:
 
 
 def server_defaults(service: Service) -> dict[str, Any]:
-    """llama.cpp's defaults with those of the command line over them."""
-    given = {_OWN_NAMES.get(name, name): value for name, value in service.options.sampling_defaults.items()}
+    """llama.cpp's defaults, over them what the model's makers recommend, and over this the command line."""
+    given = service.llm.recommended_params | service.options.sampling_defaults
+    given = {_OWN_NAMES.get(name, name): value for name, value in given.items()}
     given["samplers"] = samplers.names_of(given["samplers"]) if "samplers" in given else samplers.DEFAULT
     if isinstance(stop := given.get("stop"), str):
         given["stop"] = [stop]

@@ -80,7 +80,7 @@ def settings(service: Service, body: GenerationBody) -> GenerationSettings:
     for name in ("repeat_last_n", "dry_penalty_last_n"):
         if values[name] == -1:
             values[name] = service.max_model_len
-    n_predict = first_n_predict(service, body.n_predict, body.max_completion_tokens, body.max_tokens)
+    n_predict = _first_n_predict(service, body.n_predict, body.max_completion_tokens, body.max_tokens)
     return GenerationSettings(
         **values,
         stop=_stops(body) or own.get("stop", []),
@@ -181,7 +181,7 @@ def _probabilities(body: GenerationBody, n_probs: int) -> int:
     return max(0, n_probs)
 
 
-def first_n_predict(service: Service, *fields: int | None) -> int:
+def _first_n_predict(service: Service, *fields: int | None) -> int:
     """The server's own limit holds where the request's fields give none, or a greater one."""
     limit = service.options.n_predict
     given = next((n for n in fields if n is not None), limit)

@@ -33,7 +33,13 @@ def script(monkeypatch):
 
     def play(*scripts, **options) -> ScriptedClient:
         client = ScriptedClient(*scripts, **options)
-        monkeypatch.setattr("trivet.engine.inprocess.InProcessClient", lambda config: client)
+
+        def load(config) -> ScriptedClient:
+            if client.limit is None:
+                client.limit = config.max_num_seqs + config.max_queue
+            return client
+
+        monkeypatch.setattr("trivet.engine.inprocess.InProcessClient", load)
         return client
 
     return play

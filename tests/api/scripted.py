@@ -43,10 +43,12 @@ class ScriptedClient:
     """Answers the i-th sequence with the i-th script (again from the first after the last), `pace` tokens a chunk.
 
     A script ends at an end token, at max_tokens, or with its last token as "length"; one that holds a string
-    fails there with that error. Past `limit` requests, it is overloaded.
+    fails there with that error. Past `limit` requests (None is what the arguments say), it is overloaded.
     """
 
-    def __init__(self, *scripts: list[int | str], pace: int = 1, max_model_len: int = 1000, limit: int = 100) -> None:
+    def __init__(
+        self, *scripts: list[int | str], pace: int = 1, max_model_len: int = 1000, limit: int | None = 100
+    ) -> None:
         self.scripts = scripts
         self.pace = pace
         self.limit = limit
@@ -105,6 +107,8 @@ class ScriptedClient:
         chunk = TokenChunk(request_id=request.request_id, cached_tokens=3, queued_at=1.0, scheduled_at=2.0)
         if params.prompt_logprobs is not None:
             chunk.prompt_logprobs = [None, *map(logprob, request.prompt[1:])]
+            for _ in range(10):  # Other sequences find the prompt in the cache and are ahead.
+                await asyncio.sleep(0)
         for made, token in enumerate(script, 1):
             if isinstance(token, str):
                 chunk.finish_reason, chunk.error = "error", token

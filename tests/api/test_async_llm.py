@@ -248,6 +248,17 @@ async def test_prompt_logprobs(model):
     assert [next(iter(entry)) for entry in output.prompt_logprobs[1:]] == list(b"ab")
 
 
+@pytest.mark.parametrize("scripts", [[[*b"one", EOS], [*b"three", EOS]], [[EOS], [*b"2", EOS]], [[*b"1", EOS], [EOS]]])
+async def test_the_first_output_of_n_has_the_prompt_logprobs(model, scripts):
+    llm, _ = await start(model, *scripts)
+    outputs = [output async for output in llm.stream(ask("ab", n=2, prompt_logprobs=1))]
+    assert all(output.prompt_logprobs is not None for output in outputs)
+    made: list[list[int]] = [[], []]
+    for part in itertools.chain.from_iterable(output.outputs for output in outputs):
+        made[part.index] += part.token_ids
+    assert made == scripts
+
+
 @pytest.mark.parametrize("pace", [1, 3, 100])
 async def test_outputs_carry_prompt_and_times(model, pace):
     llm, _ = await start(model, [*b"abc", EOS], pace=pace)

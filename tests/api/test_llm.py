@@ -134,6 +134,9 @@ def test_what_the_makers_recommend_is_the_default(tmp_path, script):
         LLM(str(tmp_path), generation_config="/nowhere")
     with pytest.raises(RequestError, match="override_generation_config: beams is no parameter of sampling"):
         LLM(str(tmp_path), override_generation_config={"beams": 3})
+    config.write_text('{"temperature": "hot"}')
+    with pytest.raises(ModelError, match=r"generation_config\.json: temperature must be a number, got 'hot'"):
+        LLM(str(tmp_path))
     config.write_text("{")
     with pytest.raises(ModelError, match=r"generation_config\.json: not valid JSON"):
         LLM(str(tmp_path))

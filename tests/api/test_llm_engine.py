@@ -70,6 +70,23 @@ def test_a_request_that_fails_fails_alone(engine):
     assert outputs["b"][-1].outputs[0].text == "fine"
 
 
+def test_any_number_of_requests_may_wait(engine):
+    llm, _ = engine([*b"a", EOS], limit=None)
+    for i in range(1200):
+        llm.add_request(str(i), {"prompt_token_ids": [1]}, ALL)
+    outputs = drain(llm)
+    assert len(outputs) == 1200
+    assert all(of[-1].outputs[0].finish_reason == "stop" for of in outputs.values())
+
+
+def test_a_request_that_is_refused_fails_alone(engine):
+    llm, _ = engine([*b"fine", EOS], limit=1)
+    for name in "ab":
+        llm.add_request(name, "x", ALL)
+    outputs = drain(llm)
+    assert [outputs[name][-1].outputs[0].finish_reason for name in "ab"] == ["stop", "error"]
+
+
 def test_an_engine_that_is_gone_is_an_error(engine):
     llm, client = engine(["the engine stopped"])
     client.alive = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from tests.models.tiny import MODELS, Tiny
 from trivet.convert import as_gguf, checkpoint
 from trivet.errors import ModelError
+from trivet.sampling.defaults import recommended
 from trivet.weights import open_checkpoint
 from trivet.weights.export import export
 from trivet.weights.gguf import GGUFFile
@@ -45,6 +47,20 @@ def test_a_converted_folder_is_the_file_that_others_make(tiny: Tiny, tmp_path: P
     for name in theirs.tensors:
         assert np.array_equal(ours.load(name).data, theirs.load(name).data), name
     assert as_gguf(ours) is ours
+
+
+def test_recommended_sampling_is_converted(tmp_path: Path) -> None:
+    folder = MODELS[0].write_folder(tmp_path / "hf")
+    config = {"temperature": 1, "top_k": 20, "top_p": None, "repetition_penalty": 1.5, "max_new_tokens": 9}
+    (folder / "generation_config.json").write_text(json.dumps(config))
+    export(as_gguf(open_checkpoint(folder)), tmp_path / "a.gguf", "F32")
+    found = {k: v for k, v in GGUFFile(tmp_path / "a.gguf").metadata.items() if k.startswith("general.sampling.")}
+    assert repr(sorted(found.items())) == repr(
+        [("general.sampling.penalty_repeat", 1.5), ("general.sampling.temp", 1.0), ("general.sampling.top_k", 20)]
+    )
+    own = recommended(str(folder))
+    assert own.pop("max_tokens") == 9
+    assert recommended(str(tmp_path / "a.gguf")) == own
 
 
 @pytest.mark.parametrize("tiny", [tiny for tiny in MODELS if not tiny.gguf_arch], ids=str)

@@ -135,6 +135,7 @@ class FakeEngine:
         if params.prompt_logprobs is not None:
             rest = [logprob(token, params.prompt_logprobs) for token in prompt[1:]]
             begun["prompt_logprobs"] = [None, *rest]
+            await asyncio.sleep(0.02)  # Other sequences find the prompt in the cache and are ahead.
         for done in (len(prompt) // 2, len(prompt)) if request.report_progress else ():
             await queue.put(TokenChunk(request_id=request.request_id, prompt_done=done, **begun))
         skipped = int(request.request_id.rpartition("-")[2]) % len(self.answer)

@@ -10,6 +10,7 @@ from tests.server.fake_llm import ANSWER, TOKENS, FakeLLM
 from tests.server.wire import client, get, named_events, post, until
 from trivet.api.args import EngineArgs
 from trivet.api.async_llm import AsyncLLM
+from trivet.sampling.params import LLAMACPP_STAGES
 from trivet.server.options import ServerOptions
 
 PATH = "/v1/messages"
@@ -284,6 +285,27 @@ def test_the_limit_of_llama_server(serve):
     llm = FakeLLM()
     answer = post(serve(llm, dialect="llamacpp", n_predict=5), PATH, {"messages": [USER]}).json()
     assert (answer["stop_reason"], llm.requests[-1].params.max_tokens) == ("max_tokens", 5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, {"temperature": 0.5, "top_k": 40, "top_p": 0.95, "stop": ["Q:"]}),
+        ({"temperature": 1.5, "top_k": 7, "top_p": 0.5}, {"temperature": 1.5, "top_k": 7, "top_p": 0.5}),
+        ({"temperature": -1, "top_p": 2, "stop_sequences": ["x"]}, {"temperature": 0, "top_p": 1, "stop": ["x"]}),
+    ],
+)
+def test_the_sampling_of_llama_server(serve, fields, expected):
+    """Its own defaults, those of its flags and the request's fields, one over the other."""
+    llm = FakeLLM()
+    url = serve(llm, dialect="llamacpp", sampling_defaults={"temperature": 0.5, "stop": "Q:", "xtc_probability": 0.5})
+    for _ in range(2):
+        assert post(url, PATH, {"messages": [USER], **fields}).status_code == 200
+    always = {"min_p": 0.05, "penalty_last_n": 64, "xtc_probability": 0.5, "stages": LLAMACPP_STAGES}
+    params = [request.params for request in llm.requests]
+    for name, value in (always | expected).items():
+        assert getattr(params[0], name) == value, name
+    assert params[0].seed != params[1].seed
 
 
 def test_failures(serve):

@@ -164,6 +164,26 @@ DEFAULTS = {
 }
 
 
+def test_what_the_makers_recommend_is_between_the_two_defaults(serve):
+    llm = FakeLLM()
+    url = serve(llm, sampling_defaults={"top_k": 5})
+    llm.recommended_params = {
+        "temperature": 0.6,
+        "top_k": 20,
+        "repetition_penalty": 1.1,
+        "penalty_last_n": 9,
+        "max_tokens": 3,
+        "stages": ("top_k",),
+        "mirostat": 2,
+    }
+    expected = {"temperature": 0.6, "top_k": 5, "min_p": 0.05, "repeat_penalty": 1.1, "repeat_last_n": 9}
+    expected |= {"samplers": ["top_k"], "mirostat": 2, "n_predict": -1}
+    shown = client.get(url + "/props").json()["default_generation_settings"]["params"]
+    for settings in (settings_of(url), shown):
+        assert {name: settings[name] for name in expected if name in settings} == expected
+    assert settings_of(url, temperature=0.1)["temperature"] == 0.1
+
+
 def test_the_servers_own_defaults(serve):
     llm = FakeLLM()
     url = serve(llm, sampling_defaults=DEFAULTS, n_predict=7)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import openai
 import pytest
 
 from tests.server.conftest import running
-from tests.server.fake_llm import ANSWER, FakeLLM
+from tests.server.fake_llm import ANSWER, EOS, FakeLLM
 from tests.server.wire import client as http
 from tests.server.wire import get, named_events, post, until
 from trivet.api.args import EngineArgs
 from trivet.api.async_llm import AsyncLLM
+from trivet.sampling.params import LLAMACPP_STAGES
 
 PATH = "/v1/responses"
 PROMPT = "user: hi\nassistant: "
@@ -357,6 +360,37 @@ def test_ids_are_used_once(url):
     stored = get(url, f"{PATH}/resp_once", params={"stream": "true", "starting_after": 3})
     assert stored.status_code == 400 and stored.json()["error"]["param"] == "stream"
     assert post(url, PATH, body(model="other")).status_code == 404
+
+
+@pytest.mark.parametrize("path", [PATH, "/responses"])
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, {"temperature": 0.5, "top_k": 40, "top_p": 0.95, "stop": ["Q:"], "max_tokens": 9, "logprobs": None}),
+        (
+            {"temperature": 1.5, "max_output_tokens": 3, **LOGPROBS},
+            {"temperature": 1.5, "max_tokens": 3, "logprobs": 0},
+        ),
+        ({"repetition_penalty": 1.5, "top_k": -5, "stop": "x"}, {"repetition_penalty": 1.5, "top_k": 0, "stop": ["x"]}),
+        ({"logit_bias": {"7": 1}, "seed": 5, "ignore_eos": True}, {"logit_bias": {7: 1, EOS: -math.inf}, "seed": 5}),
+        ({"include_stop_str_in_output": True}, {"include_stop_str_in_output": True, "skip_special_tokens": True}),
+    ],
+)
+def test_the_sampling_of_llama_server(serve, path, fields, expected):
+    """Its own defaults, those of its flags and the request's fields, one over the other."""
+    llm = FakeLLM()
+    defaults = {"temperature": 0.5, "stop": "Q:", "xtc_probability": 0.5}
+    response = post(serve(llm, dialect="llamacpp", sampling_defaults=defaults, n_predict=9), path, body(**fields))
+    assert response.status_code == 200, response.text
+    [request] = llm.requests
+    expected = {"min_p": 0.05, "penalty_last_n": 64, "xtc_probability": 0.5, "stages": LLAMACPP_STAGES} | expected
+    assert {name: getattr(request.params, name) for name in expected} == expected
+    assert response.json()["temperature"] == request.params.temperature
+
+
+def test_errors_are_llama_server_s(serve):
+    error = post(serve(FakeLLM(), dialect="llamacpp"), PATH, body(logit_bias={"9999": 1})).json()["error"]
+    assert (error["code"], error["type"]) == (400, "invalid_request_error")
 
 
 @pytest.fixture(scope="module")

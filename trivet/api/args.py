@@ -120,7 +120,8 @@ class EngineArgs(VllmArgs):
     max_num_seqs, max_num_batched_tokens: most sequences, and most tokens, of one step; None is 128 and 2048.
     performance_mode: "throughput" doubles what the two are by default.
     scheduling_policy: "fcfs" serves who comes first, and refuses priorities; "priority" serves lower ones first.
-    max_num_queued_reqs: more waiting requests than that are refused; None is 1024. `LLM` has no such limit.
+    max_num_queued_reqs: more waiting requests than that are refused; None is 1024. `LLM` and `LLMEngine` have
+        no such limit.
     max_num_queued_tokens: and so are those that come when prompts of so many tokens wait; None is no limit.
     gpu_memory_utilization: on a GPU, the share of its memory that may be in use, of which the cache takes what is
         left; on the CPU, the cache takes no more than this share of the free memory, if it is sized to need.
@@ -137,8 +138,8 @@ class EngineArgs(VllmArgs):
     prefix_cache_dir: a folder that keeps what is computed of prompts for later engines with the same model; it holds
         prompts in all but plain text.
     prefix_cache_size: most bytes of that folder.
-    generation_config: "auto" takes defaults of sampling from the model's generation_config.json, "vllm" from none,
-        else from that of another folder.
+    generation_config: "auto" takes defaults of sampling from the model's generation_config.json, or from a GGUF's
+        metadata, "vllm" from none, else from the file of another folder.
     override_generation_config: further defaults, by the keys of that file.
     max_logprobs: most that a request may ask for; -1 is no limit.
     logprobs_mode: "raw_logprobs" are those of the model's own distribution.

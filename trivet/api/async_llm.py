@@ -19,7 +19,6 @@ import msgspec
 
 from trivet.api.args import EngineArgs
 from trivet.api.completion import Completion
-from trivet.api.defaults import recommended
 from trivet.api.job import Job
 from trivet.api.model_config import ModelConfig
 from trivet.api.outputs import RequestOutput, RequestStateStats
@@ -30,6 +29,7 @@ from trivet.engine.client import EngineClient
 from trivet.engine.messages import StoreCommand, Stored
 from trivet.engine.request import EngineRequest, EngineStats, ModelInfo
 from trivet.errors import EngineError, RequestError
+from trivet.sampling.defaults import recommended
 from trivet.sampling.params import SamplingParams
 from trivet.sampling.vllm_params import RequestOutputKind
 from trivet.text.phrases import Breaker, Phrases

@@ -17,7 +17,7 @@ from trivet.api.request import GenerateRequest
 from trivet.engine.client import EngineClient
 from trivet.engine.request import EngineRequest, TokenChunk
 from trivet.engine.streams import TokenStream
-from trivet.errors import DeadlineError, EngineError
+from trivet.errors import DeadlineError, EngineError, OverloadedError
 
 if TYPE_CHECKING:
     from trivet.text.tokenizer import Tokenizer
@@ -89,6 +89,8 @@ class Job:
                     for task in tasks:
                         if task.done():
                             task.result()
+                    if self._awaits_prompt_logprobs() and not tasks[0].done():
+                        continue
                     if changed := [completion for completion in self.completions if completion.changed]:
                         yield changed
             finally:
@@ -96,8 +98,14 @@ class Job:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
 
-    def failed(self, error: EngineError) -> RequestOutput:
-        """What there is of a request that the engine failed at, which must not cost others their work."""
+    def _awaits_prompt_logprobs(self) -> bool:
+        """Whether they are still to come, with the first sequence: others may find the prompt in the cache and be
+        ahead of it, but the first output has them.
+        """
+        return self.request.params.prompt_logprobs is not None and self.prompt_logprobs is None
+
+    def failed(self, error: EngineError | OverloadedError) -> RequestOutput:
+        """What there is of a request that the engine failed at or refused, which must not cost others their work."""
         log.error("request %s failed: %s", self.request.request_id, error)
         for completion in self.completions:
             completion.finish_reason = completion.finish_reason or "error"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import itertools
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -21,7 +19,7 @@ from trivet.api.prompts import Prompt, generate_request, listed
 from trivet.api.refusals import refuses
 from trivet.api.request import GenerateRequest
 from trivet.engine.request import ModelInfo
-from trivet.errors import EngineError, RequestError
+from trivet.errors import EngineError, OverloadedError, RequestError
 from trivet.sampling.params import SamplingParams
 from trivet.sampling.vllm_params import BeamSearchParams
 from trivet.text.tokenizer import Tokenizer
@@ -60,8 +58,7 @@ class LLM:
             engine_args = EngineArgs(model=model, **kwargs)
         elif model is not None or kwargs:
             raise TypeError("give engine_args or the arguments themselves, not both")
-        # One program's own list of prompts is never too long: nobody else waits.
-        self.llm_engine = LLMEngine(dataclasses.replace(engine_args, max_num_queued_reqs=sys.maxsize))
+        self.llm_engine = LLMEngine(engine_args)
         self._ids = itertools.count()
         self._enqueued: list[asyncio.Task[RequestOutput]] = []
 
@@ -93,7 +90,7 @@ class LLM:
 
     @property
     def recommended_params(self) -> dict[str, Any]:
-        """What the model's `generation_config.json` says, as keywords of SamplingParams."""
+        """What the model's `generation_config.json` or GGUF metadata says, as keywords of SamplingParams."""
         return self._llm.recommended_params
 
     def get_default_sampling_params(self) -> SamplingParams:
@@ -361,7 +358,7 @@ class LLM:
     async def _finish(self, job: Job) -> RequestOutput:
         try:
             return await self._llm.finish(job)
-        except EngineError as error:
+        except (EngineError, OverloadedError) as error:
             if not self._llm.healthy():
                 raise
             return job.failed(error)

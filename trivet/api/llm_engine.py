@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import sys
 import threading
 import weakref
 from collections.abc import Coroutine, Iterable
@@ -16,7 +18,7 @@ from trivet.api.model_config import ModelConfig
 from trivet.api.outputs import RequestOutput
 from trivet.api.prompts import Prompt
 from trivet.api.refusals import refuses
-from trivet.errors import EngineError, RequestError
+from trivet.errors import EngineError, OverloadedError, RequestError
 from trivet.sampling.params import SamplingParams
 from trivet.text.tokenizer import Tokenizer
 
@@ -43,7 +45,8 @@ class LLMEngine:
     """
 
     def __init__(self, engine_args: EngineArgs) -> None:
-        self.llm = AsyncLLM(engine_args)
+        # One program's own requests are never too many: nobody else waits.
+        self.llm = AsyncLLM(dataclasses.replace(engine_args, max_num_queued_reqs=sys.maxsize))
         self._news: SimpleQueue[RequestOutput | Exception] = SimpleQueue()
         self._unfinished = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -133,8 +136,8 @@ class LLMEngine:
     def step(self) -> list[RequestOutput]:
         """Wait for news of the requests, and return all there are; nothing at once when no request is unfinished.
 
-        A request at which the engine fails ends with the finish reason "error"; EngineError is raised when the engine
-        is gone.
+        A request at which the engine fails, or that finds `max_num_queued_tokens` waiting, ends with the finish reason
+        "error"; EngineError is raised when the engine is gone.
         """
         outputs: list[RequestOutput] = []
         while self._unfinished and not (outputs and self._news.empty()):
@@ -198,7 +201,7 @@ class LLMEngine:
         try:
             async for output in self.llm.follow(job):
                 self._news.put(output)
-        except EngineError as error:
+        except (EngineError, OverloadedError) as error:
             self._news.put(job.failed(error) if self.llm.healthy() else error)
         except Exception as error:
             self._news.put(error)

@@ -14,6 +14,7 @@ from trivet.convert.hyperparameters import hyperparameters
 from trivet.convert.vocabulary import vocabulary
 from trivet.errors import ModelError
 from trivet.models.config import ModelConfig
+from trivet.sampling.defaults import gguf_defaults
 from trivet.weights.formats import Format
 from trivet.weights.tensor import Checkpoint, Tensor, TensorInfo
 
@@ -28,6 +29,7 @@ def as_gguf(checkpoint: Checkpoint) -> Checkpoint:
     config = ModelConfig.from_checkpoint(checkpoint)
     metadata, vectors = hyperparameters(checkpoint, config)
     metadata |= {"general.type": "model", "general.name": _name(Path(checkpoint.path))}
+    metadata |= gguf_defaults(Path(checkpoint.path))
     metadata |= vocabulary(Path(checkpoint.path), config.vocab_size)
     converted = ConvertedFolder(checkpoint, metadata, vectors)
     for context in (1, config.context_length):  # Some rotary embeddings depend on it.

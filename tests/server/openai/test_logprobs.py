@@ -16,6 +16,16 @@ def completion(**fields):
     return {"model": "fake", "prompt": "hi", **fields}
 
 
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("stream", [False, True])
+def test_echo(url, n, stream):
+    reply = post(url, TEXT, completion(max_tokens=2, logprobs=1, echo=True, stream=stream, n=n, temperature=1))
+    choices = [c for chunk in (events(reply)[:-1] if stream else [reply.json()]) for c in chunk["choices"]]
+    for index in range(n):
+        tokens = [t for c in choices if c["index"] == index for t in c["logprobs"]["tokens"]]
+        assert tokens[:3] == ["<s>", "h", "i"] and len(tokens) == 5
+
+
 def test_completion(url):
     """The token sampled is the second best of the fake's; the entries are it and the best k."""
     got = post(url, TEXT, completion(max_tokens=2, logprobs=1, echo=True)).json()["choices"][0]
@@ -46,7 +56,9 @@ def test_bytes_of_half_a_character(url):
     assert bytes(data).decode() == "é"
 
 
-@pytest.mark.parametrize(("path", "body"), [(TEXT, completion()), (CHAT, chat())])
+@pytest.mark.parametrize(
+    ("path", "body"), [(TEXT, completion()), (CHAT, chat()), (TEXT, completion(n=2)), (CHAT, chat(n=2, temperature=1))]
+)
 def test_prompt(url, path, body):
     whole = post(url, path, body | {"max_tokens": 1, "prompt_logprobs": 1}).json()
     found = whole["prompt_logprobs"] if path == CHAT else whole["choices"][0]["prompt_logprobs"]

@@ -25,7 +25,6 @@ from trivet.server.dialects.anthropic.schemas import (
     CountTokensBody,
     Message,
     MessageDelta,
-    MessageOptions,
     MessagesBody,
     MessageStart,
     MessageStop,
@@ -46,10 +45,9 @@ PING = sse.named_event(Ping())
 
 
 class Reasons(NamedTuple):
-    """What to call an end by the limit on tokens, by a full context and by a stop string."""
+    """What to call an end by the limit on tokens and by a stop string."""
 
     limit: str
-    full: str
     stop: str
 
 
@@ -59,23 +57,21 @@ async def messages(service: Service, request: Request) -> Response:
     check_model(service, body.model)
     refuse_unsupported(body)
     check_options(service, body)
-    reasons = Reasons("max_tokens", "model_context_window_exceeded", "stop_sequence")
-    return await reply(service, request, body, model_name(service, body.model), body.max_tokens, reasons)
-
-
-async def reply(
-    service: Service, request: Request, body: MessageOptions, model: str, max_tokens: int, reasons: Reasons
-) -> Response:
-    """Generate at most `max_tokens`, which come from `model`, as its answer calls itself."""
     prompt = await prompt_tokens(service, body)
     service.check_length(prompt)
     room = service.max_model_len - len(prompt)
-    params = sampling_params(service, body, min(max_tokens, room))
-    message_id = f"msg_{request.state.request_id}"
-    outputs = service.generate(GenerateRequest(prompt=prompt, params=params, request_id=message_id))
-    limit_reason = reasons.limit if max_tokens <= room else reasons.full
-    answer = MessageAnswer(message_id, model, limit_reason, reasons.stop)
-    if body.stream:
+    params = sampling_params(service, body, min(body.max_tokens, room))
+    reasons = Reasons("max_tokens" if body.max_tokens <= room else "model_context_window_exceeded", "stop_sequence")
+    answer = MessageAnswer(f"msg_{request.state.request_id}", model_name(service, body.model), reasons)
+    return await reply(service, request, answer, prompt, params, bool(body.stream))
+
+
+async def reply(
+    service: Service, request: Request, answer: MessageAnswer, prompt: list[int], params: SamplingParams, stream: bool
+) -> Response:
+    """Generate the answer, whole or streamed."""
+    outputs = service.generate(GenerateRequest(prompt=prompt, params=params, request_id=answer.id))
+    if stream:
         return await sse.event_stream(request, answer.events(outputs), DIALECT.error_event, keep_alive=PING)
     whole = await while_connected(request.receive, collect(outputs))
     return json_response(answer.whole(whole))
@@ -106,7 +102,7 @@ def check_options(service: Service, body: MessagesBody) -> None:
         raise Problem(Kind.INVALID, f"stop_sequences: must be at most {most} non-empty strings", "stop_sequences")
 
 
-def sampling_params(service: Service, body: MessageOptions, max_tokens: int) -> SamplingParams:
+def sampling_params(service: Service, body: MessagesBody, max_tokens: int) -> SamplingParams:
     """What is not given is as the model's makers recommend. Raises RequestError for what is out of range."""
     given: dict[str, Any] = {
         "temperature": body.temperature,
@@ -120,16 +116,12 @@ def sampling_params(service: Service, body: MessageOptions, max_tokens: int) -> 
 
 
 class MessageAnswer:
-    """Writes the engine's outputs as a message, or as the events that make one.
+    """Writes the engine's outputs as a message of `model`, or as the events that make one."""
 
-    limit_reason, stop_reason: what to call the end when it came by the limit on tokens, or by a stop string.
-    """
-
-    def __init__(self, message_id: str, model: str, limit_reason: str, stop_reason: str) -> None:
-        self._id = message_id
+    def __init__(self, message_id: str, model: str, reasons: Reasons) -> None:
+        self.id = message_id
         self._model = model
-        self._limit_reason = limit_reason
-        self._stop_reason = stop_reason
+        self._reasons = reasons
 
     def whole(self, output: RequestOutput) -> Message:
         [sequence] = output.outputs
@@ -160,7 +152,7 @@ class MessageAnswer:
         self, content: list[TextBlock], stop_reason: str | None, stop_sequence: str | None, usage: Usage
     ) -> Message:
         return Message(
-            id=self._id,
+            id=self.id,
             model=self._model,
             content=content,
             stop_reason=stop_reason,
@@ -170,9 +162,9 @@ class MessageAnswer:
 
     def _end(self, sequence: CompletionOutput) -> StopDelta:
         if sequence.finish_reason == "length":
-            return StopDelta(self._limit_reason, None)
+            return StopDelta(self._reasons.limit, None)
         if isinstance(sequence.stop_reason, str):
-            return StopDelta(self._stop_reason, sequence.stop_reason)
+            return StopDelta(self._reasons.stop, sequence.stop_reason)
         return StopDelta("end_turn", None)
 
 

@@ -7,8 +7,8 @@ import secrets
 from typing import Any
 
 from trivet.errors import RequestError
+from trivet.sampling import llamacpp_samplers as samplers
 from trivet.sampling.params import SamplingParams
-from trivet.server.dialects.llamacpp import samplers
 from trivet.server.dialects.llamacpp.bias import logit_bias
 from trivet.server.dialects.llamacpp.limits import apply_limits, check_range
 from trivet.server.dialects.llamacpp.results import GenerationSettings, LogitBias
@@ -80,7 +80,7 @@ def settings(service: Service, body: GenerationBody) -> GenerationSettings:
     for name in ("repeat_last_n", "dry_penalty_last_n"):
         if values[name] == -1:
             values[name] = service.max_model_len
-    n_predict = first_n_predict(service, body.n_predict, body.max_completion_tokens, body.max_tokens)
+    n_predict = _first_n_predict(service, body.n_predict, body.max_completion_tokens, body.max_tokens)
     return GenerationSettings(
         **values,
         stop=_stops(body) or own.get("stop", []),
@@ -98,8 +98,9 @@ def settings(service: Service, body: GenerationBody) -> GenerationSettings:
 
 
 def server_defaults(service: Service) -> dict[str, Any]:
-    """llama.cpp's defaults with those of the command line over them."""
-    given = {_OWN_NAMES.get(name, name): value for name, value in service.options.sampling_defaults.items()}
+    """llama.cpp's defaults, over them what the model's makers recommend, and over this the command line."""
+    given = service.llm.recommended_params | service.options.sampling_defaults
+    given = {_OWN_NAMES.get(name, name): value for name, value in given.items()}
     given["samplers"] = samplers.names_of(given["samplers"]) if "samplers" in given else samplers.DEFAULT
     if isinstance(stop := given.get("stop"), str):
         given["stop"] = [stop]
@@ -180,7 +181,7 @@ def _probabilities(body: GenerationBody, n_probs: int) -> int:
     return max(0, n_probs)
 
 
-def first_n_predict(service: Service, *fields: int | None) -> int:
+def _first_n_predict(service: Service, *fields: int | None) -> int:
     """The server's own limit holds where the request's fields give none, or a greater one."""
     limit = service.options.n_predict
     given = next((n for n in fields if n is not None), limit)

@@ -7,6 +7,7 @@ from trivet.server.dialects.llamacpp.completions import chat_completions, comple
 from trivet.server.dialects.llamacpp.messages import count_tokens, messages
 from trivet.server.dialects.llamacpp.models import models
 from trivet.server.dialects.llamacpp.props import change_props, props
+from trivet.server.dialects.llamacpp.responses import create_response
 from trivet.server.dialects.llamacpp.schemas import (
     ChatBody,
     CompletionBody,
@@ -22,6 +23,7 @@ from trivet.server.dialects.llamacpp.slot_routes import act_on_slot, list_slots
 from trivet.server.dialects.llamacpp.template import apply_template, input_tokens
 from trivet.server.dialects.llamacpp.tokenize import detokenize, tokenize
 from trivet.server.dialects.llamacpp.unsupported import UNSUPPORTED
+from trivet.server.dialects.openai.responses.schemas import ResponsesBody
 from trivet.server.endpoint import Operation
 from trivet.server.probes import metrics
 
@@ -48,6 +50,8 @@ OPERATIONS = [
     Operation("/v1/chat/completions", chat_completions, body=ChatBody, generates=True, keys=OWN_FIELDS),
     Operation("/chat/completions/input_tokens", input_tokens, body=ChatBody),
     Operation("/v1/chat/completions/input_tokens", input_tokens, body=ChatBody),
+    Operation("/v1/responses", create_response, body=ResponsesBody, generates=True, pinned=True),
+    Operation("/responses", create_response, body=ResponsesBody, generates=True, pinned=True),
     Operation("/v1/messages", messages, body=MessagesBody, generates=True, pinned=True),
     Operation("/v1/messages/count_tokens", count_tokens, body=CountTokensBody, pinned=True),
     Operation("/apply-template", apply_template, body=ChatBody),

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from trivet.server.dialects.llamacpp import samplers
+from trivet.sampling import llamacpp_samplers as samplers
 from trivet.server.flags import Flag, Reader, flag, number, whole
 
 

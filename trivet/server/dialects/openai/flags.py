@@ -125,7 +125,7 @@ SETTINGS: list[Flag] = [
         "--generation-config",
         "generation_config",
         str,
-        "auto takes defaults of sampling from the model's generation_config.json, vllm from none, else a folder.",
+        "auto takes defaults of sampling from generation_config.json or the GGUF, vllm from none, else a folder.",
         "WHENCE",
     ),
     flag(

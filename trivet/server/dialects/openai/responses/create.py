@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from trivet.api.request import GenerateRequest
+from trivet.sampling.params import SamplingParams
 from trivet.server import sse
 from trivet.server.body import read_json
 from trivet.server.collect import collect
@@ -38,18 +40,25 @@ SAMPLING_FIELDS = (
 """Fields that mean here what they mean in a chat."""
 
 
+Sampling = Callable[[Service, ResponsesBody, int, int | None], SamplingParams]
+"""What to sample with, after a prompt of so many tokens, with so many log-probabilities beside each token's own."""
+
+
 async def create_response(service: Service, request: Request) -> Response:
     """Answer an input, whole, streamed, in the background or both."""
+    return await respond(service, request, sampling)
+
+
+async def respond(service: Service, request: Request, sampling: Sampling) -> Response:
+    """Answer as `create_response` does."""
     body = await read_json(request, service.options.payload_limit, ResponsesBody, strict=False)
-    chat = ChatBody(messages=[], **{name: getattr(body, name) for name in (*SAMPLING_FIELDS, "model", "cache_salt")})
-    check_request(service, chat)
+    check_request(service, _as_chat(body))
     check_response(service, body)
     items = conversation(service, body)
     prompt = await prompt_tokens(service, body, items)
     service.check_length(prompt)
-    max_tokens = max_output_tokens(service, body.max_output_tokens, "max_output_tokens", len(prompt))
     with_logprobs = body.top_logprobs or LOGPROBS in (body.include or [])
-    params = sampling_params(service, chat, max_tokens, (body.top_logprobs or 0) if with_logprobs else None)
+    params = sampling(service, body, len(prompt), (body.top_logprobs or 0) if with_logprobs else None)
     response_id = body.request_id or f"resp_{uuid.uuid4().hex}"
     outputs = service.generate(
         GenerateRequest(
@@ -73,6 +82,12 @@ async def create_response(service: Service, request: Request) -> Response:
     return json_response(answer.whole(await while_connected(request.receive, collect(outputs))))
 
 
+def sampling(service: Service, body: ResponsesBody, prompt_len: int, logprobs: int | None) -> SamplingParams:
+    """As in a chat. Raises RequestError."""
+    max_tokens = max_output_tokens(service, body.max_output_tokens, "max_output_tokens", prompt_len)
+    return sampling_params(service, _as_chat(body), max_tokens, logprobs)
+
+
 async def count_input_tokens(service: Service, request: Request) -> Response:
     """Count the tokens of a response's prompt."""
     body = await read_json(request, service.options.payload_limit, InputTokensBody, strict=False)
@@ -93,6 +108,11 @@ def conversation(service: Service, body: InputTokensBody) -> list[Item]:
         message = f"The response {body.previous_response_id!r} cannot be gone on with, for it is {status}."
         raise Problem(Kind.INVALID, message, "previous_response_id")
     return [*previous.input, *previous.response.output, *items]
+
+
+def _as_chat(body: ResponsesBody) -> ChatBody:
+    """A chat with the same options."""
+    return ChatBody(messages=[], **{name: getattr(body, name) for name in (*SAMPLING_FIELDS, "model", "cache_salt")})
 
 
 def check_response(service: Service, body: ResponsesBody) -> None:

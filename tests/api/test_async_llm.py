@@ -45,7 +45,7 @@ async def complete(model, script, pace=1, **params):
 
 
 async def test_a_completion(model):
-    output, client = await complete(model, [*HELLO, EOS], seed=5)
+    output, client = await complete(model, [*HELLO, EOS], seed=5, stream_interval=2**70)
     assert (output.text, output.token_ids) == ("Hello, world", [*HELLO, EOS])
     assert (output.finish_reason, output.stop_reason, output.index) == ("stop", None, 0)
     assert (output.logprobs, output.cumulative_logprob) == (None, None)
@@ -53,6 +53,7 @@ async def test_a_completion(model):
     assert (output.tokens[-1].text, output.tokens[-1].special) == ("</s>", True)
     [request] = client.requests
     assert (request.prompt, request.seed, request.eos_token_ids) == ([BOS, *b"Hi"], 5, [EOS])
+    assert request.params.stream_interval is None
     assert client.cancelled == []
 
 

@@ -176,6 +176,19 @@ async def test_what_can_never_run_is_refused_at_once(start: Start, r: EngineRequ
             c.submit(r)
 
 
+async def test_what_cannot_be_sent_costs_no_other_request(start_process: Start) -> None:
+    async with start_process(max_num_seqs=1, max_queue=3) as c:
+        good = many(3)
+        tasks = [asyncio.create_task(collect(c, r)) for r in good]
+        for wrong in ({"temperature": 2**70}, {"logit_bias": {1: -(2**70)}}, {"tenant": "\ud800"}):
+            await asyncio.sleep(0)
+            with pytest.raises(RequestError, match="integers of 64 bits and valid text only"):
+                c.submit(request([1], "wrong", **wrong))
+        async with asyncio.timeout(10):
+            assert await asyncio.gather(*tasks) == [plain(r, MAX_LEN) for r in good]
+        await settled(c)
+
+
 async def test_a_request_that_breaks_a_step_fails_alone(start: Start) -> None:
     async with start(Options(fail=90)) as c:
         good = [r for r in many(4) if 90 not in plain(r, MAX_LEN).tokens]

@@ -259,7 +259,8 @@ class ProcessClient:
             if opened is None:
                 continue
             opened.request.generated += chunk.tokens
-            opened.request.sampler_state = chunk.sampler_state
+            if chunk.tokens:
+                opened.request.sampler_state = chunk.sampler_state
             opened.proof += len(chunk.tokens)
             if chunk.finish_reason is not None:
                 del self._open[chunk.request_id]

@@ -293,7 +293,7 @@ class Scheduler:
         """Whether the sequence has what the archive has of it, and is to be computed from there on."""
         computed = sequence.computed
         whole = self.prefixes.restore(sequence, until)
-        if not sequence.reported:
+        if not (sequence.reported or sequence.preemptions):
             sequence.cached_tokens += sequence.computed - computed
             self._counts.cached_tokens += sequence.computed - computed
         return whole

@@ -292,6 +292,21 @@ def test_a_sequence_waits_for_the_prefix_another_computes_unless_that_is_cancell
     assert s.schedule().token_ids.tolist() == [3]
 
 
+@pytest.mark.parametrize(
+    ("priority", "steps"), [(0, [[8], [8], [8]]), (1, [[8], [8], [8]]), (-1, [[8], [4, 4], [4, 4]])]
+)
+def test_the_more_urgent_does_not_wait_for_a_prefix_that_the_less_urgent_computes(
+    priority: int, steps: list[list[int]]
+) -> None:
+    s = scheduler(max_num_batched_tokens=8)
+    s.add(request([*prompt(64), 2], "a"))
+    seen = [counts(s)]
+    s.add(request([*prompt(64), 3], "b", priority=priority))
+    assert [*seen, counts(s), counts(s)] == steps
+    while s.busy:
+        step(s)
+
+
 def test_cancelling_frees_the_blocks_at_once() -> None:
     s = scheduler(10, max_num_seqs=1)
     add(s, request(prompt(40), "a"), request(prompt(40, 2), "b"))

@@ -242,6 +242,16 @@ async def test_logprobs_name_the_token_then_the_best(model):
     assert output.cumulative_logprob == -(98.0 + 99.0 + 1 + EOS)
 
 
+@pytest.mark.parametrize(("deltas", "told", "kept"), [(True, [1, 1, 1], 0), (False, [1, 2, 3], 3)])
+async def test_logprobs_are_kept_only_to_be_told_again(model, deltas, told, kept):
+    llm, _ = await start(model, [*b"ab", EOS])
+    job = await llm.prepare(ask(deltas=deltas, logprobs=2))
+    outputs = [output.outputs[0] async for output in llm.follow(job)]
+    assert [len(output.logprobs) for output in outputs] == told
+    assert [next(iter(entry)) for output in outputs for entry in output.logprobs[-1:]] == [*b"ab", EOS]
+    assert len(job.completions[0].logprobs) == kept
+
+
 async def test_prompt_logprobs(model):
     llm, _ = await start(model, [EOS])
     output = await llm.complete(ask("ab", prompt_logprobs=1))

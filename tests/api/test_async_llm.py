@@ -45,7 +45,7 @@ async def complete(model, script, pace=1, **params):
 
 
 async def test_a_completion(model):
-    output, client = await complete(model, [*HELLO, EOS], seed=5)
+    output, client = await complete(model, [*HELLO, EOS], seed=5, stream_interval=2**70)
     assert (output.text, output.token_ids) == ("Hello, world", [*HELLO, EOS])
     assert (output.finish_reason, output.stop_reason, output.index) == ("stop", None, 0)
     assert (output.logprobs, output.cumulative_logprob) == (None, None)
@@ -53,6 +53,7 @@ async def test_a_completion(model):
     assert (output.tokens[-1].text, output.tokens[-1].special) == ("</s>", True)
     [request] = client.requests
     assert (request.prompt, request.seed, request.eos_token_ids) == ([BOS, *b"Hi"], 5, [EOS])
+    assert request.params.stream_interval is None
     assert client.cancelled == []
 
 
@@ -239,6 +240,16 @@ async def test_logprobs_name_the_token_then_the_best(model):
     assert (first[ord("a")].logprob, first[ord("a")].rank, first[ord("a")].decoded_token) == (-98.0, 2, "a")
     assert (first[ord("b")].logprob, first[ord("b")].rank, first[ord("b")].decoded_token) == (-0.5, 1, "b")
     assert output.cumulative_logprob == -(98.0 + 99.0 + 1 + EOS)
+
+
+@pytest.mark.parametrize(("deltas", "told", "kept"), [(True, [1, 1, 1], 0), (False, [1, 2, 3], 3)])
+async def test_logprobs_are_kept_only_to_be_told_again(model, deltas, told, kept):
+    llm, _ = await start(model, [*b"ab", EOS])
+    job = await llm.prepare(ask(deltas=deltas, logprobs=2))
+    outputs = [output.outputs[0] async for output in llm.follow(job)]
+    assert [len(output.logprobs) for output in outputs] == told
+    assert [next(iter(entry)) for output in outputs for entry in output.logprobs[-1:]] == [*b"ab", EOS]
+    assert len(job.completions[0].logprobs) == kept
 
 
 async def test_prompt_logprobs(model):

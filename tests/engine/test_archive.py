@@ -193,6 +193,19 @@ def test_restoring_stops_in_time_and_goes_on(tmp_path: Path, monkeypatch) -> Non
     assert e.stats().cached_tokens == 48
 
 
+def test_restored_blocks_count_once_whatever_is_preempted(tmp_path: Path) -> None:
+    long, short = request(list(range(1, 50)), "long", max_tokens=1), request([7], "short", max_tokens=40)
+    served(tmp_path, request(long.prompt[:25], max_tokens=1))
+    e = start(tmp_path, num_blocks=16, max_num_batched_tokens=2)
+    e.add(short)
+    e.step()
+    e.add(long)
+    [last] = [
+        chunk for chunk in iter(lambda: e.step() if e.busy else None, None) for chunk in chunk if chunk.preemptions
+    ]
+    assert (last.request_id, last.cached_tokens, e.stats().cached_tokens) == ("long", 24, 24)
+
+
 def test_blocks_wait_to_be_written_only_so_long_as_there_are_few(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("trivet.engine.archive.UNWRITTEN", 0)
     assert served(tmp_path, request(PROMPT, max_tokens=1)) == 0

@@ -162,6 +162,18 @@ async def test_many_waiting_tokens_refuse_at_once(start: Start) -> None:
             await anext(c.submit(request([2] * 120)))
 
 
+@pytest.mark.parametrize("length", [60, 120])
+async def test_the_sequences_of_a_prompt_wait_with_one_prompt(start: Start, length: int) -> None:
+    async with start(Options(step_seconds=0.02), max_queued_tokens=100) as c:
+        siblings = [request([1] * length, f"{i}", group="g", seed=i, max_tokens=2) for i in range(3)]
+        streams = [c.submit(r) for r in siblings]
+        with pytest.raises(OverloadedError, match=f"prompts of {length} tokens wait"):
+            c.submit(request([1] * 60, group="h"))
+        for stream in streams:
+            await anext(stream)
+        await anext(c.submit(request([1] * 60, group="h")))
+
+
 @pytest.mark.parametrize(
     ("r", "error"),
     [
@@ -174,6 +186,19 @@ async def test_what_can_never_run_is_refused_at_once(start: Start, r: EngineRequ
     async with start() as c:
         with pytest.raises(RequestError, match=error):
             c.submit(r)
+
+
+async def test_what_cannot_be_sent_costs_no_other_request(start_process: Start) -> None:
+    async with start_process(max_num_seqs=1, max_queue=3) as c:
+        good = many(3)
+        tasks = [asyncio.create_task(collect(c, r)) for r in good]
+        for wrong in ({"temperature": 2**70}, {"logit_bias": {1: -(2**70)}}, {"tenant": "\ud800"}):
+            await asyncio.sleep(0)
+            with pytest.raises(RequestError, match="integers of 64 bits and valid text only"):
+                c.submit(request([1], "wrong", **wrong))
+        async with asyncio.timeout(10):
+            assert await asyncio.gather(*tasks) == [plain(r, MAX_LEN) for r in good]
+        await settled(c)
 
 
 async def test_a_request_that_breaks_a_step_fails_alone(start: Start) -> None:
@@ -265,6 +290,19 @@ async def test_streams_go_on_when_the_process_is_killed(start_process: Start) ->
         assert await asyncio.gather(*tasks) == [plain(r, MAX_LEN) for r in requests]
         await settled(c)
         assert c.stats().generated_tokens >= sum(len(plain(r, MAX_LEN).tokens) for r in requests)
+
+
+async def test_a_process_killed_at_a_prompt_costs_no_state(start_process: Start) -> None:
+    async with start_process(Options(step_seconds=0.03), max_num_batched_tokens=4) as c:
+        r = request([1] * 40, max_tokens=9, mirostat=2, report_progress=True)
+        result = Result()
+        kills = 0
+        async for chunk in c.submit(r):
+            result.add(chunk)
+            if (kills == 0 and len(result.tokens) >= 4) or (kills == 1 and chunk.prompt_done and result.tokens):
+                children()[0].kill()
+                kills += 1
+        assert (kills, result) == (2, plain(r, MAX_LEN))
 
 
 async def test_kills_at_random_moments_cost_no_token(start_process: Start) -> None:

@@ -100,6 +100,16 @@ def test_prompts_share_a_step(lengths: list[int], steps: list[list[int]]) -> Non
     assert [counts(s) for _ in steps] == steps
 
 
+@pytest.mark.parametrize("params", [{}, {"max_tokens": 1}, {"max_tokens": 1, "prompt_logprobs": 0}], ids=str)
+@pytest.mark.parametrize("budget", [8, 32, 33])
+def test_a_prompt_may_fill_the_context(params: dict, budget: int) -> None:
+    s = scheduler(3, block_size=11, max_model_len=33, max_num_batched_tokens=budget)
+    s.add(request(prompt(33), "a", **({"max_tokens": None} | params)))
+    chunks = [chunk for _ in range(-(-33 // budget)) for chunk in step(s)[1]]
+    assert [(c.tokens, c.finish_reason) for c in chunks] == [([10], "length")]
+    assert not s.busy
+
+
 def test_rows_of_prompt_logprobs_are_limited_in_a_step() -> None:
     s = scheduler()
     add(s, *(request(prompt(600, i), f"{i}", prompt_logprobs=0) for i in range(2)), request(prompt(600, 3), "plain"))
@@ -280,6 +290,21 @@ def test_a_sequence_waits_for_the_prefix_another_computes_unless_that_is_cancell
     s.cancel("a")
     assert counts(s) == [32]
     assert s.schedule().token_ids.tolist() == [3]
+
+
+@pytest.mark.parametrize(
+    ("priority", "steps"), [(0, [[8], [8], [8]]), (1, [[8], [8], [8]]), (-1, [[8], [4, 4], [4, 4]])]
+)
+def test_the_more_urgent_does_not_wait_for_a_prefix_that_the_less_urgent_computes(
+    priority: int, steps: list[list[int]]
+) -> None:
+    s = scheduler(max_num_batched_tokens=8)
+    s.add(request([*prompt(64), 2], "a"))
+    seen = [counts(s)]
+    s.add(request([*prompt(64), 3], "b", priority=priority))
+    assert [*seen, counts(s), counts(s)] == steps
+    while s.busy:
+        step(s)
 
 
 def test_cancelling_frees_the_blocks_at_once() -> None:

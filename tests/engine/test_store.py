@@ -128,7 +128,11 @@ def test_files_of_other_engines(saved: Path, options: Options | None, fields: di
 
 
 @pytest.mark.parametrize(
-    ("path", "message"), [("nothing", "No such file"), (".", "Is a directory"), ("a/b", "Not a directory")]
+    ("path", "message"),
+    [
+        *(("nothing", "No such file"), (".", "Is a directory"), ("a/b", "Not a directory")),
+        *(("x\0", "embedded null"), ("x\0/y", "embedded null")),
+    ],
 )
 def test_files_that_cannot_be_had(saved: Path, path: str, message: str) -> None:
     e = engine()
@@ -136,6 +140,22 @@ def test_files_that_cannot_be_had(saved: Path, path: str, message: str) -> None:
     if path != "nothing":
         assert store(e, "save", saved.parent / path).error
     assert saved.is_file()
+
+
+@pytest.mark.parametrize(("action", "method"), [("save", "read_block"), ("load", "write_block")])
+def test_what_goes_wrong_is_that_commands_error(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, action: str, method: str
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise MemoryError("none left")
+
+    e = engine()
+    run(e, request(PROMPT[:12], max_tokens=1))
+    with monkeypatch.context() as patch:
+        patch.setattr(e.runtime, method, fail)
+        assert store(e, action, saved).error == f"could not {action} cached blocks: none left"
+    assert e.stats().blocks_used == 0
+    assert store(e, "load", saved).error is None
 
 
 @settings(max_examples=60, suppress_health_check=list(HealthCheck))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,5 +61,19 @@ def test_identities_differ_where_models_do(tmp_path: Path) -> None:
     )
     assert one["weights"] == typed["weights"] != other["weights"]
     assert one["cache type"] == other["cache type"] != typed["cache type"]
+    assert load(tmp_path / "llama", max_model_len=32).identity() == load(tmp_path / "llama").identity()
     fast = load(tmp_path / "llama", numerics="fast").identity()
     assert fast["instruction set"] == f"{one['instruction set']}, fast numerics"
+
+
+def test_identities_differ_where_rotary_embeddings_do(tmp_path: Path) -> None:
+    """LongRoPE's factors are those of the longest sequence, others' are in the configuration alone."""
+    long = named("phi3-long").write_folder(tmp_path / "long")
+    yarn = named("llama-yarn")
+    scaling = yarn.config["rope_scaling"]
+    other = replace(yarn, config=yarn.config | {"rope_scaling": scaling | {"factor": 2 * scaling["factor"]}})
+    paths = yarn.write_folder(tmp_path / "yarn"), other.write_folder(tmp_path / "other")
+    pairs = [[(long, {"max_model_len": length}) for length in (16, 64)], [(path, {}) for path in paths]]
+    for pair in pairs:
+        one, two = (dict(load(path, **settings).identity()) for path, settings in pair)
+        assert one.pop("graph") != two.pop("graph") and one == two

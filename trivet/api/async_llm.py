@@ -402,6 +402,7 @@ class AsyncLLM:
             params,
             n=1,
             output_kind=RequestOutputKind.CUMULATIVE,
+            stream_interval=None,
             repetition_detection=None,
             stop=None,
             bad_words=None,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Completion:
-    """Grows by `extend`; `output` reports the whole, or what came since the last report.
+    """Grows by `extend`; `output` reports the whole, or what came since the last report: always the one or the other.
 
     Left out of the text: the token that ended it, and a stop string, unless `include_stop_str_in_output`. A
     stop string or a repetition sets `finish_reason`; tokens after the one that completed it are dropped, and the
@@ -31,6 +31,7 @@ class Completion:
         self.text = ""
         self.tokens: list[TokenText] = []
         self.logprobs: list[dict[int, Logprob]] = []
+        """But for those that a report of what is new has given away: they are large."""
         self.cumulative_logprob = 0.0
         self.changed = False
         self._params = params
@@ -85,14 +86,16 @@ class Completion:
             text=self.text[chars:],
             token_ids=[token.id for token in self.tokens[tokens:]],
             cumulative_logprob=self.cumulative_logprob if self._params.logprobs is not None else None,
-            logprobs=self._logprobs(tokens) if self._params.logprobs is not None else None,
+            logprobs=self._logprobs(delta) if self._params.logprobs is not None else None,
             finish_reason=self.finish_reason,
             stop_reason=self.stop_reason,
             tokens=self.tokens[tokens:],
         )
 
-    def _logprobs(self, start: int) -> list[dict[int, Logprob]]:
-        found = self.logprobs[start:]
+    def _logprobs(self, delta: bool) -> list[dict[int, Logprob]]:
+        found = self.logprobs[:]
+        if delta:
+            self.logprobs.clear()
         # It is no list, but reads like one.
         return cast(list[dict[int, Logprob]], FlatLogprobs.of(found)) if self._params.flat_logprobs else found
 

@@ -15,7 +15,7 @@ import zmq.asyncio
 
 from trivet import errors
 from trivet.engine.config import EngineConfig
-from trivet.engine.messages import Command, Failed, Ready, Stored, Update, decode_report, encode
+from trivet.engine.messages import Failed, Ready, Stored, Update, decode_report, encode
 from trivet.engine.request import ModelInfo
 from trivet.errors import EngineError, TrivetError
 from trivet.logs import LogOptions
@@ -63,7 +63,8 @@ class Child:
             await self.close()
             raise
 
-    def send(self, commands: list[Command]) -> None:
+    def send(self, commands: list[msgspec.Raw]) -> None:
+        """Commands, each as `pack` gives it."""
         # Without a high-water mark a message is always taken at once.
         self._socket.send(encode(commands))
 

@@ -178,7 +178,7 @@ class Engine:
         return chunks
 
     def store(self, command: StoreCommand) -> Stored:
-        """Save, load or drop cached blocks."""
+        """Save, load or drop cached blocks. What goes wrong is in the answer, but for DeviceLostError."""
         if not self.scheduler.config.enable_prefix_caching:
             return Stored(command.number, error="prefix caching is off: there are no blocks to save, load or drop")
         salt, path = salt_of(command.cache_salt), Path(command.path)
@@ -189,8 +189,13 @@ class Engine:
                 case "load":
                     return Stored(command.number, *self._store.load(path, salt, self.info.vocab_size))
             return Stored(command.number, self._store.drop(command.tokens, salt))
+        except DeviceLostError:
+            raise
         except RequestError as error:
             return Stored(command.number, error=str(error))
+        except Exception as error:
+            logger.exception("could not %s cached blocks", command.action)
+            return Stored(command.number, error=f"could not {command.action} cached blocks: {error}")
 
     def stats(self) -> EngineStats:
         stats = self.scheduler.stats()

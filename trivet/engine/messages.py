@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from trivet.engine.request import EngineRequest, EngineStats, ModelInfo, TokenChunk
+from trivet.errors import RequestError
 
 
 class StoreCommand(msgspec.Struct, tag=True):
@@ -58,3 +59,11 @@ class Stored(msgspec.Struct, tag=True):
 encode = msgspec.msgpack.Encoder().encode
 decode_commands = msgspec.msgpack.Decoder(list[Command]).decode
 decode_report = msgspec.msgpack.Decoder(Ready | Failed | Update | Stored).decode
+
+
+def pack(command: Command) -> msgspec.Raw:
+    """An entry of the list of commands. Raises RequestError for what has no place in a message."""
+    try:
+        return msgspec.Raw(encode(command))
+    except (OverflowError, UnicodeError, TypeError) as error:
+        raise RequestError(f"the engine takes integers of 64 bits and valid text only: {error}") from None

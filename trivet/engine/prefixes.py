@@ -41,11 +41,12 @@ class Prefixes:
         return hits
 
     def park(self, sequence: Sequence, hits: int) -> bool:
-        """Set the sequence aside if blocks after the first `hits` are promised."""
+        """Set the sequence aside if blocks after the first `hits` are promised, by none that is less urgent."""
         if sequence.keys is None:
             return False
         for key in sequence.keys[hits : self._shareable(sequence)]:
-            if key not in self._promises:
+            owner = self._promises.get(key)
+            if owner is None or owner.order[0] > sequence.order[0]:
                 break
             sequence.awaited = key
         if sequence.awaited is None:

@@ -15,7 +15,7 @@ import zmq.asyncio
 from trivet.engine.child import Child, Died
 from trivet.engine.config import EngineConfig
 from trivet.engine.engine import LOAD_RUNTIME
-from trivet.engine.messages import Command, StoreCommand, Stored, Update
+from trivet.engine.messages import StoreCommand, Stored, Update, pack
 from trivet.engine.replies import Replies
 from trivet.engine.request import EngineRequest, EngineStats, ModelInfo, TokenChunk
 from trivet.engine.steps import joined
@@ -86,7 +86,7 @@ class ProcessClient:
         self._child: Child | None = None
         self._launches = 0
         self._open: dict[str, _Open] = {}
-        self._outbox: list[Command] = []
+        self._outbox: list[msgspec.Raw] = []
         self._replies = Replies()
         self._suspect: _Open | None = None
         self._progress = 0.0
@@ -112,18 +112,19 @@ class ProcessClient:
             raise EngineError("the engine is not running")
         self.info.check(request)
         stream, own = self._streams.open(request)
+        command = pack(own)
         if not self._open:
             self._progress = monotonic()
         self._open[own.request_id] = opened = _Open(own)
         if self._child is not None and self._suspect is None:
-            self._give(opened)
+            self._give(opened, command)
         return stream
 
     async def store(self, command: StoreCommand) -> Stored:
         if self._child is None:
             raise EngineError("the engine is not running")
         reply = self._replies.expect(command)
-        self._send(command)
+        self._send(pack(command))
         return await reply
 
     def stats(self) -> EngineStats:
@@ -154,10 +155,10 @@ class ProcessClient:
         if opened is None:
             return
         if opened.inside:
-            self._send(request_id)
+            self._send(pack(request_id))
         self._clear(opened)
 
-    def _send(self, command: Command) -> None:
+    def _send(self, command: msgspec.Raw) -> None:
         """Put a command into the message of this turn of the event loop."""
         if not self._outbox:
             asyncio.get_running_loop().call_soon(self._flush)
@@ -258,7 +259,8 @@ class ProcessClient:
             if opened is None:
                 continue
             opened.request.generated += chunk.tokens
-            opened.request.sampler_state = chunk.sampler_state
+            if chunk.tokens:
+                opened.request.sampler_state = chunk.sampler_state
             opened.proof += len(chunk.tokens)
             if chunk.finish_reason is not None:
                 del self._open[chunk.request_id]
@@ -280,12 +282,12 @@ class ProcessClient:
         absent = [opened for opened in self._open.values() if not opened.inside]
         self._suspect = next((opened for opened in absent if opened.crashes > 1), None)
         for opened in absent if self._suspect is None else [self._suspect]:
-            self._give(opened)
+            self._give(opened, pack(opened.request))
 
-    def _give(self, opened: _Open) -> None:
+    def _give(self, opened: _Open, command: msgspec.Raw) -> None:
         opened.inside = True
         opened.proof = 0
-        self._send(opened.request)
+        self._send(command)
 
     def _blame(self, reason: str, killed: bool) -> None:
         """The child has died: what it had is to be submitted again, but for a suspect that is guilty."""

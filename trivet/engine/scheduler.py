@@ -94,6 +94,8 @@ class Scheduler:
         max_len = self.max_len
         if request.params.max_tokens is not None:
             max_len = min(max_len, len(request.prompt) + request.params.max_tokens)
+        # A prompt that fills the context has a token after it all the same, which takes no place in the cache.
+        max_len = max(max_len, len(request.prompt) + 1)
         # Without prefix caching, the sequences of a group still share their prompt, under a salt of their own.
         salt: str | None = salt_of(request.cache_salt)
         if not self.config.enable_prefix_caching:
@@ -291,7 +293,7 @@ class Scheduler:
         """Whether the sequence has what the archive has of it, and is to be computed from there on."""
         computed = sequence.computed
         whole = self.prefixes.restore(sequence, until)
-        if not sequence.reported:
+        if not (sequence.reported or sequence.preemptions):
             sequence.cached_tokens += sequence.computed - computed
             self._counts.cached_tokens += sequence.computed - computed
         return whole

@@ -78,8 +78,8 @@ class PrefixStore:
                     unfinished.rename(path)
                 finally:
                     unfinished.unlink(missing_ok=True)
-        except OSError as error:
-            raise RequestError(f"cannot write {path}: {error.strerror}", "filename") from None
+        except (OSError, ValueError) as error:  # ValueError: a null character
+            raise RequestError(f"cannot write {path}: {getattr(error, 'strerror', error)}", "filename") from None
         return kept, size
 
     def load(self, path: Path, salt: str, vocab_size: int) -> tuple[list[int], int]:
@@ -89,7 +89,7 @@ class PrefixStore:
         """
         try:
             data = np.memmap(path, np.uint8, "r")
-        except (OSError, ValueError) as error:  # ValueError: it is empty
+        except (OSError, ValueError) as error:  # ValueError: it is empty, or a null character
             raise RequestError(f"cannot read {path}: {getattr(error, 'strerror', error)}", "filename") from None
         try:
             tokens, blocks = _parse(data, self._runtime.identity(), self._block_size, self._block_bytes)
@@ -134,14 +134,14 @@ class PrefixStore:
                 f"it has room for {self._pool.available} now",
                 "filename",
             )
-        blocks = []
-        for index, (key, there) in enumerate(zip(keys, found, strict=True)):
-            block = self._pool.allocate() if there is None else there
-            if there is None:
-                self._runtime.write_block(block, data[index])
-                self._pool.publish(block, key)
-            blocks.append(block)
-        self._pool.release(blocks)
+        blocks = [self._pool.allocate() if there is None else there for there in found]
+        try:
+            for index, (key, there) in enumerate(zip(keys, found, strict=True)):
+                if there is None:
+                    self._runtime.write_block(blocks[index], data[index])
+                    self._pool.publish(blocks[index], key)
+        finally:
+            self._pool.release(blocks)
 
     def _cached(self, tokens: Sequence[int], salt: str) -> Iterator[int]:
         for key in self._keys(tokens, salt):

@@ -60,7 +60,7 @@ class TokenStream(AsyncIterator[TokenChunk]):
 
 @dataclass(slots=True, eq=False)
 class _Open:
-    """An open stream: the caller's id, where its chunks go, and the tokens of the prompt until the first of them."""
+    """An open stream: the caller's id, where its chunks go, and the tokens that wait until the first of them."""
 
     name: str
     queue: asyncio.Queue[TokenChunk]
@@ -82,6 +82,8 @@ class Streams:
         self._open: dict[str, _Open] = {}
         """By our id."""
         self._queued_tokens = 0
+        self._group: str | None = None
+        """Of the latest request. Those of a group come in a row, and wait with one prompt."""
         self._endings: deque[float] = deque(maxlen=32)
 
     def __len__(self) -> int:
@@ -89,11 +91,11 @@ class Streams:
         return len(self._open)
 
     def check_room(self, tokens: int = 1) -> None:
-        """Raises OverloadedError where there is no room for another request with a prompt of so many tokens."""
+        """Raises OverloadedError where there is no room for another request with so many tokens that are to wait."""
         queued = self._queued_tokens
         if len(self._open) >= self._limit:
             reason = f"{len(self._open)} requests run or wait"
-        elif queued and self._token_limit is not None and queued + tokens > self._token_limit:
+        elif queued and tokens and self._token_limit is not None and queued + tokens > self._token_limit:
             reason = f"prompts of {queued} tokens wait (this one has {tokens})"
         else:
             return
@@ -101,11 +103,13 @@ class Streams:
 
     def open(self, request: EngineRequest) -> tuple[TokenStream, EngineRequest]:
         """Returns the stream and the request for the engine. Raises OverloadedError."""
-        self.check_room(len(request.prompt))
+        tokens = len(request.prompt) if request.group is None or request.group != self._group else 0
+        self.check_room(tokens)
+        self._group = request.group
         request_id = str(next(self._ids))
         queue: asyncio.Queue[TokenChunk] = asyncio.Queue()
-        self._open[request_id] = _Open(request.request_id, queue, len(request.prompt))
-        self._queued_tokens += len(request.prompt)
+        self._open[request_id] = _Open(request.request_id, queue, tokens)
+        self._queued_tokens += tokens
         close = partial(_call_soon, asyncio.get_running_loop(), self._close, request_id)
         own = msgspec.structs.replace(request, request_id=request_id, generated=list(request.generated))
         return TokenStream(queue, close), own

@@ -16,7 +16,7 @@ from trivet.graph.ops import Graph
 from trivet.models.config import ModelConfig
 from trivet.runtime.compiler import compile_program
 from trivet.runtime.machine import available_bytes, usable_cores
-from trivet.runtime.model import describe, own_type, sampled_digest
+from trivet.runtime.model import describe, graph_digest, own_type, sampled_digest
 from trivet.runtime.weights import Progress
 from trivet.sampling.sampler import sample
 from trivet.weights.tensor import Checkpoint
@@ -59,6 +59,7 @@ class CpuRuntime:
         threads = threads or usable_cores()
         keys, values = (own_type(checkpoint) if name == "auto" else name for name in types)
         self._checkpoint = checkpoint
+        self._graph_digest = graph_digest(graph)
         self._cache_dtype = join_cache_dtype(keys, values)
         system = _native.system_info()
         self.program = compile_program(graph, checkpoint, threads, self._cache_dtype, progress, numerics, mlock)
@@ -120,6 +121,7 @@ class CpuRuntime:
     def _identity(self) -> dict[str, str]:
         return {
             "weights": sampled_digest(self._checkpoint),
+            "graph": self._graph_digest,
             "cache type": self._cache_dtype,
             "instruction set": self._instructions,
             "program version": __version__,

@@ -7,6 +7,7 @@ from collections import Counter
 from hashlib import blake2b
 from pathlib import Path
 
+from trivet.graph.ops import Graph
 from trivet.models.config import ModelConfig
 from trivet.runtime.base import RuntimeInfo
 from trivet.weights.formats import Format
@@ -46,6 +47,11 @@ def sampled_digest(checkpoint: Checkpoint) -> str:
         digest.update(data[:rows, :SAMPLE].tobytes())
         digest.update(data[-rows:, -SAMPLE:].tobytes())
     return digest.hexdigest()
+
+
+def graph_digest(graph: Graph) -> str:
+    """Tells models apart by what they compute with their tensors: rotary embeddings, scales, windows, epsilons."""
+    return blake2b(repr(graph).encode(), digest_size=16).hexdigest()
 
 
 OWN_TYPES = {Format.F32: "f32", Format.F16: "f16", Format.BF16: "f16"}

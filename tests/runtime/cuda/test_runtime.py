@@ -4,6 +4,7 @@ steps are cut."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,9 @@ def test_blocks_can_be_moved() -> None:
     tokens = random_tokens(40)
     first, second = (graph_runtime(model, enforce_eager=True) for _ in range(2))
     assert first.identity() == second.identity() != graph_runtime(model, kv_cache_dtype="f32").identity()
+    graph, checkpoint = model
+    other = replace(graph, rotaries=[replace(rotary, magnitude=0.5) for rotary in graph.rotaries])
+    assert first.identity() != graph_runtime((other, checkpoint)).identity()
     sequences = Sequences(Logits(first), [tokens])  # type: ignore[arg-type]
     sequences.step({0: 32})
     moved = Sequences(Logits(second), [tokens])  # type: ignore[arg-type]

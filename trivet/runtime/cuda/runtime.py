@@ -37,7 +37,7 @@ from trivet.runtime.cuda.program import Program
 from trivet.runtime.cuda.sampler import DeviceSampler, DeviceSamples
 from trivet.runtime.cuda.step import HostStep, Staging, StepBuffer, StepInputs, resolved
 from trivet.runtime.cuda.weights import DeviceWeights
-from trivet.runtime.model import describe, main_format, sampled_digest
+from trivet.runtime.model import describe, graph_digest, main_format, sampled_digest
 from trivet.runtime.weights import Progress, WeightReader
 from trivet.units import amount
 from trivet.weights.formats import Format
@@ -120,6 +120,7 @@ class CudaRuntime:
                 f"max_num_batched_tokens {config.max_num_batched_tokens} must be lower"
             )
         self._checkpoint = checkpoint
+        self._graph_digest = graph_digest(graph)
         self._layers = graph.cache
         self._head_dim = widest
         self._hidden_size = graph.widths[graph.ops[0].outputs[0]] if graph.ops[0].kind == "input" else 0
@@ -232,6 +233,7 @@ class CudaRuntime:
     def _identity(self) -> dict[str, str]:
         return {
             "weights": sampled_digest(self._checkpoint),
+            "graph": self._graph_digest,
             "cache type": self._cache_type,
             "instruction set": f"{self._device.capability}, {self._config.numerics}",
             "compilers": f"torch {torch.__version__}, triton {triton.__version__}",

@@ -21,7 +21,9 @@ Entries = list[dict[int, Logprob]]
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """One sequence so far; `stop_type` is "none" until it ends. `untold` tokens have released no text yet."""
+    """One sequence so far; `stop_type` is "none" until it ends. `untold` tokens have released no text yet. `logprobs`
+    are not kept where steps are told.
+    """
 
     index: int
     prompt: list[int]
@@ -115,8 +117,8 @@ class Generation:
     async def run(self) -> None:
         """To the end of all sequences."""
         async with aclosing(self.steps()) as steps:
-            async for _ in steps:
-                pass
+            async for step in steps:
+                step.sequence.logprobs += step.logprobs
 
     async def steps(self) -> AsyncGenerator[Step, None]:
         """Run, telling each step; a sequence's last is the one after which it has `ended`, and has no text."""
@@ -153,7 +155,6 @@ class Generation:
         sequence.text += text
         sequence.tokens += tokens
         sequence.untold += tokens
-        sequence.logprobs += logprobs
         if text or (settings.n_probs and tokens):
             told, sequence.untold = sequence.untold, []
             yield Step(sequence, text, told, logprobs)

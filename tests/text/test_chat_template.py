@@ -75,6 +75,16 @@ def test_real_templates_render(path: Any) -> None:
 
 @shared
 @every_template
+@pytest.mark.parametrize(
+    "absent", [{"tool_calls": None}, {"tool_calls": []}, {"thinking": None, "name": None}], ids=str
+)
+def test_what_is_null_is_not_there(path: Any, absent: dict[str, Any]) -> None:
+    ours = template(path.read_text())
+    assert ours.render([message | absent for message in TALK], TOOLS) == ours.render(TALK, TOOLS)
+
+
+@shared
+@every_template
 @pytest.mark.compare
 def test_as_transformers_does(path: Any) -> None:
     pytest.importorskip("transformers")

@@ -100,20 +100,28 @@ def _conversation(messages: Sequence[Mapping[str, Any]], template: CompiledTempl
     for i, message in enumerate(plain):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise RequestError(f"messages[{i}] must be an object with a role", "messages")
+        _drop_absent(message)
         if message["role"] == "developer" and not template.knows_developer:
             message["role"] = "system"
         message["content"] = _content(message.get("content"), template, f"messages[{i}].content")
-        if message.get("tool_calls"):
+        if "tool_calls" in message:
             _fit_tool_calls(message, template, f"messages[{i}].tool_calls")
         elif message["content"] is None:
             message["content"] = [] if template.wants_parts else ""
-        thoughts = next((message[name] for name in _REASONING if message.get(name) is not None), None)
+        thoughts = next((message[name] for name in _REASONING if name in message), None)
         if thoughts is not None:
             message["reasoning_content"] = thoughts
             message.setdefault("thinking", thoughts)
     if plain[0]["role"] == "system" and len(plain) > 1 and not template.takes_system:
         _put_before(plain.pop(0)["content"], plain[0])
     return plain
+
+
+def _drop_absent(message: dict[str, Any]) -> None:
+    """Many templates take what is there at all for a value, or for calls."""
+    empty = [name for name, value in message.items() if value is None or (name == "tool_calls" and value == [])]
+    for name in empty:
+        del message[name]
 
 
 def _content(content: Any, template: CompiledTemplate, where: str) -> Any:

@@ -177,6 +177,27 @@ def test_forms_of_content(message: dict[str, Any], text: str) -> None:
     assert render(ECHO, [{"role": "user", **message}]) == text
 
 
+@pytest.mark.parametrize(
+    ("source", "roles", "text"),
+    [
+        (ECHO, "user developer system user", "[system:1\n\n2][user:0][user:3]"),
+        (ECHO, "developer user", "[system:0][user:1]"),
+        (ECHO, "user system", "[user:0][system:1]"),
+        (ECHO + "{# developer #}", "user developer system", "[user:0][developer:1][system:2]"),
+        (ECHO.replace("m.content", "m.content|map(attribute='text')|join('+')"), "system developer", "[system:0+1]"),
+    ],
+)
+def test_developers_merged(source: str, roles: str, text: str) -> None:
+    messages = [{"role": role, "content": str(i)} for i, role in enumerate(roles.split())]
+    assert render(source, messages, add_generation_prompt=False, merge_developers=True) == text
+
+
+def test_a_developer_without_content() -> None:
+    alone = "{% for m in messages %}{{ m.content or '' }}{{ m.tool_calls|tojson if m.tool_calls }}{% endfor %}"
+    messages = [{"role": "developer", "tool_calls": [CALL]}, SYSTEM]
+    assert render(alone, messages, merge_developers=True) == "Be brief."
+
+
 def test_a_template_that_wants_parts() -> None:
     source = "{% for m in messages %}{% for p in m.content %}<{{ p.text }}>{% endfor %}{% endfor %}"
     assert render(source, [USER | {"content": "a"}]) == "<a>"

@@ -189,6 +189,8 @@ def test_verbose(url):
 
 
 SO = {"role": "assistant", "content": "So"}
+HI = {"type": "text", "text": "hi"}
+NO = {"type": "refusal", "refusal": "no"}
 
 
 @pytest.mark.parametrize(
@@ -202,6 +204,9 @@ SO = {"role": "assistant", "content": "So"}
             "user: hi\nassistant: So",
         ),
         ({"messages": [USER, SO], "continue_final_message": True}, "user: hi\nassistant: So"),
+        ({"messages": [USER, SO], "continue_final_message": "content"}, "user: hi\nassistant: So"),
+        ({"messages": [{"role": "user", "content": [NO, HI]}]}, "user: hi\nassistant: "),
+        ({"messages": [USER, SO | {"content": [HI, NO]}]}, "user: hi\nassistant: hi"),
         ({"messages": [USER, SO], "continue_final_message": False}, "user: hi\nassistant: So\nassistant: "),
         ({"messages": [{"role": "developer", "content": "x"}, USER]}, "system: x\nuser: hi\nassistant: "),
         ({"tools": [], "tool_choice": "auto", "response_format": {"type": "text"}}, "user: hi\nassistant: "),
@@ -233,6 +238,23 @@ def test_the_templates_own_beginning_is_not_doubled(serve):
     fields = {"reasoning_effort": "none", "chat_template_kwargs": {"reasoning_effort": "x"}}
     assert post(url, "/apply-template", chat(**fields)).json() == {"prompt": "hiFalsex"}
     assert post(url, "/chat/completions", chat(**fields)).json()["usage"]["prompt_tokens"] == len("hiFalsex") + 1
+
+
+@pytest.mark.parametrize(
+    ("defaults", "given", "prompt"),
+    [
+        ({}, {}, r"\d\d [A-Z][a-z]{2} \d{4}\|[A-Z][a-z]{2} \d\d \d{4}"),
+        ({"date_string": "a", "datetime": "b"}, {}, r"a\|b"),
+        ({"date_string": "a", "datetime": "b"}, {"datetime": "c"}, r"a\|c"),
+    ],
+    ids=str,
+)
+def test_dates(serve, defaults, given, prompt):
+    llm = FakeLLM()
+    llm.args.chat_template = "{{ date_string }}|{{ datetime }}"
+    llm.args.default_chat_template_kwargs = defaults
+    response = post(serve(llm), "/apply-template", chat(chat_template_kwargs=given))
+    assert re.fullmatch(prompt, response.json()["prompt"])
 
 
 def test_own_defaults(url, llm):
@@ -275,7 +297,11 @@ def test_chat_fields(url, llm, fields, params):
         (CHAT, {"messages": [USER, SO, SO]}, "Cannot have 2 or more assistant messages at the end of the list."),
         (CHAT, {"messages": [USER, SO | {"content": 5}]}, "a text or a list of text parts"),
         (CHAT, {"continue_final_message": True}, "continue_final_message needs an assistant's message"),
+        (CHAT, {"continue_final_message": "content"}, "continue_final_message needs an assistant's message"),
+        (CHAT, {"continue_final_message": "reasoning"}, "continue_final_message is not supported"),
+        (CHAT, {"continue_final_message": "x"}, "continue_final_message"),
         (CHAT, {"chat_template_kwargs": {"messages": []}}, "must not hold 'messages'"),
+        (CHAT, {"chat_template_kwargs": {"self": 1}}, "must not hold 'self'"),
         (CHAT, {"tools": [{"type": "function"}]}, "tools is not supported"),
         (CHAT, {"tool_choice": "required"}, "tool_choice is not supported"),
         (CHAT, {"response_format": {"type": "json_object"}}, "response_format is not supported"),

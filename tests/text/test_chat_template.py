@@ -75,6 +75,16 @@ def test_real_templates_render(path: Any) -> None:
 
 @shared
 @every_template
+@pytest.mark.parametrize(
+    "absent", [{"tool_calls": None}, {"tool_calls": []}, {"thinking": None, "name": None}], ids=str
+)
+def test_what_is_null_is_not_there(path: Any, absent: dict[str, Any]) -> None:
+    ours = template(path.read_text())
+    assert ours.render([message | absent for message in TALK], TOOLS) == ours.render(TALK, TOOLS)
+
+
+@shared
+@every_template
 @pytest.mark.compare
 def test_as_transformers_does(path: Any) -> None:
     pytest.importorskip("transformers")
@@ -112,6 +122,22 @@ def test_as_transformers_does(path: Any) -> None:
         ("{{ tools is none }}{{ documents is none }}{{ add_generation_prompt }}", "TrueTrueTrue"),
         ("{% macro f(x) %}<{{ x }}>{% endmacro %}{{ f('a') }}{{ messages[0]['content'].strip()[:2] }}", "<a>Hi"),
         ("{{ enable_thinking }}{{ messages|length }}", "no1"),
+        (
+            "{{ 'a'|center(3) }}{{ 'b\nc'|indent(2) }}{{ 'aba'|replace('a', 'x', 1) }}{{ [1, 2]|join('-') }}",
+            " a b\n  cxba1-2",
+        ),
+        (
+            "{{ '%s%03d%%' % ('a', 7) }}{{ '%s'|format('b') }}{{ 7 % 4 }}{{ 7 // 2 }}{{ 7 - 2 }}{{ 1 / 2 }}",
+            "a007%b3350.5",
+        ),
+        ("{{ 'a'.center(3) }}{{ '7'.zfill(2) }}{{ 'b\t'.expandtabs(2) }}{{ 'aa'.replace('a', 'x', 1) }}", " a 07b xa"),
+        ("{{ ','.join(messages|map(attribute='role')) }}{{ messages|map(attribute='role')|join }}", "useruser"),
+        ("{{ '{:>3}{a}{b[c]!r}'.format(1, a=2, b={'c': 'd'}) }}{{ '{a}'.format_map({'a': 3}) }}", "  12'd'3"),
+        ("{{ [[1], [2]]|sum(start=[]) }}{{ [1, 2, 3]|batch(2, 0)|list }}", "[1, 2][[1, 2], [3, 0]]"),
+        (
+            "{% set x %}{{ 1 }}{% endset %}{{ x }}{% filter upper %}b{% endfilter %}{{ {'a': 1}.items() }}",
+            "1Bdict_items([('a', 1)])",
+        ),
     ],
 )
 def test_what_templates_use(source: str, text: str) -> None:
@@ -149,6 +175,27 @@ def test_which_template() -> None:
 )
 def test_forms_of_content(message: dict[str, Any], text: str) -> None:
     assert render(ECHO, [{"role": "user", **message}]) == text
+
+
+@pytest.mark.parametrize(
+    ("source", "roles", "text"),
+    [
+        (ECHO, "user developer system user", "[system:1\n\n2][user:0][user:3]"),
+        (ECHO, "developer user", "[system:0][user:1]"),
+        (ECHO, "user system", "[user:0][system:1]"),
+        (ECHO + "{# developer #}", "user developer system", "[user:0][developer:1][system:2]"),
+        (ECHO.replace("m.content", "m.content|map(attribute='text')|join('+')"), "system developer", "[system:0+1]"),
+    ],
+)
+def test_developers_merged(source: str, roles: str, text: str) -> None:
+    messages = [{"role": role, "content": str(i)} for i, role in enumerate(roles.split())]
+    assert render(source, messages, add_generation_prompt=False, merge_developers=True) == text
+
+
+def test_a_developer_without_content() -> None:
+    alone = "{% for m in messages %}{{ m.content or '' }}{{ m.tool_calls|tojson if m.tool_calls }}{% endfor %}"
+    messages = [{"role": "developer", "tool_calls": [CALL]}, SYSTEM]
+    assert render(alone, messages, merge_developers=True) == "Be brief."
 
 
 def test_a_template_that_wants_parts() -> None:
@@ -292,10 +339,52 @@ def test_sources_that_are_not_valid(source: str) -> None:
         "{{ 10 ** (10 ** 10) }}",
         "{{ [messages] * 99999999 }}",
         "{% for i in range(99999) %}{{ 'a' * 1000 }}{% endfor %}",
+        "{{ '%012000000000d' % 1 }}",
+        "{{ '%*d' % (10 ** 10, 1) }}",
+        "{{ ('%(a)s' * 9) % {'a': 'a' * 9999999} }}",
+        "{{ '%012000000000d'|format(1) }}",
+        "{{ 'a'|center(10 ** 10) }}",
+        "{{ 'a'|indent(10 ** 10, true) }}",
+        "{{ ('a\n' * 9999)|indent('b' * 9999) }}",
+        "{{ ('a' * 99999)|replace('a', 'b' * 99999) }}",
+        "{{ ([messages] * 99999)|join('b' * 99999) }}",
+        "{{ (['a' * 99999] * 99999)|join }}",
+        "{{ (['a'] * 99999)|map('replace', 'a', 'b' * 99999)|list }}",
+        "{{ [['a' * 99999] * 99999] }}",
+        "{{ [['a' * 99999] * 99999] ~ 1 }}",
+        "{{ ([['a' * 99999] * 99999]|string)[0] }}",
+        "{{ ([['a' * 99999] * 99999]|tojson)[0] }}",
+        "{{ ([1]|tojson(indent=10 ** 10))[0] }}",
+        "{{ ([['a'] * 99999] * 99999)|sum(start=[])|length }}",
+        "{{ [1]|batch(10 ** 10, 2)|list }}",
+        "{{ [1]|slice(10 ** 10)|list }}",
+        "{{ ('a ' * 99999)|wordwrap(1, wrapstring='b' * 99999) }}",
+        "{{ 'a'.center(10 ** 10) }}",
+        "{{ 'a'.ljust(10 ** 10) }}",
+        "{{ 'a'.rjust(10 ** 10) }}",
+        "{{ 'a'.zfill(10 ** 10) }}",
+        "{{ '\t'.expandtabs(10 ** 10) }}",
+        "{{ ('a' * 99999).replace('a', 'b' * 99999) }}",
+        "{{ ('a' * 99999).replace('', 'b' * 99999) }}",
+        "{{ ('a' * 99999).join(['b'] * 99999) }}",
+        "{{ ('a' * 99999).translate({97: 'b' * 99999}) }}",
+        "{{ 'a'.encode().center(10 ** 10) }}",
+        "{{ (1).to_bytes(10 ** 10, 'big') }}",
+        "{{ '{:012000000000d}'.format(1) }}",
+        "{{ '{:{w}}'.format(1, w=10 ** 10) }}",
+        "{{ ('{0}' * 99999).format('a' * 99999) }}",
+        "{{ ('{a}' * 99999).format_map({'a': 'a' * 99999}) }}",
+        "{{ lipsum(10 ** 10) }}",
+        "{% set ns = namespace(n=9) %}{% for i in range(60) %}{% set ns.n = ns.n * ns.n %}{% endfor %}",
+        "{% set ns = namespace(l=[]) %}{% for i in range(60) %}{% set ns.l = [ns.l, ns.l] %}{% endfor %}{{ ns }}",
+        "{% set ns = namespace(l=[]) %}{% for i in range(99999) %}{% set ns.l = ns.l + ['a' * 9999999] %}{% endfor %}",
+        "{{ ('a'|center(9999999))[0] }}" * 99,
+        "{% macro f() %}{% for i in range(99999) %}" + "a" * 9999 + "{% endfor %}{% endmacro %}{{ f()[0] }}",
     ],
 )
 def test_what_would_never_end(source: str) -> None:
-    with pytest.raises(RequestError, match="fails on this conversation: "):
+    bounds = "it (takes|makes|reckons with)|maximum recursion depth|'lipsum' is undefined"
+    with pytest.raises(RequestError, match=f"fails on this conversation: ({bounds})"):
         render(source)
 
 

@@ -97,8 +97,12 @@ def test_chat_templates(tmp_path: Path) -> None:
     listed = [{"name": "default", "template": "a"}, {"name": "tool_use", "template": "b"}]
     path = folder(tmp_path, tokenizer_config={"chat_template": listed})
     assert Tokenizer.load(path).chat_templates == {"default": "a", "tool_use": "b"}
+    folder(tmp_path, tokenizer_config={}, processor_config={"chat_template": "p"})
+    assert Tokenizer.load(path).chat_template == "p"
     folder(tmp_path, tokenizer_config={"chat_template": "c"})
     assert Tokenizer.load(path).chat_template == "c"
+    folder(tmp_path, chat_template={"chat_template": "j"})
+    assert Tokenizer.load(path).chat_template == "j"
     folder(tmp_path, **{"chat_template.jinja": "d"})
     assert Tokenizer.load(path).chat_template == "d"
     assert Tokenizer.load(path / "tokenizer.json").chat_template is None

@@ -26,6 +26,10 @@ alone.
 Where the server has API keys, `/tokenize` asks for one, although vLLM leaves it open. `/chat_tokenize` asks for one,
 although TGI leaves it open. A key must be given exactly as it was set, although TGI does not mind upper and lower case.
 
+Vertex AI's variables `AIP_PREDICT_ROUTE`, `AIP_HEALTH_ROUTE`, `AIP_HTTP_PORT` and `AIP_MODE` are not read, although
+llama.cpp or TGI read them: give Vertex AI `/vertex`, whose requests are TGI's, and `/health` as the container's routes,
+and the port of `--port`.
+
 This page is made by `python -m trivet.server.documentation` from what the server checks requests with.
 """
 

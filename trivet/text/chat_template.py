@@ -59,6 +59,7 @@ class ChatTemplate:
         tools: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
+        merge_developers: bool = False,
         **kwargs: Any,
     ) -> str:
         """The prompt for a conversation; encode it with `add_special=False`, for it has its own special tokens.
@@ -66,12 +67,14 @@ class ChatTemplate:
         messages: in OpenAI's form. Where a template cannot read a form of message, it gets another that says the same:
             a system message goes to the head of the next, text parts are joined by newlines.
         continue_final_message: end the prompt where the text of the last message ends, for the model to go on.
+        merge_developers: where the template has no role `developer`, and a message has it, that and all system messages
+            become one at the head; otherwise the message is a system message where it stands.
         kwargs: further variables for the template, such as `enable_thinking`.
 
         Raises RequestError when the messages are not valid, or the template refuses them or fails.
         """
         template = self._with_tools if tools else self._default
-        conversation = _conversation(messages, template)
+        conversation = _conversation(messages, template, merge_developers)
         if continue_final_message:
             _mark_end(conversation[-1], add_generation_prompt)
         variables = {
@@ -92,28 +95,42 @@ def _plain(value: Any, parameter: str) -> Any:
         raise RequestError(f"{parameter} must be made of JSON's types: {error}", parameter) from None
 
 
-def _conversation(messages: Sequence[Mapping[str, Any]], template: CompiledTemplate) -> list[dict[str, Any]]:
+def _conversation(
+    messages: Sequence[Mapping[str, Any]], template: CompiledTemplate, merge_developers: bool
+) -> list[dict[str, Any]]:
     """A copy of the messages in the form that a template reads."""
     plain = _plain(messages, "messages")
     if not isinstance(plain, list) or not plain:
         raise RequestError("messages must be a list of at least one message", "messages")
+    merging = False
     for i, message in enumerate(plain):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise RequestError(f"messages[{i}] must be an object with a role", "messages")
+        _drop_absent(message)
         if message["role"] == "developer" and not template.knows_developer:
             message["role"] = "system"
+            merging = merge_developers
         message["content"] = _content(message.get("content"), template, f"messages[{i}].content")
-        if message.get("tool_calls"):
+        if "tool_calls" in message:
             _fit_tool_calls(message, template, f"messages[{i}].tool_calls")
         elif message["content"] is None:
             message["content"] = [] if template.wants_parts else ""
-        thoughts = next((message[name] for name in _REASONING if message.get(name) is not None), None)
+        thoughts = next((message[name] for name in _REASONING if name in message), None)
         if thoughts is not None:
             message["reasoning_content"] = thoughts
             message.setdefault("thinking", thoughts)
+    if merging:
+        plain = _with_one_system(plain, template)
     if plain[0]["role"] == "system" and len(plain) > 1 and not template.takes_system:
         _put_before(plain.pop(0)["content"], plain[0])
     return plain
+
+
+def _drop_absent(message: dict[str, Any]) -> None:
+    """Many templates take what is there at all for a value, or for calls."""
+    empty = [name for name, value in message.items() if value is None or (name == "tool_calls" and value == [])]
+    for name in empty:
+        del message[name]
 
 
 def _content(content: Any, template: CompiledTemplate, where: str) -> Any:
@@ -154,6 +171,12 @@ def _parsed(arguments: str) -> Any:
         return json.loads(arguments)
     except (json.JSONDecodeError, RecursionError):
         return {}
+
+
+def _with_one_system(messages: list[dict[str, Any]], template: CompiledTemplate) -> list[dict[str, Any]]:
+    contents = [message["content"] for message in messages if message["role"] == "system" and message["content"]]
+    whole = [part for parts in contents for part in parts] if template.wants_parts else "\n\n".join(contents)
+    return [{"role": "system", "content": whole}, *(message for message in messages if message["role"] != "system")]
 
 
 def _put_before(text: Any, message: dict[str, Any]) -> None:

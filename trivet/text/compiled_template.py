@@ -10,7 +10,8 @@ from typing import Any
 from jinja2 import TemplateSyntaxError
 
 from trivet.errors import ModelError, RequestError
-from trivet.text.template_sandbox import Raised, TemplateSandbox, check_length
+from trivet.text.template_bounds import check_length
+from trivet.text.template_sandbox import Raised, TemplateSandbox
 
 MARK = "\u2063mark\u2063"
 """A text that no conversation holds."""

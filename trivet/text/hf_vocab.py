@@ -63,7 +63,8 @@ class _Folder:
         return [i for i in found if isinstance(i, int)]
 
     def chat_templates(self) -> dict[str, str]:
-        listed = self.settings.get("chat_template")
+        sources = (self._json("chat_template.json"), self.settings, self._json("processor_config.json"))
+        listed = next((source["chat_template"] for source in sources if source.get("chat_template")), None)
         templates = {"default": listed} if isinstance(listed, str) else {}
         if isinstance(listed, list):
             named = (entry for entry in listed if isinstance(entry, dict) and {"name", "template"} <= entry.keys())

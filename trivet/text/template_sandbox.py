@@ -6,21 +6,34 @@ insides, and a budget of steps, of characters and of time keeps them from runnin
 
 from __future__ import annotations
 
-import json
 import threading
 import time
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
+from functools import wraps
 from typing import Any
 
-from jinja2 import TemplateError, nodes
+from jinja2 import TemplateError, nodes, pass_context
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
-MAX_LENGTH = 1 << 25
-"""Characters (or items) of anything that a template makes."""
+from trivet.text.template_bounds import (
+    BOUNDS_OF_FILTERS,
+    BOUNDS_OF_METHODS,
+    BoundedFormatter,
+    BudgetError,
+    bound_of_operator,
+    check_length,
+    json_text,
+    length,
+    text_length,
+)
+
+MAX_TOTAL = 1 << 28
+"""Characters (or items) of all that a template makes in one rendering."""
 
 MAX_SECONDS = 5.0
 """Of one rendering: steps on long texts take long."""
@@ -28,10 +41,6 @@ MAX_SECONDS = 5.0
 
 class Raised(TemplateError):
     """A template's own complaint about a conversation."""
-
-
-class BudgetError(TemplateError):
-    """A template uses more than it may."""
 
 
 class GenerationTag(Extension):
@@ -46,49 +55,93 @@ class GenerationTag(Extension):
 
 class TemplateSandbox(ImmutableSandboxedEnvironment):
     """Shared by all templates and threads; `start` gives the calling thread a budget for one rendering: a step is a
-    call or a turn of a loop.
+    call, a filter or a turn of a loop. Nothing is computed before that: constants are not folded.
     """
 
-    intercepted_binops = frozenset({"+", "*", "**"})
+    intercepted_binops = frozenset({"+", "-", "*", "/", "//", "%", "**"})
 
     def __init__(self) -> None:
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, loopcontrols])
+        super().__init__(
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=[GenerationTag, loopcontrols],
+            optimized=False,
+            finalize=_printable,
+        )
         self.filters["tojson"] = _to_json
+        self.filters = {name: self._bounded(filter, name) for name, filter in self.filters.items()}
         self.globals["raise_exception"] = _raise_exception
         self.globals["strftime_now"] = _strftime_now
+        del self.globals["lipsum"]
         self.turn = object()
         self._budget = threading.local()
 
     def start(self, steps: int) -> None:
         self._budget.steps = self._budget.left = steps
         self._budget.end = time.monotonic() + MAX_SECONDS
+        self._budget.total = 0
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
-        budget = __self._budget
+        __self._step()
+        if __obj is __self.turn:
+            return ""
+        owner = getattr(__obj, "__self__", None)
+        if isinstance(owner, str | bytes | int) and __obj.__name__ in BOUNDS_OF_METHODS:
+            args = _lists(args)
+            check_length(BOUNDS_OF_METHODS[__obj.__name__](owner, *args, **kwargs))
+        return __self._made(super().call(__context, __obj, *args, **kwargs))
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        check_length(bound_of_operator(operator, left, right))
+        return self._made(super().call_binop(context, operator, left, right))
+
+    def join(self, *parts: Any) -> str:
+        """The operator `~`."""
+        check_length(text_length(parts))
+        return "".join(map(str, parts))
+
+    def concat(self, parts: Iterable[str]) -> str:
+        """What a macro or a block writes."""
+        texts = list(parts)
+        check_length(sum(map(len, texts)))
+        return self._made("".join(texts))
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        if super().wrap_str_format(value) is None:
+            return None
+
+        def formatted(*args: Any, **kwargs: Any) -> str:
+            fields = ((), *args) if value.__name__ == "format_map" else (args, kwargs)
+            return BoundedFormatter(self).vformat(value.__self__, *fields)
+
+        return formatted
+
+    def _step(self) -> None:
+        budget = self._budget
         budget.left -= 1
         if budget.left < 0:
             raise BudgetError(f"it takes more than {budget.steps} steps")
         if time.monotonic() > budget.end:
             raise BudgetError(f"it takes more than {MAX_SECONDS} seconds")
-        if __obj is __self.turn:
-            return ""
-        return super().call(__context, __obj, *args, **kwargs)
 
-    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        if operator == "**":
-            size = abs(right) * (left.bit_length() if isinstance(left, int) else 64)
-        elif operator == "*":
-            size = max(_length(left) * _count(right), _length(right) * _count(left))
-        else:
-            size = _length(left) + _length(right)
-        check_length(size)
-        return super().call_binop(context, operator, left, right)
+    def _made(self, value: Any) -> Any:
+        self._budget.total += length(value)
+        if self._budget.total > MAX_TOTAL:
+            raise BudgetError(f"it makes more than {MAX_TOTAL} characters in all")
+        return value
 
-    def join(self, *parts: Any) -> str:
-        """The operator `~`."""
-        texts = [str(part) for part in parts]
-        check_length(sum(map(len, texts)))
-        return "".join(texts)
+    def _bounded(self, filter: Callable[..., Any], name: str) -> Callable[..., Any]:
+        own = 1 if hasattr(filter, "jinja_pass_arg") else 0
+
+        @wraps(filter)
+        def bounded(*args: Any, **kwargs: Any) -> Any:
+            self._step()
+            if name in BOUNDS_OF_FILTERS:
+                args = _lists(args)
+                check_length(BOUNDS_OF_FILTERS[name](*args[own:], **kwargs))
+            return self._made(filter(*args, **kwargs))
+
+        return bounded
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
@@ -112,17 +165,16 @@ def _call(name: str, args: list[nodes.Expr], lineno: int) -> nodes.Call:
     return call
 
 
-def check_length(size: float) -> None:
-    if size > MAX_LENGTH:
-        raise BudgetError(f"it makes something of more than {MAX_LENGTH} characters")
+def _lists(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments with what is made one by one made into lists."""
+    return tuple(list(arg) if isinstance(arg, Iterator) else arg for arg in args)
 
 
-def _length(value: Any) -> int:
-    return len(value) if isinstance(value, str | list | tuple) else 0
-
-
-def _count(value: Any) -> int:
-    return value if isinstance(value, int) else 0
+@pass_context
+def _printable(_: Context, value: Any) -> Any:
+    if not isinstance(value, str):
+        check_length(text_length(value))
+    return value
 
 
 def _to_json(
@@ -133,7 +185,7 @@ def _to_json(
     sort_keys: bool = False,
 ) -> str:
     """Unlike Jinja's own, it does not escape HTML."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    return json_text(value, indent, separators, ensure_ascii=ensure_ascii, sort_keys=sort_keys)
 
 
 def _raise_exception(message: str) -> None:

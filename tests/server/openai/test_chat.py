@@ -82,6 +82,7 @@ def test_what_the_template_gets(url, llm, monkeypatch):
         "reasoning_effort": "none",
         "enable_thinking": False,
         "k": 1,
+        "merge_developers": True,
     }
 
 
@@ -98,6 +99,14 @@ def test_content_parts(url, llm, content, text):
     messages = [{"role": "developer", "content": content}]
     assert post(url, CHAT, chat(messages=messages, max_tokens=1)).status_code == 200
     assert prompt_of(llm) == f"system: {text}\nassistant: "
+
+
+def test_developers_are_merged_into_the_system_message(url, llm):
+    roles = ("system", "user", "developer")
+    messages = [{"role": role, "content": role[0]} for role in roles]
+    fields = {"max_tokens": 1, "chat_template_kwargs": {"merge_developers": False}}
+    assert post(url, CHAT, chat(messages=messages, **fields)).status_code == 200
+    assert prompt_of(llm) == "system: s\n\nd\nuser: u\nassistant: "
 
 
 def test_template_of_the_request(url, llm):

@@ -10,8 +10,11 @@ from trivet.server.service import Service
 
 
 def logit_bias(service: Service, given: Any) -> list[LogitBias]:
-    """Entries [token or text, bias or false], or an object of the same; false forbids the token."""
-    pairs = list(given.items()) if isinstance(given, dict) else given
+    """Entries [token or text, bias or false], or an object of the same; false forbids the token.
+
+    A key of digits is a token: keys are always texts.
+    """
+    pairs = [(_key(what), bias) for what, bias in given.items()] if isinstance(given, dict) else given
     if not isinstance(pairs, list):
         raise Problem(Kind.INVALID, "Field 'logit_bias': expected a list or an object", "logit_bias")
     result: list[LogitBias] = []
@@ -27,11 +30,13 @@ def logit_bias(service: Service, given: Any) -> list[LogitBias]:
     return result
 
 
+def _key(key: str) -> int | str:
+    return int(key) if key.isdecimal() and len(key) < 20 else key
+
+
 def _tokens(service: Service, what: int | str) -> list[int]:
     if isinstance(what, str):
-        if not (what.isdecimal() and len(what) < 20):
-            return service.llm.tokenizer.encode(what, add_special=False)
-        what = int(what)
+        return service.llm.tokenizer.encode(what, add_special=False)
     if not 0 <= what < service.llm.info.vocab_size:
         raise Problem(Kind.INVALID, f"Field 'logit_bias': token {what} is not in the vocabulary", "logit_bias")
     return [what]

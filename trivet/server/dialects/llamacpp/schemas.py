@@ -6,7 +6,7 @@ in a way not supported here are declared, and refused.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import Struct
 
@@ -129,7 +129,9 @@ class ChatBody(GenerationBody, kw_only=True):
     top_logprobs: Annotated[int | None, hard(0, 20)] = None
     echo: bool | None = None
     add_generation_prompt: bool | None = None
-    continue_final_message: bool | None = None
+    continue_final_message: Annotated[
+        bool | Literal["content", "reasoning"] | None, refused(True, False, "content", why=NO_THOUGHTS)
+    ] = None
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: str | None = None
     tools: Annotated[list[Any] | None, refused([], why=NO_TOOLS)] = None

@@ -51,7 +51,7 @@ async def render(
         "continue_final_message": bool(body.continue_final_message),
     }
     plain = [_plain(message) for message in messages]
-    everything = settings | variables | given
+    everything = settings | variables | given | {"merge_developers": True}
     if body.chat_template is None:
         return await service.render(plain, body.tools, **everything)
     # It is not known how long it takes: the event loop goes on meanwhile.

@@ -14,7 +14,7 @@ from trivet.server.service import Service
 
 SAMPLING_FIELDS = (
     *("temperature", "top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty"),
-    *("logit_bias", "seed", "stop", "ignore_eos"),
+    *("seed", "stop", "ignore_eos"),
 )
 """Fields that mean here what they mean in llama.cpp's own requests."""
 
@@ -30,6 +30,7 @@ def sampling(service: Service, body: ResponsesBody, prompt_len: int, logprobs: i
         service,
         GenerationBody(
             **{name: getattr(body, name) for name in SAMPLING_FIELDS},
+            logit_bias=None if body.logit_bias is None else list(body.logit_bias.items()),
             repeat_penalty=body.repetition_penalty,
             max_tokens=body.max_output_tokens,
         ),

@@ -147,7 +147,8 @@ class VectorAttention {
                [&](const auto* tiles) { score(tiles, chunk); });
     for (int first = 0; first < rows_.count(); first += kRowTile) {
       // Blocks of rows may begin in one tile of rows and end in the next.
-      const int tiles = rows_.tiles_seen(first, first + kRowTile + kBlockRows - 1, chunk);
+      const int begin = first < kBlockRows ? 0 : first - kBlockRows + 1;
+      const int tiles = rows_.tiles_seen(begin, first + kRowTile + kBlockRows - 1, chunk);
       raise(rows_, first, chunk, tiles, scores_ + first * kChunk, kChunk, kTile, state.highest + first,
             decay_ + first);
       for (int r = first; r < first + kRowTile && r < rows_.count(); ++r) {

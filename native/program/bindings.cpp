@@ -271,7 +271,7 @@ void bind_program(nb::module_& m) {
           [](const Program& self, std::int64_t block, const Bytes& out) {
             self.cache().read_block(block, reinterpret_cast<std::byte*>(block_data(self.cache(), out)));
           },
-          "block"_a, "out"_a,
+          "block"_a, "out"_a.noconvert(),
           "Copy a block of the cache to `out`, uint8 of its size. IndexError: no such block.")
       .def(
           "write_block",

@@ -104,7 +104,9 @@ SampleRow read_row(nb::handle source) {
   row.position = get<std::uint64_t>(source, "position");
   row.prompt_len = get<std::size_t>(source, "prompt_len");
   if (row.target < 0 && row.chain->needs_history) {
-    const auto tokens = get<Tokens>(source, "tokens");  // kept alive by the row
+    Tokens tokens;  // kept alive by the row, as nothing is converted
+    if (!nb::try_cast(source.attr("tokens"), tokens, false))
+      throw std::invalid_argument("sample: a row's tokens must be a contiguous array of int32");
     if (row.position > tokens.size())
       throw std::invalid_argument("sample: a row has fewer tokens than its position");
     row.history = {tokens.data(), static_cast<std::size_t>(row.position)};
@@ -125,6 +127,7 @@ std::vector<SampleRow> read_rows(nb::sequence rows) {
 
 std::vector<SampleRow> read_rows(const Logits& logits, nb::sequence rows) {
   std::vector<SampleRow> out = read_rows(rows);
+  if (logits.shape(1) == 0) throw std::invalid_argument("sample: rows of no logits");
   if (out.size() != logits.shape(0)) {
     throw std::invalid_argument("sample: " + std::to_string(logits.shape(0)) + " rows of logits for " +
                                 std::to_string(out.size()) + " sample rows");

@@ -17,8 +17,8 @@ void keep_first(std::vector<Candidate>& candidates, Distance distance, Before be
   constexpr int kBuckets = 2048;
   constexpr float kPerNat = 64;
   const auto bucket = [&](const Candidate& c) {
-    return static_cast<int>(
-        std::min(static_cast<float>(distance(c)) * kPerNat, static_cast<float>(kBuckets - 1)));
+    const float place = static_cast<float>(distance(c)) * kPerNat;
+    return place < kBuckets - 1 ? static_cast<int>(place) : kBuckets - 1;
   };
   double mass[kBuckets] = {};
   for (const Candidate& c : candidates) mass[bucket(c)] += weight(c);
@@ -55,7 +55,10 @@ bool reaches(double mass, double sum, float p) { return static_cast<float>(mass 
 // -sum p ln p, where `sum` is that of e^(logit - max).
 double entropy_of(const std::vector<Candidate>& candidates, float max, double sum) {
   double weighted = 0;
-  for (const Candidate& c : candidates) weighted += exp_nonpositive(c.logit - max) * (max - c.logit);
+  for (const Candidate& c : candidates) {
+    const float p = exp_nonpositive(c.logit - max);
+    if (p > 0) weighted += p * (max - c.logit);  // the difference may be infinite
+  }
   return std::log(sum) + weighted / sum;
 }
 

@@ -50,6 +50,9 @@ def test_blocks_that_are_not_there(runtimes) -> None:
     for wrong in (block[:-1], np.append(block, block[:1]), block[:0]):
         with pytest.raises(ValueError, match=f"a block of the cache has {len(block)} bytes"):
             runtime.write_block(0, wrong)
+    for wrong in (block.view(np.int8), np.repeat(block, 2)[::2]):
+        with pytest.raises(TypeError):
+            runtime.program.read_block(0, wrong)
 
 
 def test_identities_differ_where_models_do(tmp_path: Path) -> None:

@@ -33,6 +33,12 @@ def test_no_token_left_is_an_error(stages: tuple[str, ...], fields: dict[str, An
         assert "no token is possible" in (sample(logits, [r]).errors[0] or "")
 
 
+@pytest.mark.parametrize("fields", [{"typical_p": 0.9}, {"dynatemp_range": 0.5}, {"top_k": 1}, {"top_p": 0.5}])
+def test_logits_as_far_apart_as_floats_can_be(fields: dict[str, Any]) -> None:
+    logits = np.array([[2e38, -2e38, 0, -3e38]], np.float32)
+    assert sample(logits, [row(stages=LLAMACPP_STAGES, **fields)]).tokens[0] == 0
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_threads_change_nothing(threads: int) -> None:
     logits = np.random.default_rng(1).normal(0, 3, (40, 9000)).astype(np.float32)
@@ -57,6 +63,13 @@ def test_the_first_of_the_largest_is_taken(size: int) -> None:
 def test_bad_calls_raise() -> None:
     with pytest.raises(ValueError, match="2 rows of logits for 1 sample rows"):
         sample(np.zeros((2, 4), dtype=np.float32), [row()])
+    with pytest.raises(ValueError, match="rows of no logits"):
+        sample(np.zeros((1, 0), dtype=np.float32), [row()])
+    for tokens in (np.arange(3), np.arange(6, dtype=np.int32)[::2]):
+        penalised = row(history=(0, 1, 2), repetition_penalty=2.0)
+        penalised.tokens = tokens
+        with pytest.raises(ValueError, match="a contiguous array of int32"):
+            sample(np.zeros((1, 4), dtype=np.float32), [penalised])
     params = SamplingParams()
     params.stages = ("top_q",)
     with pytest.raises(ValueError, match="unknown sampling stage 'top_q'"):

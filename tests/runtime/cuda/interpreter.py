@@ -50,6 +50,12 @@ def create_dot(self: Any, a: Any, b: Any, d: Any, input_precision: Any, max_num_
     return interpreter.TensorHandle(product + d.data, d.dtype.scalar)
 
 
+def create_fma(self: Any, x: Any, y: Any, z: Any) -> Any:
+    """Rounded once."""
+    wide = [operand.data.astype(np.float64) for operand in (x, y, z)]
+    return interpreter.TensorHandle((wide[0] * wide[1] + wide[2]).astype(z.data.dtype), z.dtype.scalar)
+
+
 @triton.jit
 def byte_perm(a, b, selector):
     """Byte i of the result is that byte of (b, a) which nibble i of `selector` says. Its top bits are not looked at."""
@@ -77,6 +83,7 @@ def patch_tensor(tensor: Any, scope: Any) -> None:
 def repair() -> None:
     interpreter._convert_float = convert
     interpreter.InterpreterBuilder.create_dot = create_dot
+    interpreter.InterpreterBuilder.create_fma = create_fma
     interpreter._patch_lang_tensor = patch_tensor
     libdevice.byte_perm = byte_perm
     device.gdc_wait = device.gdc_launch_dependents = nothing

@@ -14,7 +14,7 @@ ROWS = 32
 
 
 def dequantize(blocks: Blocks, dtype: torch.dtype, begin: int = 0, end: int | None = None) -> torch.Tensor:
-    """Rows `begin:end` as `dtype` [rows, columns]. In float32 they are bit for bit what GGUF's formulas give."""
+    """Rows `begin:end` as `dtype` [rows, columns]. In float32 they are what GGUF's formulas give."""
     end = blocks.rows if end is None else min(end, blocks.rows)
     out = torch.empty(end - begin, blocks.columns, dtype=dtype, device=blocks.quants.device)
     grid = (triton.cdiv(end - begin, ROWS), triton.cdiv(blocks.columns, UNIT))

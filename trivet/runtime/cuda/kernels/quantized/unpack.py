@@ -1,7 +1,7 @@
 """What the bits of each format mean: the one place that products, dequantising and embeddings ask.
 
 The routines of formats give run `j` of 32 columns of one unit as float32 [rows, 32], bit for bit what GGUF's formulas
-give. They take `low`, the int32 tile [rows, 32] that has run j; `high`, the tile of further bits; and scales and minima
+give, but for the signs of zeros. They take `low`, the int32 tile [rows, 32] that has run j; `high`, the tile of further bits; and scales and minima
 [rows] of blocks of 32, or `header`, pointers [rows] to the first word of the unit's header, and the distance `stride`
 of its words (see blocks.py). Q6_K has a scale for 16 columns, and so comes in halves of runs, [rows, 16].
 
@@ -27,18 +27,33 @@ def half(word, second: tl.constexpr):
 
 
 @triton.jit
-def signed_byte(word, i: tl.constexpr):
-    return (word << (24 - 8 * i)) >> 24
+def above(word, i: tl.constexpr, EXPONENT: tl.constexpr):
+    """2^15 + the i-th byte of a word, as float32; or 2^7 + it, if it is below 128.
+
+    A conversion would take a unit with half the lanes, after a shift and a mask that take the same one.
+    """
+    # The exponent comes first: an instruction has room for one constant, which is then the selector. The other way
+    # around it would be the exponent, and the selector be moved to a register before each.
+    if EXPONENT == 15:
+        bits = libdevice.byte_perm(0x47000000, word, 0x3240 + (i << 4))
+    else:
+        tl.static_assert(EXPONENT == 7)
+        bits = libdevice.byte_perm(0x43000000, word, 0x3410 + (i << 8))
+    return bits.to(tl.float32, bitcast=True)
 
 
 @triton.jit
 def byte(word, i: tl.constexpr, less: tl.constexpr = 0):
-    """The i-th of a word, as float32, minus `less`.
+    """The i-th of a word, as float32, minus `less`."""
+    return above(word, i, 15) - ((1 << 15) + less)
 
-    Put below the exponent of 2^23 and that subtracted: a conversion would take a unit with half the lanes, after a
-    shift and a mask that take the same one.
+
+@triton.jit
+def scaled(word, i: tl.constexpr, scale, less: tl.constexpr = 0, EXPONENT: tl.constexpr = 7):
+    """`scale` times what the i-th byte of a word, which is below 128 unless EXPONENT is 15, is minus `less`: rounded
+    once, if what is subtracted is exact. Its integer has at most as many bits as 2^EXPONENT + less without last zeros.
     """
-    return libdevice.byte_perm(word, 0x4B000000, 0x7650 + i).to(tl.float32, bitcast=True) - ((1 << 23) + less)
+    return tl.fma(scale, above(word, i, EXPONENT), scale * (-(1 << EXPONENT) - less))
 
 
 @triton.jit
@@ -48,32 +63,21 @@ def nibbles(low, j: tl.constexpr):
 
 
 @triton.jit
-def nibble(low, j: tl.constexpr, less: tl.constexpr = 0):
-    return byte(nibbles(low, j), j // 2, less)
-
-
-@triton.jit
-def with_fifth(low, high, j: tl.constexpr, less: tl.constexpr = 0):
-    """Nibble j, above which is bit j of `high`."""
+def with_fifth(low, high, j: tl.constexpr):
+    """Words whose byte j // 2 is nibble j, above which is bit j of `high`."""
     bits = high.to(tl.int32) & 255
     bits = (bits | (bits << 12)) & 0x000F000F
     bits = (bits | (bits << 6)) & 0x03030303
-    return byte(nibbles(low, j) | ((bits << (4 - j % 2)) & 0x10101010), j // 2, less)
+    return nibbles(low, j) | ((bits << (4 - j % 2)) & 0x10101010)
 
 
 @triton.jit
-def with_two_bits(low, high, j: tl.constexpr, less: tl.constexpr):
-    """Nibble j, above which are bits 2 j and 2 j + 1 of `high`."""
+def with_two_bits(low, high, j: tl.constexpr):
+    """Words whose byte j // 2 is nibble j, above which are bits 2 j and 2 j + 1 of `high`."""
     bits = high.to(tl.int32)
     bits = (bits & 0xFF) | ((bits << 8) & 0x00FF0000)
     bits = (bits | (bits << 4)) & 0x0F0F0F0F
-    return byte(nibbles(low, j) | ((bits << (4 - 2 * (j % 2))) & 0x30303030), j // 2, less)
-
-
-@triton.jit
-def integer(low, i: tl.constexpr):
-    """The i-th byte of a word, which is signed, as float32."""
-    return byte(low ^ -0x7F7F7F80, i, 128)
+    return nibbles(low, j) | ((bits << (4 - 2 * (j % 2))) & 0x30303030)
 
 
 @triton.jit
@@ -84,26 +88,26 @@ def half_of_run(header, stride, j: tl.constexpr):
 
 @triton.jit
 def looked_up(low, j: tl.constexpr, T0: tl.constexpr, T1: tl.constexpr, T2: tl.constexpr, T3: tl.constexpr):
-    """Run j by a table of 16 signed bytes, which are those of T0 to T3, lowest first.
+    """Words whose byte j % 4 is that of nibble j in a table of 16, which is T0 to T3, lowest byte first.
 
     Seven instructions look up the four nibbles of half a word, where one each would take ten.
     """
     q = low if j < 4 else low >> 16
     lower, upper = libdevice.byte_perm(T0, T1, q & 0x7777), libdevice.byte_perm(T2, T3, q & 0x7777)
     above_seven = libdevice.byte_perm(0, -1, (q >> 1) & 0x4444)
-    return integer((lower & ~above_seven) | (upper & above_seven), j % 4)
+    return (lower & ~above_seven) | (upper & above_seven)
 
 
 @triton.jit
 def iq4_value(low, j: tl.constexpr):
-    """-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113"""
-    return looked_up(low, j, -0x4052677F, -0x09152231, 0x26190D01, 0x71594535)
+    """128 more than -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113"""
+    return looked_up(low, j, 0x3F2D1801, 0x766A5D4F, -0x5966727F, -0x0E263A4B)
 
 
 @triton.jit
 def fp4_value(low, j: tl.constexpr):
-    """0, 1, 2, 3, 4, 6, 8, 12, and then all of them negative"""
-    return looked_up(low, j, 0x03020100, 0x0C080604, -0x02010100, -0x0B070504)
+    """16 more than 0, 1, 2, 3, 4, 6, 8, 12, and then all of them negative"""
+    return looked_up(low, j, 0x13121110, 0x1C181614, 0x0D0E0F10, 0x04080A0C)
 
 
 @triton.jit
@@ -116,24 +120,22 @@ def power(exponent):
 @triton.jit
 def unpack_block(low, high, scale, minimum, j: tl.constexpr, FORMAT: tl.constexpr):
     """Of a format whose blocks are runs."""
+    scale = scale[:, None]
     if FORMAT == "Q4_0":
-        values = nibble(low, j, 8)
+        values = scaled(nibbles(low, j), j // 2, scale, 8)
     elif FORMAT == "Q4_1":
-        values = nibble(low, j)
+        values = scaled(nibbles(low, j), j // 2, scale) + minimum[:, None]
     elif FORMAT == "Q5_0":
-        values = with_fifth(low, high, j, 16)
+        values = scaled(with_fifth(low, high, j), j // 2, scale, 16)
     elif FORMAT == "Q5_1":
-        values = with_fifth(low, high, j)
+        values = scaled(with_fifth(low, high, j), j // 2, scale) + minimum[:, None]
     elif FORMAT == "Q8_0":
-        values = integer(low, j % 4)
+        values = scaled(low ^ -0x7F7F7F80, j % 4, scale, 128, 15)
     elif FORMAT == "IQ4_NL":
-        values = iq4_value(low, j)
+        values = scaled(iq4_value(low, j), j % 4, scale, 128, 15)
     else:
-        tl.static_assert(FORMAT == "MXFP4")
-        values = fp4_value(low, j)
-    values = scale[:, None] * values
-    if FORMAT == "Q4_1" or FORMAT == "Q5_1":
-        values += minimum[:, None]
+        tl.static_assert(FORMAT == "MXFP4")  # some of whose scales are too large to be multiplied by 128
+        values = scale * byte(fp4_value(low, j), j % 4, 16)
     return values
 
 
@@ -151,40 +153,38 @@ def scale_and_minimum(header, stride, j: tl.constexpr):
     """float32 [rows] each, of run j of Q4_K or Q5_K: (d, dmin), then twelve bytes of 6-bit integers."""
     halves = tl.load(header)
     first, second, third = tl.load(header + stride), tl.load(header + 2 * stride), tl.load(header + 3 * stride)
-    i: tl.constexpr = 8 * (j % 4)
     if j < 4:
-        scale = (first >> i) & 63
-        minimum = (second >> i) & 63
+        scales, minima = first & 0x3F3F3F3F, second & 0x3F3F3F3F
     else:
-        scale = ((third >> i) & 15) | (((first >> (i + 6)) & 3) << 4)
-        minimum = ((third >> (i + 4)) & 15) | (((second >> (i + 6)) & 3) << 4)
-    return half(halves, 0) * scale.to(tl.float32), half(halves, 1) * minimum.to(tl.float32)
+        scales = (third & 0x0F0F0F0F) | ((first >> 2) & 0x30303030)
+        minima = ((third >> 4) & 0x0F0F0F0F) | ((second >> 2) & 0x30303030)
+    return scaled(scales, j % 4, half(halves, 0)), scaled(minima, j % 4, half(halves, 1))
 
 
 @triton.jit
 def unpack_q4_k(low, header, stride, j: tl.constexpr):
     scale, minimum = scale_and_minimum(header, stride, j)
-    return scale[:, None] * nibble(low, j) - minimum[:, None]
+    return scale[:, None] * byte(nibbles(low, j), j // 2) - minimum[:, None]
 
 
 @triton.jit
 def unpack_q5_k(low, high, header, stride, j: tl.constexpr):
     scale, minimum = scale_and_minimum(header, stride, j)
-    return scale[:, None] * with_fifth(low, high, j) - minimum[:, None]
+    return scale[:, None] * byte(with_fifth(low, high, j), j // 2) - minimum[:, None]
 
 
 @triton.jit
 def unpack_q6_k(low, high, header, stride, j: tl.constexpr, part: tl.constexpr):
-    scales = tl.load(header + (j // 2) * stride)
-    scale = half(tl.load(header + 4 * stride), 0) * signed_byte(scales, 2 * (j % 2) + part).to(tl.float32)
-    return scale[:, None] * with_two_bits(low, high, j, 32)
+    scales = tl.load(header + (j // 2) * stride) ^ -0x7F7F7F80
+    scale = scaled(scales, 2 * (j % 2) + part, half(tl.load(header + 4 * stride), 0), 128, 15)
+    return scaled(with_two_bits(low, high, j), j // 2, scale[:, None], 32)
 
 
 @triton.jit
 def unpack_iq4_xs(low, header, stride, j: tl.constexpr):
     halves, low_scales = tl.load(header), tl.load(header + stride)
-    scale = (((low_scales >> (4 * j)) & 15) | (((halves >> (16 + 2 * j)) & 3) << 4)) - 32
-    return (half(halves, 0) * scale.to(tl.float32))[:, None] * iq4_value(low, j)
+    scale = scaled(with_two_bits(low_scales, halves >> 16, j), j // 2, half(halves, 0), 32)
+    return scale[:, None] * byte(iq4_value(low, j), j % 4, 128)
 
 
 @triton.constexpr_function

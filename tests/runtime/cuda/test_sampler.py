@@ -152,6 +152,14 @@ def test_random_rows(seed: int, vocab: int, common: bool) -> None:
     check(random_logits(rng, len(rows), vocab), rows)
 
 
+@pytest.mark.parametrize("fields", [{"logit_bias": dict.fromkeys(range(9), 1.0)}, {"presence_penalty": 0.5}])
+def test_edits_after_the_first_stage_that_narrows(fields: dict[str, Any]) -> None:
+    """Each is done once, of tokens too of which the row says something."""
+    fields |= {"top_k": 20, "logprobs": 20, "logprobs_mode": "processed"}
+    rows = [row(7, tuple(range(15)), 1, stages=("top_k", "watermark", "penalties"), watermark=True, **fields)]
+    check(np.random.default_rng(1).normal(0, 0.5, (1, 20)).astype(np.float32), rows)
+
+
 def test_large_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shortlists are made of a small part of it, or of nearly all."""
     monkeypatch.setattr(sampler_module, "LIST_BLOCK", 1 << 15)  # fewer steps for the interpreter

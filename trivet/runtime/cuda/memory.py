@@ -92,7 +92,7 @@ def or_engine_error(device: Device, what: str, advice: str) -> Iterator[None]:
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
-        raise EngineError(f"{what} needs more memory than there is on {device.name}{_free(device)}; {advice}") from None
+        raise EngineError(f"not enough memory on {device.name} for {what}{_free(device)}; {advice}") from None
 
 
 @contextmanager

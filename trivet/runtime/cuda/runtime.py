@@ -136,7 +136,7 @@ class CudaRuntime:
         with (
             or_engine_error(
                 found,
-                f"the weights, {amount(reader.total)} in their files,",
+                f"the weights, {amount(reader.total)} in their files",
                 "use a smaller model or one with quantised weights, or keep layers on the CPU with gpu_layers",
             ),
             DeviceWeights(reader, found, self._dtype) as weights,
@@ -184,7 +184,7 @@ class CudaRuntime:
         with (
             or_engine_error(
                 self._device,
-                f"a KV cache of {num_blocks} blocks, {amount(size)},",
+                f"a KV cache of {num_blocks} blocks, {amount(size)}",
                 f"lower gpu_memory_utilization ({config.gpu_memory_utilization:g}) or num_blocks",
             ),
             torch.inference_mode(),

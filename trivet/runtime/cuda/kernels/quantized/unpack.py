@@ -1,9 +1,10 @@
 """What the bits of each format mean: the one place that products, dequantising and embeddings ask.
 
 The routines of formats give run `j` of 32 columns of one unit as float32 [rows, 32], bit for bit what GGUF's formulas
-give, but for the signs of zeros. They take `low`, the int32 tile [rows, 32] that has run j; `high`, the tile of further bits; and scales and minima
-[rows] of blocks of 32, or `header`, pointers [rows] to the first word of the unit's header, and the distance `stride`
-of its words (see blocks.py). Q6_K has a scale for 16 columns, and so comes in halves of runs, [rows, 16].
+give, but for the signs of zeros. They take `low`, the int32 tile [rows, 32] that has run j; `high`, the tile of further
+bits; and scales and minima [rows] of blocks of 32, or `header`, pointers [rows] to the first word of the unit's header,
+and the distance `stride` of its words (see blocks.py). Q6_K has a scale for 16 columns, and so comes in halves of runs,
+[rows, 16].
 
 Everything between a load and a result is element by element, with values of rows broadcast: then Triton has the words
 go from shared memory to the registers that a tensor core takes them from, and unpacks them there. (A `where` on

@@ -142,8 +142,10 @@ def edited(
     width,
     favoured,
     BITS: tl.constexpr,
+    FIRST: tl.constexpr,
 ):
-    """What the operations first..last - 1 make of the scores of tokens, each in its row."""
+    """What the operations first..last - 1 make of the scores of tokens, each in its row. Unless FIRST, the scores are
+    those that `edit_rows` has left, with the watermark."""
     repetition = tl.load(penalties + row * 4)
     frequency = tl.load(penalties + row * 4 + 1)
     presence = tl.load(penalties + row * 4 + 2)
@@ -156,14 +158,15 @@ def edited(
         op = tl.load(ops + row * width + i, mask=i < last, other=-1)
         arg = tl.load(args + row * width + i, mask=i < last, other=1.0)
         divided = bounded(tl.div_rn(x, arg))
-        marked = bounded(x + tl.where(permuted(key, token, vocab_size, BITS) < favoured, BONUS, 0.0))
         less, more = tl.div_rn(x, repetition), x * repetition
         plain = bounded(tl.where(x > 0, less, more))
         plain = tl.where(times > 0, bounded(plain - (times * frequency + presence)), plain)
         tgi = bounded(tl.where(x < 0, more, less))
         tgi = bounded(tgi - tl.div_rn(frequency * (count & (SEEN - 1)).to(tl.float32), length))
         y = tl.where(op == DIVIDE, divided, x)
-        y = tl.where(op == WATERMARK, marked, y)
+        if FIRST:
+            marked = bounded(x + tl.where(permuted(key, token, vocab_size, BITS) < favoured, BONUS, 0.0))
+            y = tl.where(op == WATERMARK, marked, y)
         y = tl.where((op == PENALTIES) & in_window, plain, y)
         y = tl.where((op == TGI_PENALTIES) & in_history, tgi, y)
         y = tl.where((op == DRY) & ((flags & REPEATS) != 0), bounded(x - dry), y)
@@ -217,7 +220,7 @@ def edit_tokens(
         x = tl.load(scores + place * vocab_size + token, mask=meant, other=IMPOSSIBLE)
     x = edited(
         x, token, times, window, flags, dry, row, first, last, ops, args, penalties, watermark_keys, vocab_size,
-        width, favoured, BITS,
+        width, favoured, BITS, FIRST,
     )  # fmt: skip
     tl.store(scores + place * vocab_size + token, x, mask=meant)
 
@@ -270,6 +273,6 @@ def edit_seen(
         x = tl.load(scores + place * vocab_size + token, mask=meant, other=IMPOSSIBLE)
     x = edited(
         x, token, times, window, times * 0, x * 0, row, first, last, ops, args, penalties, watermark_keys, vocab_size,
-        width, favoured, BITS,
+        width, favoured, BITS, FIRST,
     )  # fmt: skip
     tl.store(scores + place * vocab_size + token, x, mask=meant)

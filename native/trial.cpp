@@ -76,8 +76,10 @@ void tame(Format format, std::byte* row) {
   }
 }
 
-// Packed weights of any bits but for scales.
-std::shared_ptr<std::byte> random_weights(Format format, const PanelLayout& layout) {
+// Packed weights of any bits but for scales. `tame` changes a row, `pack` makes a panel of sixteen.
+template <class Tame, class Pack>
+std::shared_ptr<std::byte> random_weights(Format format, const PanelLayout& layout, const Tame& tame,
+                                          const Pack& pack) {
   std::mt19937 random(static_cast<std::uint32_t>(format));
   const std::size_t stride = row_bytes(format, kColumns);
   std::vector<std::byte> rows(kPanelRows * stride);
@@ -87,29 +89,36 @@ std::shared_ptr<std::byte> random_weights(Format format, const PanelLayout& layo
     for (std::byte& b : rows) b = static_cast<std::byte>(random() & 0xff);
     const std::byte* sources[kPanelRows];
     for (int r = 0; r < kPanelRows; ++r) {
-      tame(format, &rows[r * stride]);
+      tame(&rows[r * stride]);
       sources[r] = &rows[r * stride];
     }
-    pack_panel(format, sources, kColumns, packed.get() + p * layout.bytes);
+    pack(sources, packed.get() + p * layout.bytes);
   }
   return packed;
 }
 
-Floats product(const Panels& w, Format format, Numerics numerics, Inputs inputs, std::int64_t rows, Isa isa) {
-  const ActivationFormat activations = activation_format(format, numerics, rows, inputs, isa);
+Floats product(const Panels& w, Kernels::Multiply multiply, ActivationFormat activations, std::int64_t rows,
+               Isa isa) {
   const Floats x = random_floats(rows * kColumns);
   const std::size_t stride = activation_row_bytes(activations, kColumns);
   const auto packed = allocate_weights(rows * stride);
   pack_activations(activations, x.data(), kColumns, 0, rows, kColumns, packed.get(), isa);
   Floats y(rows * kOutputs);
   const std::int64_t panels = (kOutputs + kPanelRows - 1) / kPanelRows;
-  product_kernel(format, activations, isa)(w, packed.get(), stride, rows, 0, panels, y.data(), kOutputs);
+  multiply(w, packed.get(), stride, rows, 0, panels, y.data(), kOutputs);
   return y;
+}
+
+Floats product(const Panels& w, Format format, Numerics numerics, Inputs inputs, std::int64_t rows, Isa isa) {
+  const ActivationFormat activations = activation_format(format, numerics, rows, inputs, isa);
+  return product(w, product_kernel(format, activations, isa), activations, rows, isa);
 }
 
 double product_difference(Format format, Isa isa, Isa other) {
   const PanelLayout layout = panel_layout(format, kColumns);
-  const auto weights = random_weights(format, layout);
+  const auto weights = random_weights(
+      format, layout, [&](std::byte* row) { tame(format, row); },
+      [&](const std::byte* const rows[], std::byte* panel) { pack_panel(format, rows, kColumns, panel); });
   const Panels w = {weights.get(), layout, kOutputs, kColumns, 1.0f};
   double most = 0;
   for (std::int64_t rows : {1, 7, 37}) {
@@ -119,6 +128,39 @@ double product_difference(Format format, Isa isa, Isa other) {
         most = std::max(most, difference(product(w, format, numerics, inputs, rows, isa), expected));
       }
     }
+  }
+  return most;
+}
+
+// Of bfloat16 weights in 12 bits with `isa`, and in 16 with the other.
+double coded_difference(Isa isa, Isa other) {
+  const Kernels& k = kernels(isa);
+  if (k.multiply_coded == nullptr) return 0;
+  // Few exponents, but for some weights that are 0.
+  const auto few_exponents = [](std::byte* row) {
+    for (std::int64_t c = 0; c < kColumns; ++c) {
+      row[2 * c] &= std::byte(c % 97 == 5 ? 0 : 0xff);
+      row[2 * c + 1] &= std::byte(c % 97 == 5 ? 0 : 0x83);
+      row[2 * c + 1] |= std::byte(c % 97 == 5 ? 0 : 0x38);
+    }
+  };
+  bool coded = true;
+  const auto plain = random_weights(Format::BF16, panel_layout(Format::BF16, kColumns), few_exponents,
+                                    [](const std::byte* const rows[], std::byte* panel) {
+                                      pack_panel(Format::BF16, rows, kColumns, panel);
+                                    });
+  const auto weights = random_weights(Format::BF16, coded_layout(kColumns), few_exponents,
+                                      [&](const std::byte* const rows[], std::byte* panel) {
+                                        coded = coded && k.code_panel(rows, kColumns, panel);
+                                      });
+  if (!coded) return std::numeric_limits<double>::infinity();
+  const Panels w = {weights.get(), coded_layout(kColumns), kOutputs, kColumns, 1.0f};
+  const Panels other_w = {plain.get(), panel_layout(Format::BF16, kColumns), kOutputs, kColumns, 1.0f};
+  double most = 0;
+  for (std::int64_t rows : {1, 7, 37}) {
+    const Floats expected = product(other_w, Format::BF16, Numerics::exact, Inputs::usual, rows, other);
+    const Floats got = product(w, k.multiply_coded, ActivationFormat::bf16, rows, isa);
+    most = std::max(most, difference(got, expected));
   }
   return most;
 }
@@ -182,7 +224,8 @@ Floats row_operations(Isa isa) {
 }  // namespace
 
 double kernel_difference(Isa isa, Isa other) {
-  double most = difference(row_operations(isa), row_operations(other));
+  double most =
+      std::max(difference(row_operations(isa), row_operations(other)), coded_difference(isa, other));
   for (int id = 0; id < kFormats; ++id) {
     const Format format = static_cast<Format>(id);
     if (format_info(format) != nullptr) most = std::max(most, product_difference(format, isa, other));

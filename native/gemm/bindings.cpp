@@ -82,9 +82,11 @@ PackedMatrix pack_matrix(int type_id, Bytes data, std::int64_t rows, std::int64_
   const Format format = computing_format(type_id);
   check_size(format, rows, columns, data.size());
   nb::gil_scoped_release release;
+  const auto* bytes = reinterpret_cast<const std::byte*>(data.data());
   PackedMatrix matrix(format, rows, columns);
-  matrix.pack(reinterpret_cast<const std::byte*>(data.data()), 0, matrix.panels());
-  return matrix;
+  if (matrix.pack(bytes, 0, matrix.panels())) return matrix;
+  PackedMatrix plain(format, rows, columns, 1.0f, false);
+  return plain.pack(bytes, 0, plain.panels()) ? std::move(plain) : throw std::logic_error("not packed");
 }
 
 nb::ndarray<nb::numpy, float> multiply(const PackedMatrix& w, Matrix x, int threads,

@@ -1,5 +1,6 @@
 // AMX beside AVX-512: see kernel_tiles.h, kernel_tiles_bf16.h and kernel_tiles_bytes.h. What tiles do not
 // compute is left to the kernels of AVX-512.
+#include "gemm/coded_tiles.h"
 #include "gemm/kernel_tiles_block256.h"
 #include "gemm/kernel_tiles_block32.h"
 #include "gemm/kernel_tiles_bytes.h"
@@ -41,6 +42,8 @@ constexpr Kernels make_amx_kernels() {
       .multiply = {},
       .multiply_rounded = {},
       .multiply_bytes = {},
+      .multiply_coded = multiply_tiles_bf16<CodedTiles>,
+      .code_panel = code_panel,
       .pass_rows = kTileChunk,
       .few_rows = 12,  // 7 (of Q8_0) to 13 (of Q4_0)
   };

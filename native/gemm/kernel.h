@@ -146,6 +146,8 @@ constexpr Kernels make_kernels() {
       .multiply = {},
       .multiply_rounded = {},
       .multiply_bytes = {},
+      .multiply_coded = nullptr,
+      .code_panel = nullptr,
       .pass_rows = kChunk,
       .few_rows = 0,
   };

@@ -39,6 +39,10 @@ struct Kernels {
   // The same of weights in blocks that are rounded to bfloat16, of rows of round_bf16, and to int8, of those
   // of quantize_q8_256_fast. Null where that is not faster, or not exact enough.
   std::array<Multiply, kFormats> multiply_rounded, multiply_bytes;
+  // Of BF16 weights in PanelCodedBF16, and what makes a panel of them; that is false for some. Null where
+  // plain ones are as fast.
+  Multiply multiply_coded;
+  bool (*code_panel)(const std::byte* const rows[kPanelRows], std::int64_t columns, std::byte* panel);
   int pass_rows;  // rows of x that take part in one pass over the weights
   int few_rows;   // that `multiply` takes no more time for than those of rounded weights
 };

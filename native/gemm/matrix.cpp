@@ -61,6 +61,12 @@ bool exact_enough_as_bytes(Format weights, Inputs inputs, Isa isa) {
   return inputs == Inputs::wide && exact_format(weights, isa) == ActivationFormat::q8_256;
 }
 
+// Few columns would take more memory so.
+bool is_coded(Format format, std::int64_t columns) {
+  return format == Format::BF16 && kernels().multiply_coded != nullptr &&
+         coded_layout(columns).bytes < panel_layout(format, columns).bytes;
+}
+
 }  // namespace
 
 Inputs inputs_of(std::int64_t columns) { return columns < kStep ? Inputs::wide : Inputs::usual; }
@@ -152,16 +158,17 @@ void pack_activations(ActivationFormat format, const float* x, std::int64_t ldx,
 
 int product_pass_rows() { return kernels().pass_rows; }
 
-PackedMatrix::PackedMatrix(Format format, std::int64_t rows, std::int64_t columns, float scale)
+PackedMatrix::PackedMatrix(Format format, std::int64_t rows, std::int64_t columns, float scale, bool coded)
     : format_(format),
       rows_(rows),
       columns_(columns),
       scale_(scale),
-      panel_bytes_(panel_layout(format, columns).bytes),
+      coded_(coded && is_coded(format, columns)),
+      panel_bytes_((coded_ ? coded_layout(columns) : panel_layout(format, columns)).bytes),
       bytes_(static_cast<std::size_t>(panels()) * panel_bytes_),
       data_(allocate_weights(bytes_)) {}
 
-void PackedMatrix::pack(const std::byte* rows, std::int64_t panel_begin, std::int64_t panel_end) {
+bool PackedMatrix::pack(const std::byte* rows, std::int64_t panel_begin, std::int64_t panel_end) {
   const std::size_t stride = row_bytes(format_, columns_);
   std::vector<std::byte> zeros;
   for (std::int64_t p = panel_begin; p < panel_end; ++p) {
@@ -171,17 +178,25 @@ void PackedMatrix::pack(const std::byte* rows, std::int64_t panel_begin, std::in
       if (row >= rows_ && zeros.empty()) zeros.resize(stride);
       sources[r] = row < rows_ ? rows + static_cast<std::size_t>(row) * stride : zeros.data();
     }
-    pack_panel(format_, sources, columns_, data_.get() + static_cast<std::size_t>(p) * panel_bytes_);
+    std::byte* panel = data_.get() + static_cast<std::size_t>(p) * panel_bytes_;
+    if (!coded_) {
+      pack_panel(format_, sources, columns_, panel);
+    } else if (!kernels().code_panel(sources, columns_, panel)) {
+      return false;
+    }
   }
+  return true;
 }
 
 void PackedMatrix::multiply(ActivationFormat activation, const std::byte* activations, std::int64_t m,
                             std::int64_t panel_begin, std::int64_t panel_end, float* y,
                             std::int64_t ldy) const {
   if (m == 0) return;
-  const Panels panels = {data_.get(), panel_layout(format_, columns_), rows_, columns_, scale_};
+  const PanelLayout layout = coded_ ? coded_layout(columns_) : panel_layout(format_, columns_);
+  const Panels panels = {data_.get(), layout, rows_, columns_, scale_};
   const std::size_t stride = activation_row_bytes(activation, columns_);
-  product_kernel(format_, activation)(panels, activations, stride, m, panel_begin, panel_end, y, ldy);
+  const auto product = coded_ ? kernels().multiply_coded : product_kernel(format_, activation);
+  product(panels, activations, stride, m, panel_begin, panel_end, y, ldy);
 }
 
 }  // namespace trivet

@@ -58,14 +58,15 @@ class PackedMatrix {
  public:
   static constexpr int kPanel = 16;
 
-  // `scale` is a factor of all weights, for formats whose own scales have a short range.
-  PackedMatrix(Format format, std::int64_t rows, std::int64_t columns, float scale = 1.0f);
+  // `scale` is a factor of all weights, for formats whose own scales have a short range. `coded`: BF16 takes
+  // 12 bits, where kernels have it so and pack() finds it possible.
+  PackedMatrix(Format format, std::int64_t rows, std::int64_t columns, float scale = 1.0f, bool coded = true);
   PackedMatrix(PackedMatrix&&) = default;
   PackedMatrix& operator=(PackedMatrix&&) = default;
 
   // Repacks GGUF rows from panel_begin * kPanel on; `rows` is the first byte of row 0. Thread-safe on
-  // disjoint ranges.
-  void pack(const std::byte* rows, std::int64_t panel_begin, std::int64_t panel_end);
+  // disjoint ranges. False where they cannot be coded: then all are to be packed again, into another matrix.
+  [[nodiscard]] bool pack(const std::byte* rows, std::int64_t panel_begin, std::int64_t panel_end);
 
   // y[i, r] = sum_c activation[i, c] * W[r, c] for i in [0, m) and r in the panels; rows of y are ldy floats
   // apart. `activations` are in one of the formats that activation_format() gives for these weights.
@@ -83,6 +84,7 @@ class PackedMatrix {
   Format format_;
   std::int64_t rows_, columns_;
   float scale_;
+  bool coded_;
   std::size_t panel_bytes_, bytes_;
   std::shared_ptr<std::byte> data_;
 };

@@ -1,5 +1,6 @@
 #include "gemm/panel.h"
 
+#include <cstddef>
 #include <cstring>
 
 #include "gemm/pack_block32.h"
@@ -92,6 +93,14 @@ PanelLayout panel_layout(Format format, std::int64_t columns) {
 #undef TRIVET_CASE
   }
   return {};
+}
+
+PanelLayout coded_layout(std::int64_t columns) {
+  constexpr std::size_t kHead = offsetof(PanelCodedBF16, groups), kGroup = sizeof(PanelCodedBF16::Group);
+  const std::int64_t rest = columns % 256;
+  const std::size_t last =
+      rest == 0 ? 0 : kHead + static_cast<std::size_t>(PanelCodedBF16::groups_of(rest)) * kGroup;
+  return {static_cast<std::size_t>(columns / 256) * sizeof(PanelCodedBF16) + last, 0};
 }
 
 void pack_panel(Format format, const std::byte* const rows[kPanelRows], std::int64_t columns,

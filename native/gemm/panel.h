@@ -5,9 +5,8 @@
 // several quads, they have their own bits of every byte, or are digits of it; in grid formats, it holds
 // indices. Rows past the end of the matrix have scale 0.
 //
-// A panel is as large as its
-// blocks in the file, but for rounding up to 64 bytes and for unpacked scales: at most 4 % more. IQ1_S and
-// IQ2_S take 16 and 17 % more, IQ1_M 14 %.
+// A panel is as large as its blocks in the file, but for rounding up to 64 bytes and for unpacked scales: at
+// most 4 % more. IQ1_S and IQ2_S take 16 and 17 % more, IQ1_M 14 %; PanelCodedBF16 takes 24 % less.
 #pragma once
 
 #include <cstddef>
@@ -159,10 +158,35 @@ using PanelIQ3_XXS = PanelWords<24>;
 // of each byte of word k / 4 of these; eight of signs as in GGUF, and one of scales as in PanelIQ2_S.
 using PanelIQ3_S = PanelWords<27>;
 
+// BF16 in 12 bits, per 256 columns; the last step of a panel may have fewer groups. Of the upper byte of a
+// bfloat16, its sign and seven bits of its exponent, nearly all weights of a step have one of 16: two signs
+// of eight exponents, which span 16 octaves. A code of four bits says which; the few others are there
+// besides.
+//
+// A group is 8 columns, four rows of a tile as BF16 has them. Byte 16 q + 8 t + w of lower[h] and the low
+// (h = 0) or high half of that of codes are of the bfloat16 number 8 q + w of row 2 h + t: so 16 bytes of
+// both, interleaved, are 16 of a row and 16 of the next.
+struct alignas(64) PanelCodedBF16 {
+  static constexpr int kGroups = 32, kMostOthers = 11;
+
+  struct Group {
+    std::uint8_t codes[64], lower[2][64];
+  };
+
+  std::uint8_t upper[16];  // by code
+  std::uint16_t count;     // of others
+  struct {
+    std::uint16_t at, bits;  // number among those of the step, and the bfloat16
+  } others[kMostOthers];
+  alignas(64) Group groups[kGroups];
+
+  static int groups_of(std::int64_t columns) { return static_cast<int>((columns + 7) / 8); }
+};
+
 // Where the parts of a panel are:
 //   F32, F16               [column][16 rows]
 //   BF16                   [column / 2][16 rows][2], the right-hand tile of AMX; an odd last column is paired
-//                          with 0
+//                          with 0; or [step]PanelCodedBF16
 //   blocks of 256 columns  [block]Panel*; with kDApart at `steps`, behind [block][16 rows] of d
 //   smaller blocks         [block][scale or minimum][16 rows], then at `steps` [32 columns]Panel*
 // Scales go first so that they, too, are fetched ahead by what is read before them: the end of the panel
@@ -173,6 +197,7 @@ struct PanelLayout {
 };
 
 PanelLayout panel_layout(Format format, std::int64_t columns);
+PanelLayout coded_layout(std::int64_t columns);
 
 // Packs one panel; rows[r] is the first GGUF byte of row r of the panel.
 void pack_panel(Format format, const std::byte* const rows[kPanelRows], std::int64_t columns,

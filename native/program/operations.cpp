@@ -2,7 +2,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <numeric>
 #include <stdexcept>
 
 #include "ops/rows.h"
@@ -41,27 +43,53 @@ int Program::add_matrices(Format format, std::int64_t count, std::int64_t rows, 
   const std::unique_lock lock = exclusive();
   auto& stack = *matrices_.emplace_back(std::make_unique<std::vector<PackedMatrix>>());
   stack.reserve(count);
-  for (std::int64_t i = 0; i < count; ++i) {
-    stack.emplace_back(format, rows, columns, scales.empty() ? 1.0f : scales[i]);
-    weight_bytes_ += stack.back().bytes();
+  std::vector<std::int64_t> indices(count);
+  std::iota(indices.begin(), indices.end(), 0);
+  for (bool coded : {true, false}) {
+    const auto make = [&](std::int64_t i) {
+      return PackedMatrix(format, rows, columns, scales.empty() ? 1.0f : scales[i], coded);
+    };
+    for (const std::int64_t i : indices) {
+      if (coded) {
+        stack.push_back(make(i));
+      } else {
+        stack[i] = make(i);
+      }
+    }
+    indices = pack(stack, indices, data, stride, mapped);
   }
-  const std::int64_t panels = stack.front().panels();
+  for (const PackedMatrix& matrix : stack) weight_bytes_ += matrix.bytes();
+  return static_cast<int>(matrices_.size()) - 1;
+}
+
+// Those of the matrices `indices` that cannot be coded.
+std::vector<std::int64_t> Program::pack(std::vector<PackedMatrix>& stack,
+                                        const std::vector<std::int64_t>& indices, const std::byte* data,
+                                        std::int64_t stride, bool mapped) {
+  const std::int64_t panels = stack.front().panels(), rows = stack.front().rows();
+  const auto row = static_cast<std::int64_t>(row_bytes(stack.front().format(), stack.front().columns()));
   const std::int64_t claim = std::clamp(panels / (4 * threads()), kLeastPanelsPerClaim, kMostPanelsPerClaim);
   const std::int64_t claims_per_matrix = (panels + claim - 1) / claim;
+  const std::int64_t all = static_cast<std::int64_t>(indices.size()) * claims_per_matrix;
   Claims claims;
+  std::vector<std::atomic<bool>> failed(indices.size());
   team_.run(threads(), [&](int) {
-    for (std::int64_t i = claims.next(); i < count * claims_per_matrix; i = claims.next()) {
-      const std::int64_t index = i / claims_per_matrix, panel = i % claims_per_matrix * claim;
+    for (std::int64_t i = claims.next(); i < all; i = claims.next()) {
+      const std::int64_t n = i / claims_per_matrix, panel = i % claims_per_matrix * claim;
+      if (failed[n]) continue;
       const std::int64_t end = std::min(panel + claim, panels);
-      const std::byte* matrix = data + index * stride;
-      stack[index].pack(matrix, panel, end);
+      const std::byte* matrix = data + indices[n] * stride;
+      if (!stack[indices[n]].pack(matrix, panel, end)) failed[n] = true;
       if (!mapped) continue;
-      const auto row = static_cast<std::int64_t>(row_bytes(format, columns));
       release_mapped_pages(matrix + panel * PackedMatrix::kPanel * row,
                            matrix + std::min(end * PackedMatrix::kPanel, rows) * row);
     }
   });
-  return static_cast<int>(matrices_.size()) - 1;
+  std::vector<std::int64_t> left;
+  for (std::size_t n = 0; n < indices.size(); ++n) {
+    if (failed[n]) left.push_back(indices[n]);
+  }
+  return left;
 }
 
 int Program::add_rotary(std::vector<double> inv_freq, bool interleaved, double magnitude) {

@@ -126,6 +126,8 @@ class Program {
   const std::vector<PackedMatrix>& experts(int index, int count, std::int64_t rows,
                                            std::int64_t columns) const;
   const PackedMatrix& matrix(int index, std::int64_t rows, std::int64_t columns) const;
+  std::vector<std::int64_t> pack(std::vector<PackedMatrix>& stack, const std::vector<std::int64_t>& indices,
+                                 const std::byte* data, std::int64_t stride, bool mapped);
   void execute(const Batch& batch, Worker worker);
   int useful_members(const Batch& batch) const;
   std::unique_lock<std::mutex> exclusive();

@@ -101,6 +101,44 @@ def test_float_weights_have_any_number_of_columns(fmt: Format, columns: int) -> 
     check_product(fmt, random_weights(fmt, 19, columns), random_rows(9, columns))
 
 
+@st.composite
+def bfloat16(draw: st.DrawFn, rows: int, columns: int) -> np.ndarray:
+    """Any bits, but most often of few exponents: uint16 [rows, columns]."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    normal = rng.standard_normal((rows, columns), dtype=np.float32) * np.float32(2.0 ** draw(st.integers(-90, 90)))
+    weights = (normal.view(np.uint32) >> 16).astype(np.uint16)
+    for share in draw(st.lists(st.sampled_from([1e-4, 1e-3, 0.01, 0.5]), max_size=2)):
+        others = rng.random((rows, columns)) < share
+        weights[others] = draw(st.sampled_from([0, 0x8000, 1, 0x3F80])) or rng.integers(0, 0x4000, others.sum())
+    return weights
+
+
+@settings(max_examples=60)
+@given(
+    st.data(),
+    st.integers(1, 40),
+    st.integers(1, 700),
+    st.sampled_from([1, 7, 33, 90]),
+)
+def test_bfloat16_of_few_exponents(data: st.DataObject, rows: int, columns: int, m: int) -> None:
+    """They take 12 bits with tiles of AMX, and multiply as in 16, which any bits beside them make necessary."""
+    weights = data.draw(bfloat16(rows, columns))
+    rest = np.random.default_rng(0).integers(0, 0x7F80, (16, columns), np.uint16)
+    x = random_rows(m, columns)
+    few, all_ = (
+        _native.PackedMatrix(Format.BF16.type_id, part.view(np.uint8).reshape(-1), len(part), columns)
+        for part in (weights, np.concatenate([weights, rest]))
+    )
+    np.testing.assert_array_equal(few.multiply(x), all_.multiply(x)[:, :rows])
+
+
+def test_bfloat16_takes_12_bits() -> None:
+    data = random_weights(Format.BF16, 64, 4096)
+    matrix = _native.PackedMatrix(Format.BF16.type_id, data.reshape(-1), 64, 4096)
+    bits = 12 + 1 / 8 if _native.system_info()["isa"] == "amx" else 16
+    assert matrix.bytes == 64 * 4096 * bits / 8
+
+
 @settings(max_examples=60)
 @given(
     fmt=st.sampled_from(FORMATS),

@@ -152,46 +152,143 @@ inline bool code_panel(const std::byte* const rows[kPanelRows], std::int64_t col
   return true;
 }
 
+// Writes tile `tile` of a step, of which there are `columns`.
+inline void unpack_tile(const Coded& step, int tile, int columns, std::byte (*rows)[kTileBytes]) {
+  constexpr int kGroups = kTileRows / 4, kValues = kTileRows * kTileColumns;
+  const __m512i table = table_of(step);
+  const int groups = Coded::groups_of(columns) - kGroups * tile;
+  std::byte* const first = rows[0];
+  for (int g = 0; g < kGroups; ++g, rows += 4) {
+    if (g >= groups) {
+      __builtin_memset(rows, 0, 4 * kTileBytes);
+      continue;
+    }
+    const Coded::Group& group = step.groups[kGroups * tile + g];
+    const __m512i codes = _mm512_load_si512(group.codes);
+    const __m512i upper[] = {_mm512_permutexvar_epi8(codes, table),
+                             _mm512_permutexvar_epi8(_mm512_srli_epi16(codes, 4), table)};
+    for (int half = 0; half < 2; ++half) {
+      const __m512i lower = _mm512_load_si512(group.lower[half]);
+      _mm512_store_si512(rows[2 * half], _mm512_unpacklo_epi8(lower, upper[half]));
+      _mm512_store_si512(rows[2 * half + 1], _mm512_unpackhi_epi8(lower, upper[half]));
+    }
+  }
+  for (int i = 0; i < step.count; ++i) {
+    const int at = step.others[i].at - kValues * tile;
+    if (at >= 0 && at < kValues) __builtin_memcpy(first + 2 * at, &step.others[i].bits, 2);
+  }
+}
+
 // A source of weights for kernel_tiles_bf16.h.
 struct CodedTiles {
   using Scratch = ChunkTiles;
   static constexpr int kStepBytes = sizeof(Coded);
   static constexpr int kStepRuns = kStep / kTileColumns;
 
+  static const std::byte* at(const Panels& w, std::int64_t panel, std::int64_t column) {
+    return w.data + panel * w.layout.bytes + column / kStep * kStepBytes;
+  }
+
   [[gnu::noinline]] static const std::byte* tiles(const Panels& w, std::int64_t panel, std::int64_t column,
                                                   int count, Scratch& out, FetchAhead& ahead) {
-    const std::byte* step = w.data + panel * w.layout.bytes + column / kStep * kStepBytes;
+    const std::byte* step = at(w, panel, column);
     for (int c = 0; c < count; c += kStep, step += kStepBytes) {
       const int columns = count - c < kStep ? count - c : kStep;
-      unpack(*reinterpret_cast<const Coded*>(step), columns, out.tile[c / kTileColumns], ahead);
+      for (int t = 0; t * kTileColumns < columns; ++t) {
+        unpack_tile(*reinterpret_cast<const Coded*>(step), t, columns, out.tile[c / kTileColumns + t]);
+        ahead.step();
+      }
     }
     return out.tile[0][0];
   }
+};
 
- private:
-  static void unpack(const Coded& step, int columns, std::byte (*rows)[kTileBytes], FetchAhead& ahead) {
-    constexpr int kOfTile = kTileRows / 4;
-    const __m512i table = table_of(step);
-    const int groups = Coded::groups_of(columns);
-    std::byte* const first = rows[0];
-    for (int g = 0; g < groups; ++g, rows += 4) {
-      const Coded::Group& group = step.groups[g];
-      const __m512i codes = _mm512_load_si512(group.codes);
-      const __m512i upper[] = {_mm512_permutexvar_epi8(codes, table),
-                               _mm512_permutexvar_epi8(_mm512_srli_epi16(codes, 4), table)};
-      for (int half = 0; half < 2; ++half) {
-        const __m512i lower = _mm512_load_si512(group.lower[half]);
-        _mm512_store_si512(rows[2 * half], _mm512_unpacklo_epi8(lower, upper[half]));
-        _mm512_store_si512(rows[2 * half + 1], _mm512_unpackhi_epi8(lower, upper[half]));
+// Up to two tiles of rows, whose sums stay in tiles: while those of one place in K are multiplied, the
+// weights of the next are unpacked. The sums are those of TilePass.
+struct FewRows : PassRows {
+  // For two places in turn, of two panels.
+  struct alignas(64) Unpacked {
+    std::byte tile[2][2][kTileRows][kTileBytes];
+  };
+
+  void multiply(std::int64_t panel_begin, std::int64_t panel_end) const {
+    for (std::int64_t p = panel_begin; p < panel_end; p += 2) {
+      TileSums sums;
+      const bool two = p + 1 < panel_end;
+      if (tiles() == 2) {
+        two ? multiply<2, 2>(p, panel_end, sums) : multiply<2, 1>(p, panel_end, sums);
+      } else {
+        two ? multiply<1, 2>(p, panel_end, sums) : multiply<1, 1>(p, panel_end, sums);
       }
-      if (g % kOfTile == kOfTile - 1) ahead.step();
-    }
-    for (int g = groups; g % kOfTile != 0; ++g, rows += 4) __builtin_memset(rows, 0, 4 * kTileBytes);
-    for (int i = 0; i < step.count; ++i) {
-      __builtin_memcpy(first + 2 * step.others[i].at, &step.others[i].bits, 2);
+      if (!direct(p, two ? 2 : 1)) store(p, two ? 2 : 1, &sums);
     }
   }
+
+ private:
+  template <int kTiles, int kPanels>
+  [[gnu::noinline]] void multiply(std::int64_t panel, std::int64_t last, TileSums& sums) const {
+    constexpr int kStepTiles = kStep / kTileColumns;
+    Unpacked unpacked;
+    const std::byte *x0 = x + row(first) * stride, *x1 = x + row(first + (kTiles - 1) * kTileRows) * stride;
+    const int all = static_cast<int>((w.columns + kTileColumns - 1) / kTileColumns);
+    const auto unpack = [&](int k) {
+      const std::int64_t column = k / kStepTiles * kStep;
+      const int columns = w.columns - column < kStep ? static_cast<int>(w.columns - column) : kStep;
+      for (int n = 0; n < kPanels; ++n) {
+        const std::byte* step = CodedTiles::at(w, panel + n, column);
+        unpack_tile(*reinterpret_cast<const Coded*>(step), k % kStepTiles, columns, unpacked.tile[k % 2][n]);
+      }
+    };
+    unpack(0);
+    tile_zero<0>();
+    tile_zero<1>();
+    tile_zero<2>();
+    tile_zero<3>();
+    FetchAhead ahead = {};
+    for (int k = 0; k < all; ++k) {
+      if (k % kStepTiles == 0) {
+        ahead =
+            fetch_after(panel, last, 0, w.columns, k * kTileColumns, 1, CodedTiles::kStepBytes, kStepTiles);
+      }
+      const auto& weights = unpacked.tile[k % 2];
+      tile_load<6>(weights[0], kTileBytes);
+      tile_stream<4>(x0 + k * kTileBytes, stride);
+      tile_dot_bf16<0, 4, 6>();
+      if constexpr (kPanels == 2) {
+        tile_load<7>(weights[1], kTileBytes);
+        tile_dot_bf16<1, 4, 7>();
+      }
+      if constexpr (kTiles == 2) {
+        tile_stream<5>(x1 + k * kTileBytes, stride);
+        tile_dot_bf16<2, 5, 6>();
+        if constexpr (kPanels == 2) tile_dot_bf16<3, 5, 7>();
+      }
+      if (k + 1 < all) unpack(k + 1);
+      ahead.step();
+    }
+    const bool whole = direct(panel, kPanels);
+    float* y0 = whole ? sums_of(0, panel) : sums[0][0][0];
+    float* y1 = whole ? sums_of(1, panel) : sums[1][0][0];
+    const std::size_t of_row = whole ? ldy * sizeof(float) : kTileBytes;
+    const std::int64_t second = whole ? kPanelRows : kTileRows * kPanelRows;
+    tile_store<0>(y0, of_row);
+    if constexpr (kPanels == 2) tile_store<1>(y0 + second, of_row);
+    if constexpr (kTiles == 2) tile_store<2>(y1, of_row);
+    if constexpr (kTiles == 2 && kPanels == 2) tile_store<3>(y1 + second, of_row);
+  }
 };
+
+inline void multiply_coded(const Panels& w, const std::byte* x, std::size_t stride, std::int64_t m,
+                           std::int64_t panel_begin, std::int64_t panel_end, float* y, std::int64_t ldy) {
+  CodedTiles::Scratch scratch[2];
+  for_each_pass(w, x, stride, m, y, ldy, full_depth_config, kTileChunk, [&](const PassRows& rows) {
+    if (rows.few()) {
+      FewRows{rows}.multiply(panel_begin, panel_end);
+    } else {
+      TilePass<CodedTiles>{rows, scratch}.multiply(panel_begin, panel_end);
+    }
+  });
+}
 
 }  // namespace
 }  // namespace trivet

@@ -42,7 +42,7 @@ constexpr Kernels make_amx_kernels() {
       .multiply = {},
       .multiply_rounded = {},
       .multiply_bytes = {},
-      .multiply_coded = multiply_tiles_bf16<CodedTiles>,
+      .multiply_coded = multiply_coded,
       .code_panel = code_panel,
       .pass_rows = kTileChunk,
       .few_rows = 12,  // 7 (of Q8_0) to 13 (of Q4_0)

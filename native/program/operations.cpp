@@ -43,22 +43,16 @@ int Program::add_matrices(Format format, std::int64_t count, std::int64_t rows, 
   const std::unique_lock lock = exclusive();
   auto& stack = *matrices_.emplace_back(std::make_unique<std::vector<PackedMatrix>>());
   stack.reserve(count);
+  const auto matrix = [&](std::int64_t i, bool coded) {
+    return PackedMatrix(format, rows, columns, scales.empty() ? 1.0f : scales[i], coded);
+  };
+  for (std::int64_t i = 0; i < count; ++i) stack.push_back(matrix(i, true));
   std::vector<std::int64_t> indices(count);
   std::iota(indices.begin(), indices.end(), 0);
-  for (bool coded : {true, false}) {
-    const auto make = [&](std::int64_t i) {
-      return PackedMatrix(format, rows, columns, scales.empty() ? 1.0f : scales[i], coded);
-    };
-    for (const std::int64_t i : indices) {
-      if (coded) {
-        stack.push_back(make(i));
-      } else {
-        stack[i] = make(i);
-      }
-    }
-    indices = pack(stack, indices, data, stride, mapped);
-  }
-  for (const PackedMatrix& matrix : stack) weight_bytes_ += matrix.bytes();
+  const auto plain = pack(stack, indices, data, stride, mapped);
+  for (const std::int64_t i : plain) stack[i] = matrix(i, false);
+  if (!plain.empty()) pack(stack, plain, data, stride, mapped);
+  for (const PackedMatrix& packed : stack) weight_bytes_ += packed.bytes();
   return static_cast<int>(matrices_.size()) - 1;
 }
 

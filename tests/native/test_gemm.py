@@ -139,6 +139,27 @@ def test_bfloat16_takes_12_bits() -> None:
     assert matrix.bytes == 64 * 4096 * bits / 8
 
 
+def test_a_program_packs_bfloat16_again_that_has_too_many_exponents() -> None:
+    """Only those matrices of a stack, wherever in them it is found."""
+    rows, columns, m = 400, 512, 5
+    stack = np.stack([random_weights(Format.BF16, rows, columns, seed) for seed in range(3)])
+    stack[1, -1] = np.random.default_rng(0).integers(0, 0x7F80, columns, np.uint16).view(np.uint8)
+    sizes = [_native.PackedMatrix(Format.BF16.type_id, w.reshape(-1), rows, columns).bytes for w in stack]
+    assert sizes[1] == 2 * rows * columns
+    program = _native.Program(2, [(0, columns), (1, rows)], "f32", [])
+    program.add_matrices(Format.BF16.type_id, columns, stack)
+    assert program.weight_bytes == sum(sizes)
+
+    x = random_rows(m, columns)
+    program.input(0)
+    program.linear(0, [(1, program.add_matrices(Format.BF16.type_id, columns, stack[1:2]), None)])
+    program.output(1)
+    at = np.arange(m, dtype=np.int32)
+    starts, lengths, tables = (np.array(v, np.int32) for v in ([0, m], [m], [[0]]))
+    y = np.array(program.run(at, at, starts, lengths, tables, at, x))
+    np.testing.assert_array_equal(y, matmul(Format.BF16, stack[1], x))
+
+
 @settings(max_examples=60)
 @given(
     fmt=st.sampled_from(FORMATS),
